@@ -1,0 +1,257 @@
+"""The network definition, version 1: what one YAML document says about a whole network.
+
+Keys with a hyphen in YAML have an underscore here. Unknown keys are refused: a misspelt key must not pass in silence.
+"""
+
+import re
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from contracts.fact import AeTitle, Slug
+from contracts.quantity import BitsPerSecond, BytesPerDay, Seconds
+from contracts.routing import Priority, Trigger
+
+DEFAULT_TENANT = "default"
+Port = Annotated[int, Field(ge=1, le=65535)]
+TimeWindow = Annotated[str, StringConstraints(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-4]):[0-5]\d$")]
+May = Literal["store", "worklist", "mpps", "commit", "find", "move", "get"]
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _hyphenated(name: str) -> str:
+    return name.rstrip("_").replace("_", "-")
+
+
+class Part(BaseModel):
+    """A part of the definition: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=_hyphenated, populate_by_name=True)
+
+
+class Link(Part):
+    """What a site's line can carry."""
+
+    bandwidth: BitsPerSecond | None = Field(None, description="Rate of the line, bit/s, such as 2Mbit/s.")
+    budget: BytesPerDay | None = Field(None, description="Bytes a day that may be sent, such as 20GB/day.")
+
+
+class Site(Part):
+    """A place with modalities, archives or readers."""
+
+    name: str = Field(description="Name as people know it.")
+    tenant: Slug = Field(DEFAULT_TENANT, description="Owner of the site's data; nothing is shared between tenants.")
+    link: Link | None = Field(None, description="What the site's line can carry.")
+
+
+class Calendar(Part):
+    """Working time."""
+
+    days: str = Field("Mon-Fri", description="Days or ranges of days, such as Mon-Fri or Mon,Wed.")
+    hours: TimeWindow = Field("00:00-24:00", description="Hours in the network's time zone.")
+    holidays: str | None = Field(None, description="ISO 3166 country whose public holidays are not working time.")
+
+
+class NodeTls(Part):
+    """TLS towards a node."""
+
+    client: str | None = Field(None, description="Name of the secret with our certificate and key.")
+
+
+class NodeHl7(Part):
+    """HL7 v2 from a node."""
+
+    charset: str = Field("ASCII", description="Character set as in MSH-18.")
+    mapping: str = Field("default", description="Key in hl7-mappings.")
+
+
+class Node(Part):
+    """A DICOM or HL7 system, recognised by called AE title, calling AE title and source address together."""
+
+    site: str = Field(description="Key of the site.")
+    aet: AeTitle | None = Field(None, description="Its AE title; the node's key if left out.")
+    host: str | None = Field(None, description="Address or name that we call, and that may call us.")
+    port: Port | None = Field(None, description="Port that we call; without one the node cannot be called.")
+    from_: Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_listed)] = Field(
+        (), description="Addresses or networks that may call as this node; `host` if left out."
+    )
+    called: AeTitle | None = Field(None, description="AE title that it must call us by; any of ours if left out.")
+    modality: str | None = Field(None, description="Modality (0008,0060) of a scanner.")
+    issuer: str | None = Field(None, description="Issuer of the Patient IDs that it sends.")
+    may: tuple[May, ...] = Field((), description="What the node is allowed to ask of us.")
+    commit: bool = Field(False, description="Whether it answers storage commitment.")
+    tls: bool | NodeTls = Field(False, description="Whether we call it with TLS.")
+    associations: int = Field(2, ge=1, le=64, description="Associations at a time, either way.")
+    retired: bool = Field(False, description="Kept for its history; may not call and is not called.")
+    hl7: NodeHl7 | None = Field(None, description="HL7 v2 from this node.")
+
+
+class Destination(Part):
+    """Where studies can go: exactly one of node, stow, s3, group."""
+
+    node: str | None = Field(None, description="Key of a node with a port.")
+    stow: str | None = Field(None, description="DICOMweb STOW-RS address.")
+    s3: str | None = Field(None, description="S3 address, s3://bucket/prefix.")
+    group: tuple[str, ...] | None = Field(None, description="Keys of other destinations.")
+    pick: Literal["all", "first-healthy"] = Field("all", description="Which of a group get the study.")
+    associations: int | None = Field(None, ge=1, le=64, description="Associations at a time; the node's if left out.")
+    confirm: Literal["store", "commit"] = Field("store", description="What counts as delivered.")
+    window: TimeWindow | None = Field(None, description="Time of day in which to send.")
+    bandwidth: BitsPerSecond | None = Field(None, description="Most that may be used, bit/s.")
+    failover: str | None = Field(None, description="Destination to use when this one stays down.")
+    transform: str | None = Field(None, description="Transform that always runs last for this destination.")
+    oauth: str | None = Field(None, description="Name of the secret with the OAuth client.")
+    skip_existing: bool = Field(False, description="Whether to ask first what the destination already has.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Destination":
+        kinds = [name for name in ("node", "stow", "s3", "group") if getattr(self, name) is not None]
+        if len(kinds) != 1:
+            said = " and ".join(kinds) or "none"
+            raise ValueError(f"a destination is exactly one of node, stow, s3 or group; this one has {said}")
+        return self
+
+
+class Deidentify(Part):
+    """De-identification by PS3.15 annex E."""
+
+    profile: Literal["basic"] = Field(description="Profile of PS3.15 annex E.")
+    options: tuple[str, ...] = Field((), description="Options of PS3.15 annex E, such as clean-descriptors.")
+    project: str | None = Field(None, description="Project whose pseudonyms are used.")
+
+
+class Transform(Part):
+    """What is changed on the way."""
+
+    transfer_syntax: str | None = Field(None, description="Transfer syntax to convert to.")
+    set: dict[str, str] = Field(default_factory=dict, description="Attributes to set, by DICOM keyword.")
+    prefix: dict[str, str] = Field(default_factory=dict, description="Attributes to prefix, by DICOM keyword.")
+    remove: tuple[str, ...] = Field((), description="Attributes to remove, by DICOM keyword.")
+    deidentify: Deidentify | None = Field(None, description="De-identification, after everything else.")
+
+
+class Rule(Part):
+    """When what goes where."""
+
+    name: str = Field(min_length=1, description="Name, unique in the definition.")
+    trigger: Trigger = Field(description="instance: as each arrives; study: when the study is complete.")
+    when: str | dict[str, Any] | None = Field(None, description="Condition: CEL, or all/any/not; always, if left out.")
+    deliver: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(description="Destinations.")
+    priority: Priority = Field("routine", description="Lane.")
+    transform: str | None = Field(None, description="Transform that runs before the destination's own.")
+    notify: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field((), description="Partners to tell.")
+
+
+class RuleTest(Part):
+    """A case that the rules must decide as written; checked at every apply."""
+
+    study: dict[str, Any] = Field(default_factory=dict, description="Study attributes by DICOM keyword.")
+    instance: dict[str, Any] = Field(default_factory=dict, description="Instance attributes; the study's if left out.")
+    order: dict[str, Any] = Field(default_factory=dict, description="What was ordered.")
+    source: dict[str, str] = Field(default_factory=dict, description="site, node.")
+    at: str | None = Field(None, description="Local time, such as 2026-11-20T10:00.")
+    delivers: tuple[str, ...] = Field(description="The exact set of destinations, groups by their own name.")
+
+
+class Hl7Mapping(Part):
+    """How orders become worklist items."""
+
+    extends: str | None = Field(None, description="Mapping to start from.")
+    set: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Attributes, by DICOM keyword.")
+
+
+class Partner(Part):
+    """Another organisation that is told of studies."""
+
+    tenant: Slug = Field(description="The partner's tenant.")
+    events: tuple[str, ...] = Field(description="Events that it gets.")
+    sites: tuple[str, ...] = Field((), description="Sites whose studies it may ever get.")
+
+
+class Retention(Part):
+    """How long copies are kept."""
+
+    modality: tuple[str, ...] = Field((), description="Modalities; all others, if left out.")
+    keep: Seconds = Field(description="How long, such as 10y.")
+
+
+class Target(Part):
+    """A level that was signed."""
+
+    percent: float = Field(gt=0, le=100, description="Share that must be met.")
+    under: Seconds | None = Field(None, description="Time within which a request counts as met.")
+
+
+class Credit(Part):
+    """What is owed below a level."""
+
+    below: float = Field(gt=0, le=100, description="Level.")
+    percent: float = Field(gt=0, le=100, description="Share of the fee.")
+
+
+class Maintenance(Part):
+    """What counts as scheduled maintenance."""
+
+    notice: Seconds = Field(description="Least time between notice and start.")
+    at_most: Seconds = Field(description="Most time a month.")
+    hours: TimeWindow = Field(description="Hours in which it may be.")
+
+
+class ServiceLevel(Part):
+    """A service level of a contract."""
+
+    name: str = Field(min_length=1, description="Name, unique in the definition.")
+    contract: str = Field(description="Contract that it belongs to.")
+    objective: Literal["ingest-response", "routing-response", "worklist-response", "uptime"] = Field(
+        description="What is measured."
+    )
+    target: Target = Field(description="What was signed.")
+    slots: Seconds | None = Field(None, description="Length of the intervals of an uptime.")
+    credits: tuple[Credit, ...] = Field((), description="What is owed below which level.")
+    maintenance: Maintenance | None = Field(None, description="What counts as scheduled maintenance.")
+
+
+class Definition(Part):
+    """The whole document."""
+
+    kivuko: Literal[1] = Field(description="Version of this format.")
+    name: str = Field(min_length=1, description="Name of the network.")
+    timezone: str = Field("UTC", description="IANA time zone of calendars, windows and tests.")
+    aets: tuple[AeTitle, ...] = Field(("KIVUKO",), description="AE titles that we answer to.")
+    sites: dict[Slug, Site] = Field(description="Sites by key.")
+    calendars: dict[Slug, Calendar] = Field(default_factory=dict, description="Calendars by key.")
+    nodes: dict[str, Node] = Field(default_factory=dict, description="Nodes by key.")
+    destinations: dict[Slug, Destination] = Field(default_factory=dict, description="Destinations by key.")
+    transforms: dict[Slug, Transform] = Field(default_factory=dict, description="Transforms by key.")
+    rules: tuple[Rule, ...] = Field((), description="Rules; all that match count.")
+    tests: tuple[RuleTest, ...] = Field((), description="Cases that the rules must decide as written.")
+    hl7_mappings: dict[Slug, Hl7Mapping] = Field(default_factory=dict, description="Mappings by key.")
+    partners: dict[Slug, Partner] = Field(default_factory=dict, description="Partners by key.")
+    retention: tuple[Retention, ...] = Field((), description="First match counts.")
+    service_levels: tuple[ServiceLevel, ...] = Field((), description="Service levels.")
+
+    def aet_of(self, node: str) -> str:
+        """Give the AE title of a node: its own, or its key."""
+        return self.nodes[node].aet or node
+
+    def tenant_of(self, node: str) -> str:
+        """Give the tenant of a node: that of its site."""
+        return self.sites[self.nodes[node].site].tenant
+
+
+class Snapshot(BaseModel):
+    """The version of the definition that is in force, as services fetch it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int = Field(ge=1, description="Version of the definition.")
+    document_hash: str = Field(description="SHA-256 of the document as applied.")
+    definition: Definition
+
+
+#: Word for an attribute in structured conditions and transforms: a DICOM keyword of PS3.6.
+KEYWORD = re.compile(r"^[A-Z][A-Za-z0-9]+$")

@@ -1,0 +1,81 @@
+"""Events about deliveries. A delivery is (study, destination). Requests come from rules, the rest from egress."""
+
+from contracts.fact import Fact, Instant, Sha256, Uid, plain, pseudonym
+from contracts.routing import Priority
+
+
+class DeliveryItem(Fact):
+    """One instance to deliver. Its identity is (tenant, SOP Instance UID, content hash, destination, transform)."""
+
+    sop_instance_uid: Uid = pseudonym("SOP Instance UID (0008,0018).")
+    sop_class_uid: Uid = plain("SOP Class UID (0008,0016).")
+    transfer_syntax_uid: Uid = plain("Transfer syntax of the object as kept.")
+    content_hash: Sha256 = plain("SHA-256 of the dataset's bytes as kept.")
+    object_key: str = pseudonym("Key of the Part 10 object in the object store.")
+    size: int = plain("Length of the Part 10 object in bytes.", ge=0)
+
+
+class DeliveryRequested(Fact):
+    """Instances of a study are to go to a destination. Several requests make one delivery; they may come in any order."""
+
+    study_instance_uid: Uid = pseudonym("Study Instance UID (0020,000D).")
+    destination: str = plain("Key of the destination in the network definition; never a group.")
+    priority: Priority = plain("Lane; the highest of all requests of the delivery wins.")
+    network_version: int = plain("Version of the network definition that decided.", ge=1)
+    rules: tuple[str, ...] = plain("Names of the rules that asked for it.", min_length=1)
+    source_node: str = plain("Node that sent the study first; a delivery back to it would be a loop.")
+    transform: str | None = plain("Transform of the rule, applied before the destination's own.", default=None)
+    items: tuple[DeliveryItem, ...] = pseudonym("The instances, at most 500.")
+    study_version: int | None = plain("Version of the complete study, when this request closes the delivery.", default=None)
+    expected_count: int | None = plain(
+        "How many instances of the study this destination gets in all, when this request closes the delivery.",
+        default=None,
+    )
+
+
+class InstanceFailure(Fact):
+    """Why one instance did not arrive."""
+
+    sop_instance_uid: Uid = pseudonym("SOP Instance UID (0008,0018).")
+    status: str = plain("DICOM status as four hexadecimal digits, or a fixed word where there was no answer.")
+    reason: str = plain("Why, as a sentence without values from the dataset.")
+
+
+class _DeliveryState(Fact):
+    delivery_id: str = plain("Identifier of the delivery.")
+    study_instance_uid: Uid = pseudonym("Study Instance UID (0020,000D).")
+    destination: str = plain("Key of the destination in the network definition.")
+
+
+class DeliveryAttempted(_DeliveryState):
+    """One association to the destination ended, well or badly."""
+
+    attempt: int = plain("Number of the attempt of this delivery, from 1.", ge=1)
+    sent_count: int = plain("Instances that the receiver said success for.", ge=0)
+    failed_count: int = plain("Instances that did not arrive.", ge=0)
+    warning_count: int = plain("Instances stored with a warning status.", ge=0, default=0)
+    bytes_sent: int = plain("Bytes of the instances that arrived.", ge=0)
+    started_at: Instant = plain("When the association was asked for, UTC.")
+    ended_at: Instant = plain("When it ended, UTC.")
+    problem: str | None = plain("What went wrong, as a sentence; none if all went well.", default=None)
+    failures: tuple[InstanceFailure, ...] = pseudonym("The first 20 instances that failed.", default=())
+    next_attempt_at: Instant | None = plain("When the next attempt is due, UTC; none if none is.", default=None)
+
+
+class DeliveryCompleted(_DeliveryState):
+    """The receiver said success for every instance of this version of the study."""
+
+    study_version: int = plain("Version of the study that is now delivered in full.", ge=1)
+    instance_count: int = plain("Number of instances delivered.", ge=1)
+    bytes_sent: int = plain("Bytes delivered.", ge=0)
+    attempts: int = plain("Associations that it took.", ge=1)
+    requested_at: Instant = plain("When the first request came, UTC.")
+    completed_at: Instant = plain("When the last success came, UTC.")
+
+
+class DeliveryFailed(_DeliveryState):
+    """The delivery cannot go on by itself: people must look. It is kept and can be tried again."""
+
+    failed_count: int = plain("Instances that were refused for good.", ge=1)
+    sent_count: int = plain("Instances that did arrive.", ge=0)
+    failures: tuple[InstanceFailure, ...] = pseudonym("The first 20 instances that failed.")
