@@ -26,7 +26,9 @@ class DeliveryRequested(Fact):
     source_node: str = plain("Node that sent the study first; a delivery back to it would be a loop.")
     transform: str | None = plain("Transform of the rule, applied before the destination's own.", default=None)
     items: tuple[DeliveryItem, ...] = pseudonym("The instances, at most 500.")
-    study_version: int | None = plain("Version of the complete study, when this request closes the delivery.", default=None)
+    study_version: int | None = plain(
+        "Version of the complete study, when this request closes the delivery.", default=None
+    )
     expected_count: int | None = plain(
         "How many instances of the study this destination gets in all, when this request closes the delivery.",
         default=None,

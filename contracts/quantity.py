@@ -1,4 +1,4 @@
-"""Quantities as people write them in the network definition: durations, sizes, rates. Kept as whole seconds, bytes, bit/s."""
+"""Quantities as people write them in the network definition, kept as whole seconds, bytes and bit/s."""
 
 import re
 from typing import Annotated

@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     )
     network_url: str | None = Field(None, description="Address of the service `network`, for the other services.")
     service_token: SecretStr | None = Field(None, description="Shared by the services to ask the service `network`.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
 
     @property
     def broker(self) -> str:

@@ -1,4 +1,4 @@
-"""The network definition in force, as one process sees it: fetched, kept, and worked on with when the source is away."""
+"""The network definition in force, as one process sees it: fetched, kept, worked on with when the source is away."""
 
 import asyncio
 import os
@@ -72,7 +72,9 @@ class NetworkView:
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            _log.warning("kept network definition not readable, waiting for a new one", reason=f"{error.error_count()} errors")
+            _log.warning(
+                "kept network definition not readable, waiting for a new one", reason=f"{error.error_count()} errors"
+            )
             return None
 
     def _write(self, snapshot: Snapshot) -> None:
@@ -92,7 +94,9 @@ def http_fetch(client: httpx.AsyncClient, network_url: str, token: SecretStr) ->
 
     async def fetch() -> Snapshot | None:
         try:
-            response = await client.get(url, headers={"authorization": f"Bearer {token.get_secret_value()}"}, timeout=10)
+            response = await client.get(
+                url, headers={"authorization": f"Bearer {token.get_secret_value()}"}, timeout=10
+            )
         except httpx.HTTPError as error:
             raise SnapshotUnavailableError(f"{network_url} does not answer ({type(error).__name__})") from error
         if response.status_code == httpx.codes.NOT_FOUND:
