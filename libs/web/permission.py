@@ -1,0 +1,106 @@
+"""The one table of permissions, and how a route declares its own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+from fastapi import Request
+from fastapi.params import Depends as Dependency
+
+from contracts.access import Role
+from libs.web.problem import Problem
+
+#: What the audit log gets of a use: each try and its outcome, each answer with data of patients, or nothing.
+Recorded = Literal["change", "patient-data", "no"]
+
+
+@dataclass(frozen=True)
+class Permission:
+    """Who may, and whether a use is recorded."""
+
+    roles: frozenset[Role]
+    recorded: Recorded = "no"
+
+
+def _for(*roles: Role, recorded: Recorded = "no") -> Permission:
+    return Permission(frozenset(("admin", *roles)), recorded)
+
+
+PERMISSIONS: Final[Mapping[str, Permission]] = MappingProxyType(
+    {
+        "network.read": _for("operator", "auditor", "integrator", "viewer"),
+        "network.apply": _for("operator", recorded="change"),
+        "network.rollback": _for("operator", recorded="change"),
+        "tokens.read": _for("auditor"),
+        "tokens.manage": _for(recorded="change"),
+        "studies.read": _for("operator", "auditor", "viewer", recorded="patient-data"),
+        "quarantine.read": _for("operator", "auditor", recorded="patient-data"),
+        "quarantine.manage": _for("operator", recorded="change"),
+        "decisions.read": _for("operator", "auditor", "viewer", recorded="patient-data"),
+        "rules.try": _for("operator", "viewer"),
+        "deliveries.read": _for("operator", "auditor", "viewer", recorded="patient-data"),
+        "deliveries.manage": _for("operator", recorded="change"),
+        "destinations.read": _for("operator", "auditor", "viewer"),
+        "destinations.test": _for("operator", recorded="change"),
+        "dead-letters.read": _for("operator", "auditor", recorded="patient-data"),
+        "dead-letters.replay": _for("operator", recorded="change"),
+        "audit.read": _for("auditor", recorded="patient-data"),
+        "status.read": _for("operator", "auditor", "integrator", "viewer"),
+        "metrics.read": _for("operator", "auditor", "integrator", "viewer"),
+        # Internal: no role has them, the services' own token does.
+        "network.snapshot": Permission(frozenset(("admin", "operator", "auditor", "integrator", "viewer"))),
+        "network.access": Permission(frozenset()),
+    }
+)
+
+#: What the services' own token may.
+SERVICE_PERMISSIONS: Final = frozenset(("network.snapshot", "network.access"))
+
+
+@dataclass(frozen=True)
+class Requires:
+    """Dependency of a route that lets only callers with a permission in."""
+
+    permission: str
+
+    async def __call__(self, request: Request) -> None:
+        """Check the caller. Raises Problem 401 without a caller and 403 without the permission."""
+        caller = getattr(request.state, "principal", None)
+        if caller is None:
+            raise Problem(
+                401,
+                "Not signed in",
+                "This address needs a token.",
+                advice="Send the header `Authorization: Bearer TOKEN`, or use the local socket.",
+            )
+        if not caller.may(self.permission):
+            raise Problem(
+                403,
+                "Not allowed",
+                f"`{caller.name}` does not have the permission {self.permission}.",
+                advice="Ask an administrator for a token whose role has it.",
+                permission=self.permission,
+            )
+
+
+@dataclass(frozen=True)
+class Public:
+    """Dependency of a route that anyone may call."""
+
+    reason: str
+
+    async def __call__(self) -> None:
+        """Let everyone in."""
+
+
+def requires(permission: str) -> Dependency:
+    """Declare a route's permission: `dependencies=[requires("network.apply")]`. Raises KeyError for an unknown one."""
+    if permission not in PERMISSIONS:
+        raise KeyError(f"{permission} is not in libs/web/permission.py")
+    return Dependency(Requires(permission))
+
+
+def public(reason: str) -> Dependency:
+    """Declare that anyone may call the route, and why."""
+    return Dependency(Public(reason))
