@@ -4,23 +4,98 @@ Keys with a hyphen in YAML have an underscore here. Unknown keys are refused: a 
 """
 
 import re
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from contracts.fact import AeTitle, Slug
 from contracts.quantity import BitsPerSecond, BytesPerDay, Seconds
 from contracts.routing import Priority, Trigger
 
 DEFAULT_TENANT = "default"
-Port = Annotated[int, Field(ge=1, le=65535)]
-TimeWindow = Annotated[str, StringConstraints(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-4]):[0-5]\d$")]
-May = Literal["store", "worklist", "mpps", "commit", "find", "move", "get"]
+_WINDOW = r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$"
+_HOST_NAME = re.compile(r"^(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?$")
 
 
 def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
+
+
+def _window(value: str) -> str:
+    start, _, end = value.partition("-")
+    if start == end:
+        raise ValueError(f"{value} starts and ends at the same time: for the whole day write 00:00-24:00")
+    return value
+
+
+def _network(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return ip_network(value)
+    except ValueError:
+        pass
+    try:
+        wider = ip_network(value, strict=False)
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not an address or network: write such as 10.2.0.7 or 10.2.0.0/24") from error
+    raise ValueError(f"{value} is an address with the size of a network: write {wider} for the network")
+
+
+def _host(value: str) -> str:
+    try:
+        ip_address(value)
+    except ValueError as error:
+        if not _HOST_NAME.match(value) or re.fullmatch(r"[\d.]+", value):
+            raise ValueError(f"{value!r} is neither an address nor a host name") from error
+    return value
+
+
+def _without_secret(value: str) -> str:
+    if "@" in value.partition("://")[2].partition("/")[0]:
+        raise ValueError("the address holds a user or password: secrets are named in a definition, never written in it")
+    return value
+
+
+def _addressed(*schemes: str) -> AfterValidator:
+    def check(value: str) -> str:
+        scheme, _, rest = value.partition("://")
+        if scheme not in schemes or not rest.strip("/"):
+            raise ValueError(
+                f"the address has to start with {' or '.join(f'{known}://' for known in schemes)} and a name"
+            )
+        return _without_secret(value)
+
+    return AfterValidator(check)
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+TimeWindow = Annotated[str, StringConstraints(pattern=_WINDOW), AfterValidator(_window)]
+May = Literal["store", "worklist", "mpps", "commit", "find", "move", "get"]
+#: Key of a node; it is also the node's AE title, where no other is given and it is fit to be one.
+NodeKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,62}$")]
+Network = Annotated[
+    IPv4Network | IPv6Network,
+    BeforeValidator(_network),
+    WithJsonSchema({"type": "string", "examples": ["10.2.0.7", "10.2.0.0/24"]}),
+]
+Host = Annotated[str, AfterValidator(_host)]
+#: One text, or a list of them.
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_listed),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}, mode="validation"),
+]
 
 
 def _hyphenated(name: str) -> str:
@@ -74,11 +149,15 @@ class Node(Part):
 
     site: str = Field(description="Key of the site.")
     aet: AeTitle | None = Field(None, description="Its AE title; the node's key if left out.")
-    host: str | None = Field(None, description="Address or name that we call, and that may call us.")
+    host: Host | None = Field(None, description="Address or name that we call, and that may call us.")
     port: Port | None = Field(None, description="Port that we call; without one the node cannot be called.")
-    from_: Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_listed)] = Field(
-        (), description="Addresses or networks that may call as this node; `host` if left out."
-    )
+    from_: Annotated[
+        tuple[Network, ...],
+        BeforeValidator(_listed),
+        WithJsonSchema(
+            {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}, mode="validation"
+        ),
+    ] = Field((), description="Addresses or networks that may call as this node; `host` if left out.")
     called: AeTitle | None = Field(None, description="AE title that it must call us by; any of ours if left out.")
     modality: str | None = Field(None, description="Modality (0008,0060) of a scanner.")
     issuer: str | None = Field(None, description="Issuer of the Patient IDs that it sends.")
@@ -94,9 +173,11 @@ class Destination(Part):
     """Where studies can go: exactly one of node, stow, s3, group."""
 
     node: str | None = Field(None, description="Key of a node with a port.")
-    stow: str | None = Field(None, description="DICOMweb STOW-RS address.")
-    s3: str | None = Field(None, description="S3 address, s3://bucket/prefix.")
-    group: tuple[str, ...] | None = Field(None, description="Keys of other destinations.")
+    stow: Annotated[str, _addressed("https", "http")] | None = Field(None, description="DICOMweb STOW-RS address.")
+    s3: Annotated[str, _addressed("s3")] | None = Field(None, description="S3 address, s3://bucket/prefix.")
+    group: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="Keys of other destinations."
+    )
     pick: Literal["all", "first-healthy"] = Field("all", description="Which of a group get the study.")
     associations: int | None = Field(None, ge=1, le=64, description="Associations at a time; the node's if left out.")
     confirm: Literal["store", "commit"] = Field("store", description="What counts as delivered.")
@@ -113,6 +194,19 @@ class Destination(Part):
         if len(kinds) != 1:
             said = " and ".join(kinds) or "none"
             raise ValueError(f"a destination is exactly one of node, stow, s3 or group; this one has {said}")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_in_vain(self) -> "Destination":
+        # A transform on a group would be bypassed in silence, because rules ask for the members.
+        given = {name for name in self.model_fields_set if getattr(self, name) != type(self).model_fields[name].default}
+        if self.group is not None and given - {"group", "pick"}:
+            said = ", ".join(sorted(_hyphenated(name) for name in given - {"group", "pick"}))
+            raise ValueError(f"a group has no {said} of its own: give that to its members")
+        if self.group is None and "pick" in given:
+            raise ValueError("pick belongs to a group only")
+        if self.stow is None and self.oauth is not None:
+            raise ValueError("oauth belongs to a stow address only")
         return self
 
 
@@ -140,10 +234,10 @@ class Rule(Part):
     name: str = Field(min_length=1, description="Name, unique in the definition.")
     trigger: Trigger = Field(description="instance: as each arrives; study: when the study is complete.")
     when: str | dict[str, Any] | None = Field(None, description="Condition: CEL, or all/any/not; always, if left out.")
-    deliver: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(description="Destinations.")
+    deliver: Annotated[Names, Field(min_length=1)] = Field(description="Destinations.")
     priority: Priority = Field("routine", description="Lane.")
     transform: str | None = Field(None, description="Transform that runs before the destination's own.")
-    notify: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field((), description="Partners to tell.")
+    notify: Names = Field((), description="Partners to tell.")
 
 
 class RuleTest(Part):
@@ -214,6 +308,12 @@ class ServiceLevel(Part):
     credits: tuple[Credit, ...] = Field((), description="What is owed below which level.")
     maintenance: Maintenance | None = Field(None, description="What counts as scheduled maintenance.")
 
+    @model_validator(mode="after")
+    def _measurable(self) -> "ServiceLevel":
+        if self.objective != "uptime" and self.target.under is None:
+            raise ValueError(f"the target of {self.objective} needs a time: write such as {{percent: 95, under: 2s}}")
+        return self
+
 
 class Definition(Part):
     """The whole document."""
@@ -221,10 +321,10 @@ class Definition(Part):
     kivuko: Literal[1] = Field(description="Version of this format.")
     name: str = Field(min_length=1, description="Name of the network.")
     timezone: str = Field("UTC", description="IANA time zone of calendars, windows and tests.")
-    aets: tuple[AeTitle, ...] = Field(("KIVUKO",), description="AE titles that we answer to.")
+    aets: tuple[AeTitle, ...] = Field(("KIVUKO",), min_length=1, description="AE titles that we answer to.")
     sites: dict[Slug, Site] = Field(description="Sites by key.")
     calendars: dict[Slug, Calendar] = Field(default_factory=dict, description="Calendars by key.")
-    nodes: dict[str, Node] = Field(default_factory=dict, description="Nodes by key.")
+    nodes: dict[NodeKey, Node] = Field(default_factory=dict, description="Nodes by key.")
     destinations: dict[Slug, Destination] = Field(default_factory=dict, description="Destinations by key.")
     transforms: dict[Slug, Transform] = Field(default_factory=dict, description="Transforms by key.")
     rules: tuple[Rule, ...] = Field((), description="Rules; all that match count.")
@@ -255,3 +355,14 @@ class Snapshot(BaseModel):
 
 #: Word for an attribute in structured conditions and transforms: a DICOM keyword of PS3.6.
 KEYWORD = re.compile(r"^[A-Z][A-Za-z0-9]+$")
+
+
+def json_schema() -> dict[str, Any]:
+    """Give the JSON Schema (2020-12) of the document for editors: keys and values as people write them."""
+    schema = Definition.model_json_schema(by_alias=True, mode="validation")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "https://kivuko.invalid/schemas/network-definition.schema.json",
+        **schema,
+        "title": "Kivuko network definition",
+    }
