@@ -1,0 +1,1 @@
+"""Traces, metrics and logs, none of which ever holds personal data."""
