@@ -1,0 +1,62 @@
+"""How long to wait before the next attempt, and when a destination is left alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+#: Gives a number in [0, 1).
+Random = Callable[[], float]
+_MAX_DOUBLINGS = 32
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Waits that double from `first` up to `cap` (seconds), each shortened by chance by up to a half.
+
+    The jitter keeps many deliveries that failed together from coming back together.
+    """
+
+    first: float
+    cap: float
+
+    def ceiling(self, failures: int) -> float:
+        """Give the longest wait after so many failures in a row (from 1), in seconds."""
+        if failures < 1:
+            raise ValueError("there is no wait before the first failure")
+        doublings = min(failures - 1, _MAX_DOUBLINGS)
+        return min(self.cap, self.first * float(2**doublings))
+
+    def after(self, failures: int, now: datetime, random: Random) -> datetime:
+        """Give the time of the next attempt."""
+        wait = self.ceiling(failures) * (0.5 + random() / 2)
+        return now + timedelta(seconds=wait)
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """What is known of reaching one destination. After a failure a single association probes it, not one per delivery.
+
+    Attributes
+    ----------
+    failures
+        Associations in a row that failed; 0 when the last one went well.
+    retry_at
+        When the next probe is due, UTC.
+    problem
+        Why the last association failed.
+    """
+
+    failures: int = 0
+    retry_at: datetime | None = None
+    problem: str | None = None
+
+    def failed(self, problem: str, now: datetime, backoff: Backoff, random: Random) -> "Circuit":
+        """Record an association that failed."""
+        failures = self.failures + 1
+        return Circuit(failures, backoff.after(failures, now, random), problem)
+
+    def allowance(self, now: datetime, associations: int) -> int:
+        """Tell how many associations there may be at a time."""
+        if self.failures == 0:
+            return associations
+        return 1 if self.retry_at is None or self.retry_at <= now else 0

@@ -1,0 +1,132 @@
+"""A delivery: how requests merge into it, and which state follows from what its items say."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from contracts.routing import PRIORITIES, Priority
+
+State = Literal["open", "waiting", "done", "failed", "held"]
+
+
+def delivery_id(tenant: str, study_instance_uid: str, destination: str) -> str:
+    """Derive the identifier of a delivery from its business key: the same request gives the same delivery for ever."""
+    key = "\n".join((tenant, study_instance_uid, destination))
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def lane(priority: Priority) -> int:
+    """Give the number of a lane: 0 is the most urgent."""
+    return PRIORITIES.index(priority)
+
+
+@dataclass(frozen=True)
+class Closing:
+    """The version of the study that is asked for, and how many instances of it. The highest version wins."""
+
+    study_version: int
+    expected_count: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the requests so far say of a delivery, besides its items. Merging is commutative, associative, idempotent.
+
+    Attributes
+    ----------
+    lane
+        Number of the most urgent lane that was asked for.
+    first
+        Time of the earliest request (UTC, ISO 8601) and the source node that it named.
+    network_version
+        Highest version of the network definition that decided.
+    closing
+        None as long as no request closed the delivery.
+    """
+
+    lane: int
+    first: tuple[datetime, str]
+    network_version: int
+    closing: Closing | None = None
+
+    def merged(self, other: "Request") -> "Request":
+        """Merge with another request for the same delivery."""
+        closings = [request.closing for request in (self, other) if request.closing is not None]
+        return Request(
+            lane=min(self.lane, other.lane),
+            first=min(self.first, other.first),
+            network_version=max(self.network_version, other.network_version),
+            closing=max(closings, key=lambda c: (c.study_version, c.expected_count), default=None),
+        )
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What the items of a delivery say.
+
+    Attributes
+    ----------
+    instances
+        Distinct SOP Instance UIDs.
+    due
+        Pending items that can be sent as they are kept.
+    next_attempt_at
+        When the first of those is due, UTC; none if there is none.
+    blocked
+        Pending items that a transform must change first.
+    sent, failed
+        Items answered with success or warning; items refused for good.
+    bytes_sent
+        Bytes of the sent items.
+    """
+
+    instances: int = 0
+    due: int = 0
+    next_attempt_at: datetime | None = None
+    blocked: int = 0
+    sent: int = 0
+    failed: int = 0
+    bytes_sent: int = 0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """State of a delivery and, where it does not go on by itself, why."""
+
+    state: State
+    reason: str | None = None
+
+
+def standing(
+    tally: Tally, closing: Closing | None, now: datetime, *, obstacle: str | None, unconfirmed: str | None
+) -> Standing:
+    """Decide the state of a delivery.
+
+    Parameters
+    ----------
+    tally
+        What its items say.
+    closing
+        Version and count that close it, if any.
+    now
+        Time, UTC.
+    obstacle
+        Why nothing may be sent to the destination at present.
+    unconfirmed
+        Why success for every instance does not yet count as delivered at this destination.
+    """
+    if (tally.due or tally.blocked) and obstacle is not None:
+        return Standing("held", obstacle)
+    if tally.due:
+        later = tally.next_attempt_at is not None and tally.next_attempt_at > now
+        return Standing("waiting" if later else "open")
+    if tally.blocked:
+        return Standing("held", "a rule's transform has to change the instances first, which this release cannot do")
+    if tally.failed:
+        return Standing("failed", "all that is left was refused for good: see its instances, then try again")
+    if closing is None or tally.instances != closing.expected_count:
+        return Standing("open")
+    if unconfirmed is not None:
+        return Standing("held", unconfirmed)
+    return Standing("done")

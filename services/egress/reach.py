@@ -1,0 +1,77 @@
+"""How a destination of the network definition is reached, or why it can't be."""
+
+from dataclasses import dataclass
+
+from contracts.definition import Definition
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to call, and as whom."""
+
+    host: str
+    port: int
+    called_aet: str
+    calling_aet: str
+    associations: int
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why nothing may be sent to a destination; deliveries are held until a network version removes it."""
+
+    reason: str
+
+
+NO_DEFINITION = Obstacle("there is no network definition yet: run `kivuko apply FILE`")
+
+
+def reach(definition: Definition | None, key: str) -> Target | Obstacle:
+    """Tell how a destination is reached under a network definition.
+
+    What the definition asks for and this release can't do is an obstacle, never left out: a destination with a
+    transform gets nothing untransformed, a node with TLS nothing in plain, a window nothing outside it.
+    """
+    if definition is None:
+        return NO_DEFINITION
+    destination = definition.destinations.get(key)
+    if destination is None:
+        return Obstacle(f"destination {key} is not in the network definition: add it again, or leave it held")
+    if destination.node is None:
+        kind = "STOW-RS" if destination.stow else "S3" if destination.s3 else "group"
+        return Obstacle(f"destination {key} is of kind {kind}, to which this release cannot send")
+    if destination.transform is not None:
+        return Obstacle(f"destination {key} has the transform {destination.transform}, which this release cannot do")
+    if destination.window is not None:
+        return Obstacle(f"destination {key} has a window, which this release cannot keep: remove it to send at any time")
+    return _node(definition, key, destination.node, destination.associations)
+
+
+def _node(definition: Definition, key: str, node_key: str, associations: int | None) -> Target | Obstacle:
+    node = definition.nodes.get(node_key)
+    if node is None:
+        return Obstacle(f"node {node_key} of destination {key} is not in the network definition")
+    if node.retired:
+        return Obstacle(f"node {node_key} of destination {key} is retired")
+    if node.tls is not False:
+        return Obstacle(f"node {node_key} of destination {key} asks for TLS, which this release cannot do")
+    if node.host is None or node.port is None:
+        return Obstacle(f"node {node_key} of destination {key} has no host and port to call")
+    return Target(
+        host=node.host,
+        port=node.port,
+        called_aet=definition.aet_of(node_key),
+        calling_aet=definition.aets[0],
+        associations=associations or node.associations,
+    )
+
+
+def unconfirmed(definition: Definition | None, key: str) -> str | None:
+    """Tell why success for every instance does not yet count as delivered, where the destination asks for more."""
+    destination = None if definition is None else definition.destinations.get(key)
+    if destination is not None and destination.confirm == "commit":
+        return (
+            f"every instance was sent and answered with success; destination {key} asks for storage commitment, "
+            "which this release cannot request"
+        )
+    return None

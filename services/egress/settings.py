@@ -1,0 +1,26 @@
+"""Settings of egress."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class EgressSettings(BaseSettings):
+    """What egress is told from outside. Times are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="KIVUKO_EGRESS_", frozen=True, extra="ignore")
+
+    connect_timeout: float = Field(10, gt=0, description="Longest wait for a TCP connection.")
+    acse_timeout: float = Field(30, gt=0, description="Longest wait for the answer to an association request.")
+    response_timeout: float = Field(
+        120, gt=0, description="Longest wait for a C-STORE response after the last byte has left."
+    )
+    network_timeout: float = Field(60, gt=0, description="Longest time in which a receiver may take no byte.")
+    associations: int = Field(64, ge=1, description="Associations at a time, of this process to all destinations.")
+    batch_items: int = Field(200, ge=1, description="Most instances sent in one association.")
+    record_items: int = Field(50, ge=1, description="Answers after which they are recorded.")
+    record_interval: float = Field(1, gt=0, description="Longest time for which an answer is not recorded.")
+    lease: float = Field(30, gt=0, description="How long a delivery belongs to a replica that says nothing more of it.")
+    poll: float = Field(1, gt=0, description="How often to look for work that another replica recorded.")
+    backoff_first: float = Field(2, gt=0, description="Wait after the first failure.")
+    backoff_cap: float = Field(900, gt=0, description="Longest wait between two attempts.")
+    refusals: int = Field(3, ge=1, description="Refusals of one instance after which people must look at it.")
