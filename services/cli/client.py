@@ -81,7 +81,7 @@ class Client:
             problem = {}
         fail(
             str(problem.get("detail") or problem.get("title") or f"{self._where} answered {response.status_code}."),
-            str(problem.get("next") or ""),
+            str(problem.get("advice") or ""),
             code=code,
             json_output=self._json_output,
             problem=problem or {"status": response.status_code},

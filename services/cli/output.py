@@ -34,7 +34,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
 def fail(what: str, mend: str = "", *, code: int, json_output: bool, problem: dict[str, Any] | None = None) -> NoReturn:
     """Say what happened and what to do next, and end the command."""
     if json_output:
-        print_json({"error": what, "next": mend or None} | (problem or {}))
+        print_json({"error": what, "advice": mend or None} | (problem or {}))
     else:
         err.print(f"[bold red]error:[/] {escape(what)}")
         for entry in (problem or {}).get("problems", ()):
