@@ -1,0 +1,1 @@
+"""The DICOM network: for now, who is let in."""
