@@ -12,7 +12,7 @@ State = Literal["open", "waiting", "done", "failed", "held"]
 
 def delivery_id(tenant: str, study_instance_uid: str, destination: str) -> str:
     """Derive the identifier of a delivery from its business key: the same request gives the same delivery for ever."""
-    key = "\n".join((tenant, study_instance_uid, destination))
+    key = f"{tenant}\n{study_instance_uid}\n{destination}"
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
@@ -116,17 +116,19 @@ def standing(
     unconfirmed
         Why success for every instance does not yet count as delivered at this destination.
     """
-    if (tally.due or tally.blocked) and obstacle is not None:
-        return Standing("held", obstacle)
-    if tally.due:
-        later = tally.next_attempt_at is not None and tally.next_attempt_at > now
-        return Standing("waiting" if later else "open")
-    if tally.blocked:
-        return Standing("held", "a rule's transform has to change the instances first, which this release cannot do")
+    if tally.due or tally.blocked:
+        return _unsent(tally, now, obstacle)
     if tally.failed:
         return Standing("failed", "all that is left was refused for good: see its instances, then try again")
     if closing is None or tally.instances != closing.expected_count:
         return Standing("open")
-    if unconfirmed is not None:
-        return Standing("held", unconfirmed)
-    return Standing("done")
+    return Standing("done") if unconfirmed is None else Standing("held", unconfirmed)
+
+
+def _unsent(tally: Tally, now: datetime, obstacle: str | None) -> Standing:
+    if obstacle is not None:
+        return Standing("held", obstacle)
+    if not tally.due:
+        return Standing("held", "a rule's transform has to change the instances first, which this release cannot do")
+    later = tally.next_attempt_at is not None and tally.next_attempt_at > now
+    return Standing("waiting" if later else "open")

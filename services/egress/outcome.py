@@ -33,6 +33,10 @@ _WARNINGS = {
     0xB006: "the receiver discarded data elements",
     0xB007: "the dataset does not match its SOP class",
 }
+#: High byte of a family of failures, PS3.4 table B.2-1.
+_OUT_OF_RESOURCES = 0xA7
+_DATASET_MISMATCH = 0xA9
+_CANNOT_UNDERSTAND = range(0xC0, 0xD0)
 #: PS3.7 annex C and section 9.1.1.1.9.
 _REFUSALS = {
     0x0110: "processing failure",
@@ -78,7 +82,7 @@ def of_status(item: int, status: int) -> Outcome:
         return Outcome(item, Verdict.SENT, word)
     if status in _WARNINGS:
         return Outcome(item, Verdict.WARNING, word, f"Stored with a warning: {_WARNINGS[status]}.")
-    if status & 0xFF00 == 0xA700:
+    if status >> 8 == _OUT_OF_RESOURCES:
         return Outcome(item, Verdict.LATER, word, "The receiver is out of resources; it is tried again.")
     return Outcome(item, Verdict.REFUSED, word, f"The receiver refused the instance: {_refusal(status)}.")
 
@@ -86,9 +90,9 @@ def of_status(item: int, status: int) -> Outcome:
 def _refusal(status: int) -> str:
     if status in _REFUSALS:
         return _REFUSALS[status]
-    if status & 0xFF00 == 0xA900:
+    if status >> 8 == _DATASET_MISMATCH:
         return "the dataset does not match its SOP class"
-    if status & 0xF000 == 0xC000:
+    if status >> 8 in _CANNOT_UNDERSTAND:
         return "it cannot understand it"
     return "a status that the Standard does not give for C-STORE"
 

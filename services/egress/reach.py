@@ -43,7 +43,7 @@ def reach(definition: Definition | None, key: str) -> Target | Obstacle:
     if destination.transform is not None:
         return Obstacle(f"destination {key} has the transform {destination.transform}, which this release cannot do")
     if destination.window is not None:
-        return Obstacle(f"destination {key} has a window, which this release cannot keep: remove it to send at any time")
+        return Obstacle(f"destination {key} has a window, which this release cannot keep: remove it to send now")
     return _node(definition, key, destination.node, destination.associations)
 
 

@@ -1,0 +1,112 @@
+"""Tables of egress."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+from libs.messaging.tables import messaging_tables
+
+
+class Utc(TypeDecorator[datetime]):
+    """A time in UTC. SQLite keeps no offset, so one is taken off on the way in and put on again on the way out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Turn an aware time into what the database keeps."""
+        if value is None:
+            return None
+        in_utc = value.astimezone(UTC)
+        return in_utc.replace(tzinfo=None) if dialect.name == "sqlite" else in_utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Turn what the database kept into an aware time."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+metadata = MetaData()
+messaging = messaging_tables(metadata)
+_row_id = BigInteger().with_variant(Integer, "sqlite")
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant", String(63), nullable=False),
+    Column("site", String(63), nullable=True),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("destination", String(63), nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("reason", Text, nullable=True),
+    Column("lane", SmallInteger, nullable=False),
+    Column("source_node", Text, nullable=False),
+    Column("network_version", Integer, nullable=False),
+    Column("study_version", Integer, nullable=True),
+    Column("expected_count", Integer, nullable=True),
+    # The version of the study for which delivery.completed was said: said once for each.
+    Column("completed_version", Integer, nullable=True),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    # When the first item that can be sent is due; none if there is none. Kept while the delivery is held.
+    Column("next_attempt_at", Utc, nullable=True),
+    Column("requested_at", Utc, nullable=False),
+    Column("completed_at", Utc, nullable=True),
+    Column("traceparent", String(64), nullable=True),
+    Column("lease_owner", String(128), nullable=True),
+    Column("lease_until", Utc, nullable=True),
+    UniqueConstraint("tenant", "study_instance_uid", "destination", name="deliveries_business_key"),
+    Index("deliveries_due", "destination", "state", "lane", "next_attempt_at"),
+    Index("deliveries_listed", "requested_at", "id"),
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("id", _row_id, primary_key=True, autoincrement=True),
+    Column("delivery_id", String(32), ForeignKey("deliveries.id"), nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False),
+    Column("content_hash", String(64), nullable=False),
+    # Name of the rule's transform; empty for none, as NULL would not take part in the unique key.
+    Column("transform", String(63), nullable=False),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("transfer_syntax_uid", String(64), nullable=False),
+    Column("object_key", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("status", String(16), nullable=True),
+    Column("reason", Text, nullable=True),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("refusals", Integer, nullable=False, server_default="0"),
+    Column("next_attempt_at", Utc, nullable=True),
+    Column("sent_at", Utc, nullable=True),
+    UniqueConstraint("delivery_id", "sop_instance_uid", "content_hash", "transform", name="items_business_key"),
+    Index("items_due", "delivery_id", "state", "next_attempt_at"),
+)
+
+destinations = Table(
+    "destinations",
+    metadata,
+    Column("key", String(63), primary_key=True),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("retry_at", Utc, nullable=True),
+    Column("problem", Text, nullable=True),
+    Column("reached_at", Utc, nullable=True),
+    Column("failed_at", Utc, nullable=True),
+)
