@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import URL, Connection, event, make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy import URL, Connection, event, make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
 from libs.storage.durable import make_folder
 from libs.telemetry import log
@@ -65,12 +65,15 @@ class Database:
                 self.dialect = "sqlite"
                 self._turn = asyncio.Lock()
                 path = _sqlite_file(Path(parsed.database or "."), service)
-                self.engine = _sqlite(path, "BEGIN IMMEDIATE", query_only=False)
-                self._readers = _sqlite(path, "BEGIN", query_only=True)
+                self.engine = _sqlite(path, "BEGIN IMMEDIATE", "foreign_keys=ON")
+                self._readers = _sqlite(path, "BEGIN", "query_only=ON")
+                # Rebuilding a table drops it, which would cascade; foreign keys can't be switched in a transaction.
+                self._migrating = _sqlite(path, "BEGIN IMMEDIATE", "foreign_keys=OFF")
             case "postgresql":
                 self.dialect = "postgresql"
                 self.engine = _postgresql(parsed, service)
                 self._readers = self.engine.execution_options(postgresql_readonly=True)
+                self._migrating = self.engine
             case other:
                 raise ValueError(
                     f"the database's address starts with {other}://: "
@@ -103,10 +106,27 @@ class Database:
         """
         self._listeners.append(listener)
 
+    @asynccontextmanager
+    async def migrating(self) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction that changes tables, commits at the end, and excludes others that migrate this service.
+
+        Nobody's foreign keys cascade in it. Statements may take as long as they need.
+        """
+        async with self._turn or nullcontext(), self._migrating.begin() as connection:
+            if self.dialect == "postgresql":
+                await connection.execute(text("SET LOCAL statement_timeout = 0"))
+                await connection.execute(text("SET LOCAL lock_timeout = 0"))
+                await connection.execute(
+                    text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
+                    {"name": f"kivuko migration of {self.service}"},
+                )
+                await connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT}"))
+            yield connection
+
     async def close(self) -> None:
         """Close all connections."""
-        await self._readers.dispose()
-        await self.engine.dispose()
+        for engine in (self._readers, self._migrating, self.engine):
+            await engine.dispose()
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncSession]:
@@ -145,7 +165,7 @@ def _sqlite_file(folder: Path, service: str) -> Path:
     return path
 
 
-def _sqlite(path: Path, begin: str, *, query_only: bool) -> AsyncEngine:
+def _sqlite(path: Path, begin: str, *pragmas: str) -> AsyncEngine:
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=str(path)),
         # sqlite3 must not begin transactions by itself: it would take the write lock late and lose it at DDL.
@@ -158,13 +178,7 @@ def _sqlite(path: Path, begin: str, *, query_only: bool) -> AsyncEngine:
     @event.listens_for(engine.sync_engine, "connect")
     def set_up(connection: Any, _record: object) -> None:
         cursor = connection.cursor()
-        for pragma in (
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            f"busy_timeout={LOCK_TIMEOUT}",
-            f"query_only={int(query_only)}",
-        ):
+        for pragma in (f"busy_timeout={LOCK_TIMEOUT}", "journal_mode=WAL", "synchronous=FULL", *pragmas):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

@@ -71,7 +71,7 @@ class FolderStore:
     def adopt(self, key: str, path: Path, *, if_absent: bool = False) -> bool:
         """Take over a synced file: see `ObjectStore.adopt`."""
         target = self._path(key)
-        if os.stat(path).st_dev == os.stat(self._temporary).st_dev:
+        if path.stat().st_dev == self._temporary.stat().st_dev:
             placed = self._place(path, target, if_absent=if_absent)
         else:
             with path.open("rb") as data:
@@ -171,7 +171,7 @@ class FolderStore:
                     except FileExistsError:
                         placed = False
                 else:
-                    os.replace(source, target)
+                    source.replace(target)
             except (FileExistsError, NotADirectoryError, IsADirectoryError):
                 raise ValueError("an object key can't be the folder of another object's key") from None
             # Where another writer was first, its entry may not be synced yet.
