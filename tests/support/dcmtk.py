@@ -4,6 +4,9 @@ import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pydicom.filereader import read_file_meta_info
 
 from tests.support.port import free_port
 from tests.support.process import Program, answers, program
@@ -45,18 +48,44 @@ class StoreScp:
 def storescu(
     port: int, paths: Sequence[Path], *, called: str = "KIVUKO", calling: str = "STORESCU", flags: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Send files with dcmtk's storescu, each in its own transfer syntax.
+    """Send files with dcmtk's storescu, each in its own transfer syntax, over one association.
+
+    storescu parses and writes each dataset again, so what it sends can differ in bytes (not in elements) from its file:
+    to compare bytes, send the same files straight to a `StoreScp` as well.
 
     Returns
     -------
     subprocess.CompletedProcess
         Exit status and output, whether it succeeded or not; the caller decides what it expects.
     """
-    command = [
-        program("storescu", "dcmtk"), "-v", "-xf", "/etc/dcmtk/storescu.cfg", "Default",
-        "-aec", called, "-aet", calling, *flags, "127.0.0.1", str(port), *(str(path) for path in paths),
-    ]  # fmt: skip
-    return _run(command)
+    with TemporaryDirectory(prefix="storescu-") as folder:
+        configuration = Path(folder, "storescu.cfg")
+        configuration.write_text(_proposal(paths))
+        command = [
+            program("storescu", "dcmtk"), "-v", "-xf", str(configuration), "Files", "-aec", called, "-aet", calling,
+            *flags, "127.0.0.1", str(port), *(str(path) for path in paths),
+        ]  # fmt: skip
+        return _run(command)
+
+
+def _proposal(paths: Sequence[Path]) -> str:
+    """Propose one context for each pair of SOP class and transfer syntax, because the profiles of dcmtk lack many."""
+    metas = [read_file_meta_info(path) for path in paths]
+    pairs = sorted({(str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)) for meta in metas})
+    syntaxes = sorted({syntax for _, syntax in pairs})
+    return "\n".join(
+        [
+            "[[TransferSyntaxes]]",
+            *(f"[{_label(syntax)}]\nTransferSyntax1 = {syntax}" for syntax in syntaxes),
+            "[[PresentationContexts]]\n[Contexts]",
+            *(f"PresentationContext{n} = {sop}\\{_label(syntax)}" for n, (sop, syntax) in enumerate(pairs, 1)),
+            "[[Profiles]]\n[Files]\nPresentationContexts = Contexts\n",
+        ]
+    )
+
+
+def _label(transfer_syntax: str) -> str:
+    return "TS" + transfer_syntax.replace(".", "x")
 
 
 def echoscu(port: int, *, called: str = "KIVUKO", calling: str = "ECHOSCU") -> subprocess.CompletedProcess[str]:

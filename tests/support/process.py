@@ -87,7 +87,7 @@ class Program:
             ahead += [f"--reuid={user}", f"--regid={user}", "--init-groups"]
         self._command = [*ahead, "--", *command]
         self._folder = folder
-        self._env = {**os.environ, **(env or {})}
+        self.env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self.name = name
         self.log = folder / f"{name}.log"
@@ -108,7 +108,7 @@ class Program:
         """Start it and return when `ready()` is true; raise with the end of its log when it dies or never is."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, cwd=self._folder, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                self._command, cwd=self._folder, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
         try:

@@ -1,0 +1,187 @@
+"""Kivuko itself as a program under test, in both profiles: real processes, killed as a power cut would."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from contracts.topics import SERVICES
+from tests.support.process import Program, wait_until
+
+_KIVUKO = str(Path(sys.executable).parent / "kivuko")
+#: Studies are complete after this many seconds without an arrival: short, so that tests are.
+QUIET_SECONDS = 2
+
+
+class Process:
+    """One `kivuko` process with a home of its own. Ports are kept across restarts."""
+
+    def __init__(self, command: Sequence[str], home: Path, env: Mapping[str, str]) -> None:
+        self.home = home
+        home.mkdir(parents=True, exist_ok=True)
+        environment = {
+            "KIVUKO_HOME": str(home),
+            "KIVUKO_DICOM_PORT": "0",
+            "KIVUKO_WORKLIST_PORT": "0",
+            "KIVUKO_HL7_PORT": "0",
+            "KIVUKO_HTTP_PORT": "0",
+            "KIVUKO_INGEST_QUIET_SECONDS": str(QUIET_SECONDS),
+            **env,
+        }
+        self._program = Program([_KIVUKO, *command], home, name="kivuko", env=environment)
+        self.addresses: dict[str, str] = {}
+        self._starts = 0
+
+    @property
+    def log(self) -> Path:
+        """Everything that it printed, over all its lives."""
+        return self._program.log
+
+    @property
+    def pid(self) -> int:
+        """Process id while it runs."""
+        return self._program.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._program.running
+
+    @property
+    def dicom_port(self) -> int:
+        """Port of C-STORE."""
+        return int(self.addresses["dicom"].rpartition(":")[2])
+
+    @property
+    def http(self) -> str:
+        """Address of HTTP."""
+        return self.addresses["http"]
+
+    def start(self, timeout_s: float = 60.0) -> None:
+        """Start it, and return when it has printed its `ready` line."""
+        already = len(self._ready_lines())
+        self._program.start(lambda: len(self._ready_lines()) > already, timeout_s)
+        words = self._ready_lines()[-1].split()[1:]
+        self.addresses = dict(word.split("=", 1) for word in words if "=" in word)
+        # The next life listens where this one did, as senders expect.
+        for name, setting in (("dicom", "KIVUKO_DICOM_PORT"), ("http", "KIVUKO_HTTP_PORT")):
+            if name in self.addresses:
+                self._program.env[setting] = self.addresses[name].rpartition(":")[2]
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._program.kill()
+
+    def stop(self) -> int:
+        """Ask it to end; gives its exit status."""
+        return self._program.stop() if self._program.running else 0
+
+    def cli(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command of the command line against this process."""
+        return subprocess.run(
+            [_KIVUKO, *arguments], env={**os.environ, "KIVUKO_HOME": str(self.home)}, input=stdin,
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+
+    def json(self, *arguments: str) -> Any:
+        """Run a command with `--json` that must succeed; gives what it printed."""
+        done = self.cli(*arguments, "--json")
+        if done.returncode != 0:
+            raise RuntimeError(
+                f"kivuko {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+            )
+        return json.loads(done.stdout)
+
+    def _ready_lines(self) -> list[str]:
+        if not self.log.exists():
+            return []
+        return [line for line in self.log.read_text(errors="replace").splitlines() if line.startswith("ready")]
+
+
+@dataclass(frozen=True)
+class System:
+    """A whole Kivuko: one process, or one a service."""
+
+    profile: Literal["embedded", "cluster"]
+    processes: Mapping[str, Process]
+
+    def of(self, service: str) -> Process:
+        """Give the process that runs a service."""
+        return self.processes.get(service) or self.processes["all"]
+
+    @property
+    def dicom_port(self) -> int:
+        """Port of C-STORE."""
+        return self.of("ingest").dicom_port
+
+    def start(self) -> None:
+        """Start every process."""
+        for process in self.processes.values():
+            process.start()
+
+    def kill(self) -> None:
+        """End every process as a power cut would."""
+        for process in self.processes.values():
+            process.kill()
+
+    def apply(self, definition: str) -> Any:
+        """Put a network definition in force, and return when every service works by it."""
+        answer = self.of("network").cli("apply", "-", "--json", stdin=definition)
+        if answer.returncode != 0:
+            raise RuntimeError(f"not applied:\n{answer.stdout}{answer.stderr}")
+        applied = json.loads(answer.stdout)
+        for service in ("ingest", "rules", "egress"):
+            kept = self.of(service).home / "network-snapshot.json"
+            wait_until(lambda kept=kept: _version(kept) >= applied["version"], f"{service} to hear the definition")  # type: ignore[misc]
+        return applied
+
+    def timeline(self, uid: str) -> list[dict[str, Any]]:
+        """Give the timeline of a study."""
+        entries: list[dict[str, Any]] = self.of("audit").json("study", "trace", uid)["entries"]
+        return entries
+
+    def studies(self) -> list[dict[str, Any]]:
+        """List the studies."""
+        studies: list[dict[str, Any]] = self.of("ingest").json("study", "list", "--limit", "500")["studies"]
+        return studies
+
+
+def _version(kept: Path) -> int:
+    return int(json.loads(kept.read_text())["version"]) if kept.exists() else 0
+
+
+def embedded(folder: Path, **env: str) -> System:
+    """Make an embedded Kivuko: one process, everything in one folder."""
+    return System("embedded", {"all": Process(["up"], folder / "kivuko", env)})
+
+
+def cluster(folder: Path, broker_url: str, database_url: str, objects_url: str, **env: str) -> System:
+    """Make a cluster Kivuko: one process a service, on RabbitMQ, PostgreSQL and S3."""
+    common = {
+        "KIVUKO_BROKER_URL": broker_url,
+        "KIVUKO_DATABASE_URL": database_url,
+        "KIVUKO_OBJECTS_URL": objects_url,
+        "KIVUKO_SERVICE_TOKEN": secrets.token_hex(16),
+        "KIVUKO_ACK": "object-store",
+        **env,
+    }
+    subprocess.run(
+        [_KIVUKO, "migrate"],
+        env={**os.environ, **common, "KIVUKO_HOME": str(folder / "migrate")},
+        check=True,
+        timeout=120,
+    )
+    network = Process(["run", "network"], folder / "network", {**common, "KIVUKO_INSTANCE": "network-0"})
+    network.start()
+    common["KIVUKO_NETWORK_URL"] = network.http
+    rest = {
+        name: Process(["run", name], folder / name, {**common, "KIVUKO_INSTANCE": f"{name}-0"})
+        for name in SERVICES
+        if name != "network"
+    }
+    return System("cluster", {"network": network, **rest})
