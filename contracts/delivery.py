@@ -16,7 +16,7 @@ class DeliveryItem(Fact):
 
 
 class DeliveryRequested(Fact):
-    """Instances of a study are to go to a destination. Several requests make one delivery; they may come in any order."""
+    """Instances of a study are to go to a destination. Several requests make one delivery, in any order."""
 
     study_instance_uid: Uid = pseudonym("Study Instance UID (0020,000D).")
     destination: str = plain("Key of the destination in the network definition; never a group.")

@@ -56,7 +56,7 @@ def asyncapi() -> dict[str, Any]:
         }
         channels[name] = {
             "address": f"{topic.name}.{{tenant}}.{{site}}",
-            "description": f"Exchange {topics.EXCHANGE}; bind with `{topic.pattern}`. Without a site, the key ends before it.",
+            "description": f"Exchange {topics.EXCHANGE}; bind with `{topic.pattern}`. The site may be absent.",
             "parameters": {
                 "tenant": {"description": "Tenant that owns what the event is about."},
                 "site": {"description": "Site that the event concerns."},
