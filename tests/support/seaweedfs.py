@@ -3,6 +3,7 @@
 import json
 import secrets
 import sys
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from uuid import uuid4
@@ -47,6 +48,11 @@ class SeaweedFS:
         pool = PoolManager(retries=Retry(total=0), timeout=5.0)
         address = f"127.0.0.1:{self.port}"
         self._client = Minio(address, access_key=self.key, secret_key=self.secret, secure=False, http_client=pool)
+
+    @cached_property
+    def url(self) -> str:
+        """Address of a bucket that is made at the first use and shared by all."""
+        return self.bucket()
 
     def bucket(self) -> str:
         """Make a fresh bucket and give its address."""

@@ -1,0 +1,39 @@
+.DEFAULT_GOAL := help
+.PHONY: help install dev demo up test test-unit lint bench contracts
+BIN := .venv/bin
+
+help: ## What can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+install: ## .venv with the command kivuko; needs Python 3.11 or later and nothing else
+	@PYTHON="$(PYTHON)" deploy/install.sh embedded
+
+dev: ## The same, and what the tests need
+	@PYTHON="$(PYTHON)" deploy/install.sh dev
+
+demo: install ## Send real studies through a fresh Kivuko and show their way
+	@$(BIN)/kivuko demo
+
+up: install ## Run everything on this machine
+	@$(BIN)/kivuko up
+
+test: dev ## Everything: set-up, checks of the source, all tests
+	@tests/support/prerequisites.sh
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest
+
+test-unit: dev ## Tests that need no server
+	$(BIN)/pytest tests/unit
+
+lint: dev ## Style, format, types, and the one way between the rooms
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: dev ## Measure; make bench ONLY=ingest runs one
+	@tests/support/prerequisites.sh
+	$(BIN)/python -m tests.bench $(ONLY)
+
+contracts: dev ## Generate schemas and AsyncAPI from the models
+	$(BIN)/python -m contracts.generate
