@@ -88,7 +88,28 @@ def read(dataset: BinaryIO, transfer_syntax: str) -> Header:
     UnreadableDatasetError
         The bytes are no dataset, or end inside the header.
     """
+    return _header(_read(dataset, transfer_syntax))
+
+
+def read_whole(dataset: BinaryIO, transfer_syntax: str) -> tuple[Header, dict[str, Any]]:
+    """Read identity and base attributes, and the whole header after the pattern of the DICOM JSON Model.
+
+    Returns
+    -------
+    tuple of Header and dict
+        The dict (PS3.18 annex F) has tag (eight hexadecimal digits) to `{"vr": ..., "keyword": ..., "Value": [...]}`.
+        Person names are plain text, binary values are left out, and values that can't be read have no `Value`.
+
+    Raises
+    ------
+    UnreadableDatasetError
+        As for `read`.
+    """
     raw = _read(dataset, transfer_syntax)
+    return _header(raw), _document(raw, ["iso8859"], 0)
+
+
+def _header(raw: Dataset) -> Header:
     encodings = _encodings(raw, ["iso8859"])
     attributes: Attributes = {}
     for tag, keyword in _BASE_TAGS.items():
@@ -102,23 +123,6 @@ def read(dataset: BinaryIO, transfer_syntax: str) -> Header:
         series_instance_uid=str(attributes.get("SeriesInstanceUID", "")),
         attributes=attributes,
     )
-
-
-def document(dataset: BinaryIO, transfer_syntax: str) -> dict[str, Any]:
-    """Read the whole header, after the pattern of the DICOM JSON Model (PS3.18 annex F).
-
-    Returns
-    -------
-    dict
-        Tag (eight hexadecimal digits) to `{"vr": ..., "Value": [...]}`. Person names are plain text, binary values
-        are left out, and values that can't be read have no `Value`.
-
-    Raises
-    ------
-    UnreadableDatasetError
-        As for `read`.
-    """
-    return _document(_read(dataset, transfer_syntax), ["iso8859"], 0)
 
 
 def _read(dataset: BinaryIO, transfer_syntax: str) -> Dataset:

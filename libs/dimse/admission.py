@@ -81,6 +81,22 @@ def admit(
         ours = ", ".join(definition.aets)
         return Refusal(f"the called AE title is not one of ours ({ours})", permanent=True, diagnostic=7)
     source = _plain(address)
+    known = _node(definition, called, calling, source, resolved)
+    if known is not None:
+        return known
+    if loopback and source.is_loopback and len(definition.sites) <= 1:
+        site, tenant = next(((key, site.tenant) for key, site in definition.sites.items()), ("local", DEFAULT_TENANT))
+        return Admitted(UNKNOWN_NODE, site, tenant, frozenset({"store"}))
+    return Refusal(
+        "no node of the network definition has this calling AE title: add the node, then run `kivuko apply FILE`",
+        permanent=True,
+        diagnostic=3,
+    )
+
+
+def _node(
+    definition: Definition, called: str, calling: str, source: IPv4Address | IPv6Address, resolved: Resolved
+) -> Admitted | Refusal | None:
     of_title = {key: node for key, node in definition.nodes.items() if definition.aet_of(key) == calling}
     at_address = {key: node for key, node in of_title.items() if _calls_from(node, source, resolved)}
     for key, node in at_address.items():
@@ -99,14 +115,7 @@ def admit(
             permanent=True,
             diagnostic=3,
         )
-    if loopback and source.is_loopback and len(definition.sites) <= 1:
-        site, tenant = next(((key, site.tenant) for key, site in definition.sites.items()), ("local", DEFAULT_TENANT))
-        return Admitted(UNKNOWN_NODE, site, tenant, frozenset({"store"}))
-    return Refusal(
-        "no node of the network definition has this calling AE title: add the node, then run `kivuko apply FILE`",
-        permanent=True,
-        diagnostic=3,
-    )
+    return None
 
 
 def host_names(definition: Definition) -> set[str]:
