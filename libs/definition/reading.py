@@ -37,7 +37,7 @@ _FRAME = (StreamStartEvent, StreamEndEvent, DocumentStartEvent, DocumentEndEvent
 _WORDING: Final = (
     (r"found character '\\t'", "a tab stands where YAML allows only spaces", "indent with spaces"),
     (r"found character '(.)' that cannot start", r"a value cannot start with \1", "put the value in quotes"),
-    (r"mapping values are not allowed", "a colon stands where no key can be", "mend the indentation, or put the value in quotes"),
+    (r"mapping values are not allowed", "a colon stands where no key can be", "mend the indentation, or use quotes"),
     (r"unexpected end of stream", "a quoted text never ends", "close the quotes"),
     (r"found '<stream end>'", "the document ends in the middle of a list or mapping", "close the bracket"),
     (r"unknown escape character", "unknown escape in double quotes", "use single quotes, or double the backslash"),
@@ -151,6 +151,11 @@ class Document:
             return _place(self.text, span.start)
         offset = offsets[nth] if nth < len(offsets) else offsets[-1] + 1
         return _place(self.text, span.start + offset)
+
+    def problem(self, path: Path, message: str, hint: str = "", *, key: bool = False) -> Problem:
+        """Say that something is wrong with a part; the place is that of its value, or of its key."""
+        line, column = self.key_at(path) if key else self.value_at(path)
+        return Problem(self.filename, line, column, dotted(path), message, hint)
 
     def existing(self, path: Path) -> Path:
         """Shorten a path to what the document has."""

@@ -1,0 +1,80 @@
+"""What a definition may say already, and this release does not carry out yet: kept, and said so."""
+
+from collections.abc import Iterator
+
+from contracts.definition import Definition, Destination, Node
+
+_HELD = "deliveries to it are held, and sent by a release that carries it out"
+_NOT_ANSWERED = frozenset(("worklist", "mpps", "commit", "find", "move", "get"))
+
+
+def not_in_force(definition: Definition) -> list[str]:
+    """Say which parts are kept but not carried out by this release, one sentence each, in the order of the document.
+
+    What would send more than the operator wants (no transform, no TLS) is never left out: it holds the delivery.
+    """
+    said = [sentence for key, site in definition.sites.items() if site.link for sentence in _link(key)]
+    said += [sentence for key, node in definition.nodes.items() for sentence in _node(key, node)]
+    for key, destination in definition.destinations.items():
+        said += _destination(definition, key, destination)
+    for rule in definition.rules:
+        if rule.transform is not None:
+            said.append(
+                f"rule {rule.name}: the transform {rule.transform} is not in force; what the rule asks for is held"
+            )
+        if rule.notify:
+            said.append(f"rule {rule.name}: notify is not in force; {', '.join(rule.notify)} is told nothing")
+    said += [f"hl7-mappings.{key} is not in force; no orders are taken" for key in definition.hl7_mappings]
+    said += [f"partners.{key} is not in force; the partner is told nothing" for key in definition.partners]
+    if definition.retention:
+        said.append("retention is not in force; everything is kept")
+    said += [f"service-levels: {level.name} is not in force; it is not measured" for level in definition.service_levels]
+    return said
+
+
+def _link(key: str) -> Iterator[str]:
+    yield f"sites.{key}.link is not in force; bandwidth and budget of the line are not limited"
+
+
+def _node(key: str, node: Node) -> Iterator[str]:
+    if node.retired:
+        return
+    asked = [each for each in node.may if each in _NOT_ANSWERED]
+    if asked:
+        yield f"nodes.{key}.may: {', '.join(asked)} is not in force; the node gets no such answer"
+    if node.hl7 is not None:
+        yield f"nodes.{key}.hl7 is not in force; no orders are taken"
+    if node.issuer is not None:
+        yield f"nodes.{key}.issuer is not in force; Patient IDs stay as they are"
+    if node.tls:
+        yield f"nodes.{key}.tls is not in force; the node is never called without TLS"
+
+
+def _destination(definition: Definition, key: str, destination: Destination) -> Iterator[str]:
+    where = f"destinations.{key}"
+    if destination.stow is not None:
+        yield f"{where}: stow is not in force; {_HELD}"
+    if destination.s3 is not None:
+        yield f"{where}: s3 is not in force; {_HELD}"
+    node = definition.nodes.get(destination.node or "")
+    if node is not None and node.tls:
+        yield f"{where}: TLS to the node {destination.node} is not in force; {_HELD}"
+    if destination.transform is not None:
+        yield f"{where}: the transform {destination.transform} is not in force; {_HELD}, never untransformed"
+    if destination.window is not None:
+        yield f"{where}: window is not in force; {_HELD}"
+    if destination.confirm == "commit":
+        yield f"{where}: confirm: commit is not in force; studies are sent, but not shown as delivered until confirmed"
+    yield from _comfort(key, destination)
+
+
+def _comfort(key: str, destination: Destination) -> Iterator[str]:
+    where = f"destinations.{key}"
+    if destination.bandwidth is not None:
+        yield f"{where}: bandwidth is not in force; sending is not limited"
+    if destination.failover is not None:
+        yield f"{where}: failover is not in force; studies wait for {key}"
+    if destination.skip_existing:
+        yield f"{where}: skip-existing is not in force; everything is sent"
+    if destination.pick == "first-healthy":
+        yield f"{where}: pick: first-healthy is not in force; the first of the group that can be called gets the study"

@@ -1,0 +1,62 @@
+"""Checks a document: a definition, or all that is wrong with it at once."""
+
+from collections.abc import Iterator
+
+from contracts.definition import Definition
+from libs.definition.condition import ConditionError, compile_condition
+from libs.definition.draft import Draft, draft
+from libs.definition.reading import Document, Problem, dotted
+from libs.definition.reference import misfits
+from libs.definition.ruleset import RuleSet, run_test
+
+
+def check(document: Document) -> Definition | list[Problem]:
+    """Give the definition, or every problem in the order of the lines.
+
+    The definition's own tests run only when nothing else is wrong, as they need all rules.
+    """
+    made, problems = draft(document)
+    if made is None:
+        return _ordered(problems)
+    problems += [*misfits(made), *_conditions(made)]
+    if not problems:
+        problems = list(_tests(made))
+    return _ordered(problems) if problems else made.definition
+
+
+def _ordered(problems: list[Problem]) -> list[Problem]:
+    return sorted(problems, key=lambda problem: (problem.line, problem.column, problem.message))
+
+
+def _conditions(draft: Draft) -> Iterator[Problem]:
+    document = draft.document
+    for position, rule in enumerate(draft.definition.rules):
+        path = draft.path("rules", position, "when")
+        try:
+            compile_condition(rule.when, trigger=rule.trigger, calendars=draft.names.get("calendars", frozenset()))
+        except ConditionError as error:
+            part = (*path, *error.path)
+            if isinstance(part[-1], str) and part[-1] not in ("when", "not", "calendar"):
+                yield document.problem(part, error.message, key=True)
+            else:
+                line, column = document.inside(part, error.line, error.column)
+                yield Problem(document.filename, line, column, dotted(part), error.message)
+
+
+def _tests(draft: Draft) -> Iterator[Problem]:
+    rules = RuleSet(draft.definition)
+    for position, test in enumerate(draft.definition.tests):
+        got = run_test(rules, test)
+        if got == set(test.delivers):
+            continue
+        naming = [rule.name for rule in draft.definition.rules if got & set(rule.deliver)]
+        because = f"; rules that name these: {', '.join(naming)}" if naming else "; no rule matched"
+        yield draft.document.problem(
+            draft.path("tests", position, "delivers"),
+            f"the test expects {_listed(set(test.delivers))}, but the rules give {_listed(got)}{because}",
+            "mend the rule or the test",
+        )
+
+
+def _listed(names: set[str]) -> str:
+    return f"[{', '.join(sorted(names))}]"
