@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -60,13 +61,24 @@ SERVICE_PERMISSIONS: Final = frozenset(("network.snapshot", "network.access"))
 
 @dataclass(frozen=True)
 class Requires:
-    """Dependency of a route that lets only callers with a permission in."""
+    """Dependency of a route that lets only callers with a permission in.
+
+    Attributes
+    ----------
+    permission
+        Which one.
+    from_loopback
+        Whether programs on the same machine need no token.
+    """
 
     permission: str
+    from_loopback: bool = False
 
     async def __call__(self, request: Request) -> None:
         """Check the caller. Raises Problem 401 without a caller and 403 without the permission."""
         caller = getattr(request.state, "principal", None)
+        if caller is None and self.from_loopback and _is_local(request):
+            return
         if caller is None:
             raise Problem(
                 401,
@@ -74,6 +86,8 @@ class Requires:
                 "This address needs a token.",
                 advice="Send the header `Authorization: Bearer TOKEN`, or use the local socket.",
             )
+        use = request.state.use
+        use.declared(self.permission, caller)
         if not caller.may(self.permission):
             raise Problem(
                 403,
@@ -82,6 +96,7 @@ class Requires:
                 advice="Ask an administrator for a token whose role has it.",
                 permission=self.permission,
             )
+        await use.begin()
 
 
 @dataclass(frozen=True)
@@ -94,13 +109,23 @@ class Public:
         """Let everyone in."""
 
 
-def requires(permission: str) -> Dependency:
+def requires(permission: str, *, from_loopback: bool = False) -> Dependency:
     """Declare a route's permission: `dependencies=[requires("network.apply")]`. Raises KeyError for an unknown one."""
     if permission not in PERMISSIONS:
         raise KeyError(f"{permission} is not in libs/web/permission.py")
-    return Dependency(Requires(permission))
+    return Dependency(Requires(permission, from_loopback))
 
 
 def public(reason: str) -> Dependency:
     """Declare that anyone may call the route, and why."""
     return Dependency(Public(reason))
+
+
+def _is_local(request: Request) -> bool:
+    # Headers can only take this away: what a proxy passes on comes from elsewhere.
+    if any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via")):
+        return False
+    try:
+        return request.client is not None and ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
