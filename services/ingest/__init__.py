@@ -1,0 +1,1 @@
+"""Takes studies in: admits, spools, indexes in batches, and says when a study is complete."""

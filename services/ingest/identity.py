@@ -1,0 +1,80 @@
+"""Whether a dataset is what its C-STORE command says: the check before the answer. PS3.7 section 9.1.1, PS3.4 B.2.3."""
+
+from dataclasses import dataclass
+
+from contracts.instances import QuarantineReason
+from libs.dicom import uid
+from libs.dicom.header import Header
+
+SUCCESS = 0x0000
+#: PS3.7 section C.5: Affected SOP Instance UID is not a UID.
+INVALID_SOP_INSTANCE = 0x0117
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+NOT_AUTHORIZED = 0x0124
+UNRECOGNIZED_OPERATION = 0x0211
+#: PS3.4 table B.2-1.
+OUT_OF_RESOURCES = 0xA700
+MISMATCH = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+
+
+@dataclass(frozen=True)
+class Objection:
+    """Why an object is not taken into a study.
+
+    Attributes
+    ----------
+    status
+        Status of the C-STORE response.
+    reason
+        Fixed word for the quarantine.
+    detail
+        Sentence for people, without values from the dataset.
+    """
+
+    status: int
+    reason: QuarantineReason
+    detail: str
+
+
+def unreadable(detail: str) -> Objection:
+    """Object to bytes that are no dataset."""
+    return Objection(CANNOT_UNDERSTAND, "unreadable-dataset", detail)
+
+
+def check(sop_class_uid: str, sop_instance_uid: str, header: Header) -> Objection | None:
+    """Compare a dataset's header with the Affected SOP Class and Instance UID of its command.
+
+    Returns
+    -------
+    Objection or None
+        0x0117 the command's instance UID is malformed; 0xA900 class or instance differ; 0xC000 an identifier is
+        missing or malformed in the dataset. None if the dataset can be taken.
+    """
+    if not uid.is_valid(sop_instance_uid) or not uid.is_valid(sop_class_uid):
+        return _mismatch(INVALID_SOP_INSTANCE, "the command's SOP Class or Instance UID is not a valid UID")
+    found = {
+        "SOP Class UID (0008,0016)": header.sop_class_uid,
+        "SOP Instance UID (0008,0018)": header.sop_instance_uid,
+        "Study Instance UID (0020,000D)": header.study_instance_uid,
+        "Series Instance UID (0020,000E)": header.series_instance_uid,
+    }
+    if not any(found.values()):
+        return unreadable("the dataset holds none of the identifiers that every composite object has")
+    absent = [name for name, value in found.items() if not value]
+    malformed = [name for name, value in found.items() if not uid.is_valid(value)]
+    if absent:
+        return _mismatch(CANNOT_UNDERSTAND, f"the dataset has no {absent[0]}")
+    if malformed:
+        return _mismatch(CANNOT_UNDERSTAND, f"the dataset's {malformed[0]} is not a valid UID")
+    for name, said, value in (
+        ("SOP Class UID (0008,0016)", sop_class_uid, header.sop_class_uid),
+        ("SOP Instance UID (0008,0018)", sop_instance_uid, header.sop_instance_uid),
+    ):
+        if said != value:
+            return _mismatch(MISMATCH, f"the dataset's {name} is not the command's")
+    return None
+
+
+def _mismatch(status: int, detail: str) -> Objection:
+    return Objection(status, "identity-mismatch", detail)

@@ -1,0 +1,23 @@
+"""Settings of ingest alone."""
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class IngestSettings(BaseSettings):
+    """What ingest is told from outside, besides `libs.settings.Settings`."""
+
+    model_config = SettingsConfigDict(env_prefix="KIVUKO_INGEST_", frozen=True, extra="ignore")
+
+    quiet_seconds: float = Field(30, gt=0, description="Time without arrivals after which a study is complete.")
+    batch_size: int = Field(100, ge=1, le=1000, description="Instances of a study that are indexed together at most.")
+    linger_seconds: float = Field(0.05, ge=0, description="Longest time that an instance waits for its batch to fill.")
+    min_free_bytes: int = Field(256 << 20, ge=0, description="Free space below which nothing more is taken.")
+    associations: int = Field(100, ge=1, description="Associations at a time.")
+    max_pdu: Annotated[int, Field(ge=4096)] = Field(1 << 17, description="Longest P-DATA-TF PDU that is accepted.")
+    network_timeout: float = Field(60, gt=0, description="Seconds without a message before an association is aborted.")
+    store_timeout: float = Field(
+        30, gt=0, description="Seconds that an object store may take before A700 (ack=object-store)."
+    )
