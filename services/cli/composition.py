@@ -1,0 +1,105 @@
+"""What runs in a process: every service of the embedded profile, or one of a cluster."""
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+import httpx
+
+from contracts.topics import SERVICES
+from libs.clock import utc_now
+from libs.host import Host
+from libs.messaging.broker import make_broker
+from libs.service import Platform, Service
+from libs.settings import Settings
+from libs.snapshot import Fetch, NetworkView, http_fetch
+from libs.storage.database import Database
+from libs.storage.objects import open_store
+from libs.web.access import AccessView, FetchAccess
+from libs.web.access import http_fetch as http_fetch_access
+
+#: Receivers of events start before their producers; ingest opens its port last.
+_ORDER = ("network", "audit", "egress", "rules", "worklist", "sla", "console", "ingest")
+
+
+class MisconfiguredError(Exception):
+    """The environment does not fit; the message says what to set."""
+
+
+def version() -> str:
+    """Give the version of this release."""
+    return importlib.metadata.version("kivuko")
+
+
+def embedded(settings: Settings) -> Host:
+    """Compose all services for one process, which owns its broker and its tables."""
+    from services.network.app import access_list, current_snapshot  # noqa: PLC0415 - not in every service's image
+
+    platform = _platform(settings, lambda database: lambda: current_snapshot(database))
+    database = platform.database("network")
+    access = AccessView(lambda: access_list(database), utc_now)
+    services = [_build(name, platform) for name in _ORDER]
+    return Host(services, platform, access, version=version(), name="kivuko", own_storage=True)
+
+
+def single(service: str, settings: Settings, http: httpx.AsyncClient) -> Host:
+    """Compose one service of a cluster. Raises MisconfiguredError."""
+    if service == "network":
+        return _network(settings)
+    url, token = settings.network_url, settings.service_token
+    if url is None or token is None:
+        raise MisconfiguredError(
+            "KIVUKO_NETWORK_URL and KIVUKO_SERVICE_TOKEN are needed: where the service `network` answers, and the secret "
+            "that all services share."
+        )
+    platform = _platform(settings, lambda _: http_fetch(http, url, token))
+    access = AccessView(http_fetch_access(http, url, token), utc_now, service_token=token)
+    return Host([_build(service, platform)], platform, access, version=version(), name=service, own_storage=False)
+
+
+def _network(settings: Settings) -> Host:
+    from services.network.app import access_list, current_snapshot  # noqa: PLC0415 - not in every service's image
+
+    platform = _platform(settings, lambda database: lambda: current_snapshot(database))
+    database = platform.database("network")
+    access = AccessView(lambda: access_list(database), utc_now, service_token=settings.service_token)
+    return Host([_build("network", platform)], platform, access, version=version(), name="network", own_storage=False)
+
+
+def _platform(settings: Settings, fetch: Callable[[Database], Fetch]) -> Platform:
+    @cache
+    def database(service: str) -> Database:
+        return Database(settings.database, service)
+
+    return Platform(
+        settings=settings,
+        broker=make_broker(settings.broker, instance=settings.instance),
+        objects=open_store(settings.objects),
+        network=NetworkView(fetch(database("network")), settings.home / "network-snapshot.json"),
+        clock=utc_now,
+        database=database,
+    )
+
+
+def _build(name: str, platform: Platform) -> Service:
+    if importlib.util.find_spec(f"services.{name}") is None:
+        raise MisconfiguredError(f"the service {name} is not part of this image")
+    build = cast("Callable[[Platform], Service]", importlib.import_module(f"services.{name}.app").build)
+    return build(platform)
+
+
+def migrated_services() -> list[str]:
+    """List the services of this image that have tables."""
+    return [name for name in SERVICES if importlib.util.find_spec(f"services.{name}.migrations") is not None]
+
+
+def definition_file(path: Path) -> bytes:
+    """Read the definition that `--config` names. Raises MisconfiguredError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise MisconfiguredError(f"{path}: {error.strerror}. Name the network definition to apply.") from error
