@@ -7,7 +7,7 @@ from libs.definition.condition import ConditionError, compile_condition
 from libs.definition.draft import Draft, draft
 from libs.definition.reading import Document, Problem, dotted
 from libs.definition.reference import misfits
-from libs.definition.ruleset import RuleSet, run_test
+from libs.definition.ruleset import RuleSet, RuleTestError, run_test
 
 
 def check(document: Document) -> Definition | list[Problem]:
@@ -46,7 +46,11 @@ def _conditions(draft: Draft) -> Iterator[Problem]:
 def _tests(draft: Draft) -> Iterator[Problem]:
     rules = RuleSet(draft.definition)
     for position, test in enumerate(draft.definition.tests):
-        got = run_test(rules, test)
+        try:
+            got = run_test(rules, test)
+        except RuleTestError as error:
+            yield draft.document.problem(draft.path("tests", position), str(error), "mend the test")
+            continue
         if got == set(test.delivers):
             continue
         naming = [rule.name for rule in draft.definition.rules if got & set(rule.deliver)]

@@ -1,0 +1,287 @@
+"""The rules of a definition, compiled once, and what they decide."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from contracts.definition import Definition, Rule, RuleTest
+from contracts.fact import Attributes, Source
+from contracts.routing import Priority, Trigger
+from libs.definition.attributes import CIRCUMSTANCES, coerce, offered_attributes
+from libs.definition.calendar import working
+from libs.definition.condition import Bound, Condition, ConditionFailed, Inputs, bind, compile_condition
+from libs.definition.diagnosis import did_you_mean, unknown_field
+
+#: A moment for tests whose rules don't ask for the time.
+_ANY_MOMENT: Final = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+class RuleTestError(ValueError):
+    """A test of the definition that can't be carried out; the message says why and what to write."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A rule that applies.
+
+    Attributes
+    ----------
+    rule
+        Name of the rule.
+    names
+        Destinations as the rule names them.
+    destinations
+        The same with groups resolved, each once.
+    priority, transform
+        As the rule says.
+    inputs
+        What the condition read: attributes by keyword, and the like of `source.site`, `calendars.office`, `now` as text.
+    """
+
+    rule: str
+    names: tuple[str, ...]
+    destinations: tuple[str, ...]
+    priority: Priority
+    transform: str | None
+    inputs: Attributes
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the rules of a trigger decided.
+
+    Attributes
+    ----------
+    rules_evaluated
+        Number of rules with this trigger.
+    matches
+        Rules that apply, in the order of the definition.
+    errors
+        Rules whose condition failed and attributes that could not be read, as sentences without values.
+    """
+
+    rules_evaluated: int
+    matches: tuple[Match, ...]
+    errors: tuple[str, ...]
+
+
+class RuleSet:
+    """The rules of a definition, ready to decide.
+
+    Parameters
+    ----------
+    definition
+        A valid definition.
+
+    Raises
+    ------
+    ConditionError
+        If a condition is wrong.
+    """
+
+    def __init__(self, definition: Definition) -> None:
+        self.definition: Final = definition
+        self._scopes: dict[Trigger, frozenset[str]] = {}
+        self._rules: dict[Trigger, tuple[tuple[Rule, Condition], ...]] = {}
+        for trigger in ("instance", "study"):
+            compiled = [
+                (rule, compile_condition(rule.when, trigger=trigger, calendars=definition.calendars))
+                for rule in definition.rules
+                if rule.trigger == trigger
+            ]
+            scope: frozenset[str] = frozenset().union(*(condition.attributes for _, condition in compiled))
+            self._scopes[trigger] = scope
+            self._rules[trigger] = tuple((rule, condition.within(scope)) for rule, condition in compiled)
+
+    def attributes(self, trigger: Trigger) -> frozenset[str]:
+        """Give the DICOM keywords that the conditions of a trigger read."""
+        return self._scopes[trigger]
+
+    @property
+    def reads_time(self) -> bool:
+        """Whether any condition reads the clock or a calendar."""
+        return any(
+            name == "now" or name.startswith("calendars.")
+            for rules in self._rules.values()
+            for _, condition in rules
+            for name in condition.circumstances
+        )
+
+    def circumstances(self, source: Source, tenant: str, now: datetime) -> Inputs:
+        """Give the inputs that surround an arrival; attributes are added with `dataclasses.replace`."""
+        node = self.definition.nodes.get(source.node)
+        known = {
+            "node": source.node,
+            "aet": source.calling_aet,
+            "called": source.called_aet,
+            "address": source.address,
+            "modality": None if node is None else node.modality,
+        }
+        return self._surround(source.site, tenant, {key: value for key, value in known.items() if value}, now)
+
+    def _surround(self, site_key: str | None, tenant: str | None, source: Mapping[str, str], now: datetime) -> Inputs:
+        site = self.definition.sites.get(site_key or "")
+        owner = tenant or (None if site is None else site.tenant)
+        place = {"site": site_key, "tenant": owner}
+        named = {"key": site_key, "name": None if site is None else site.name, "tenant": owner}
+        return Inputs(
+            now=now,
+            source={**source, **{key: value for key, value in place.items() if value}},
+            site={key: value for key, value in named.items() if value},
+            calendars=working(self.definition.calendars, now, self.definition.timezone),
+        )
+
+    def evaluate(self, trigger: Trigger, inputs: Inputs) -> Evaluation:
+        """Decide. A condition that fails is recorded, and the other rules go on."""
+        rules = self._rules[trigger]
+        bound = bind(inputs, trigger, self._scopes[trigger])
+        errors = [
+            f"attribute {keyword} can't be read as what DICOM says it is: taken as absent"
+            for keyword in bound.unreadable
+        ]
+        matches = []
+        for rule, condition in rules:
+            try:
+                if not condition.holds(bound):
+                    continue
+            except ConditionFailed as failure:
+                errors.append(f"rule `{rule.name}` could not be decided: {failure}")
+                continue
+            destinations = self.resolve(rule.deliver, inputs.source.get("node"))
+            seen = _seen(condition, bound, inputs)
+            matches.append(Match(rule.name, rule.deliver, destinations, rule.priority, rule.transform, seen))
+        return Evaluation(len(rules), tuple(matches), tuple(errors))
+
+    def resolve(self, names: tuple[str, ...], source_node: str | None) -> tuple[str, ...]:
+        """Resolve groups; `first-healthy` gives the first member that can be called and didn't send the study itself."""
+        resolved: dict[str, None] = {}
+        for name in names:
+            resolved.update(dict.fromkeys(self._members(name, source_node, frozenset())))
+        return tuple(resolved)
+
+    def returns(self, destination: str, node: str) -> bool:
+        """Tell whether a delivery to a destination would go back to the node that sent it: a loop."""
+        target = self.definition.destinations.get(destination)
+        return target is not None and target.node == node
+
+    def _members(self, name: str, source_node: str | None, above: frozenset[str]) -> list[str]:
+        target = self.definition.destinations.get(name)
+        if target is None or target.group is None:
+            return [name]
+        inner = [self._members(one, source_node, above | {name}) for one in target.group if one not in above | {name}]
+        if target.pick == "all":
+            return [one for members in inner for one in members]
+        usable = (members for members in inner if any(self._callable(one, source_node) for one in members))
+        return next(usable, inner[0] if inner else [])
+
+    def _callable(self, name: str, source_node: str | None) -> bool:
+        target = self.definition.destinations.get(name)
+        if target is None:
+            return False
+        if target.node is None:
+            return True
+        node = self.definition.nodes.get(target.node)
+        return node is not None and not node.retired and node.port is not None and target.node != source_node
+
+
+def _seen(condition: Condition, bound: Bound, inputs: Inputs) -> Attributes:
+    seen: Attributes = {
+        keyword: bound.values[keyword] for keyword in sorted(condition.attributes) if keyword in bound.values
+    }
+    for name in sorted(condition.circumstances):
+        group, _, part = name.partition(".")
+        if group == "now":
+            seen[name] = inputs.now.isoformat()
+        elif group == "calendars":
+            seen[name] = "working time" if inputs.calendars[part] else "not working time"
+        elif part in getattr(inputs, group):
+            seen[name] = getattr(inputs, group)[part]
+    return seen
+
+
+def run_test(rule_set: RuleSet, test: RuleTest) -> set[str]:
+    """Carry out a test of the definition.
+
+    The study's attributes serve as the instance's where a test gives none; `ModalitiesInStudy` and `Sites` follow from
+    `Modality` and the source's site.
+
+    Returns
+    -------
+    set[str]
+        Destinations that the matching rules name, groups by their own name.
+
+    Raises
+    ------
+    RuleTestError
+        If it can't be carried out.
+    """
+    if test.at is None and rule_set.reads_time:
+        raise RuleTestError(
+            "the rules ask for the time, and the test doesn't say when: add `at`, such as 2026-11-20T10:00"
+        )
+    surrounding = _surrounding(rule_set, test)
+    named: set[str] = set()
+    for trigger, inputs in (
+        ("instance", replace(surrounding, instance=_given("instance", test.instance or test.study))),
+        ("study", replace(surrounding, study=_study(test, surrounding))),
+    ):
+        evaluation = rule_set.evaluate(trigger, inputs)  # type: ignore[arg-type]  # both are triggers
+        if evaluation.errors:
+            raise RuleTestError("; ".join(evaluation.errors))
+        named.update(name for match in evaluation.matches for name in match.names)
+    return named
+
+
+def _surrounding(rule_set: RuleSet, test: RuleTest) -> Inputs:
+    definition = rule_set.definition
+    for group, given in (("source", test.source), ("order", test.order)):
+        for key in given:
+            if key not in CIRCUMSTANCES[group]:
+                raise RuleTestError(unknown_field(group, key, "study"))
+    source = dict(test.source)
+    node = source.get("node")
+    if node is not None:
+        if node not in definition.nodes:
+            raise RuleTestError(f"there is no node `{node}`{did_you_mean(node, definition.nodes)}")
+        known = definition.nodes[node]
+        source = {"aet": definition.aet_of(node), "site": known.site, "modality": known.modality or "", **source}
+    site = source.get("site")
+    if site is not None and site not in definition.sites:
+        raise RuleTestError(f"there is no site `{site}`{did_you_mean(site, definition.sites)}")
+    inputs = rule_set._surround(site, source.get("tenant"), source, _moment(test.at, definition.timezone))  # noqa: SLF001  # this module
+    return replace(inputs, order={key: str(value) for key, value in test.order.items()})
+
+
+def _moment(at: str | None, timezone: str) -> datetime:
+    if at is None:
+        return _ANY_MOMENT
+    try:
+        moment = datetime.fromisoformat(at)
+    except ValueError:
+        raise RuleTestError("`at` is not a time: write a local time such as 2026-11-20T10:00") from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=ZoneInfo(timezone))
+
+
+def _study(test: RuleTest, surrounding: Inputs) -> Attributes:
+    study = _given("study", test.study)
+    if "Modality" in study:
+        study.setdefault("ModalitiesInStudy", [str(study["Modality"])])
+    if "site" in surrounding.source:
+        study.setdefault("Sites", [surrounding.source["site"]])
+    return study
+
+
+def _given(trigger: Trigger, attributes: Mapping[str, object]) -> Attributes:
+    offered = offered_attributes(trigger)
+    given: Attributes = {}
+    for keyword, value in attributes.items():
+        if keyword not in offered:
+            raise RuleTestError(unknown_field(trigger, keyword, trigger))
+        read = coerce(value, offered[keyword])
+        if read is None:
+            wanted = offered[keyword].kind
+            raise RuleTestError(f"the value of `{keyword}` is not {'a text' if wanted == 'text' else 'a number'}")
+        given[keyword] = read
+    return given
