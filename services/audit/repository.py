@@ -1,0 +1,157 @@
+"""All SQL of audit."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from libs.web.principal import Principal
+from services.audit.gap import Arrivals
+from services.audit.models import gaps, producers, records
+
+
+@dataclass(frozen=True)
+class Record:
+    """One event as it was recorded; the fields are the columns of `records`."""
+
+    seq: int
+    source: str
+    event_id: str
+    sequence: int
+    type: str
+    time: datetime
+    recorded_at: datetime
+    tenant: str
+    site: str | None
+    subject: str
+    study_instance_uid: str | None
+    sha256: str
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which records are asked for; None leaves a part open."""
+
+    type: str | None = None
+    source: str | None = None
+    subject: str | None = None
+    study_instance_uid: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Numbers of a producer that have not come."""
+
+    source: str
+    first: int
+    last: int
+    since: datetime
+
+
+async def append(tx: AsyncSession, values: dict[str, Any]) -> bool:
+    """Append a record; False if this event is recorded already."""
+    known = select(records.c.seq).where(records.c.source == values["source"], records.c.event_id == values["event_id"])
+    if await tx.scalar(known) is not None:
+        return False
+    await tx.execute(insert(records).values(values))
+    return True
+
+
+async def count_in(tx: AsyncSession, source: str, sequence: int, now: datetime) -> None:
+    """Take a producer's number in, and keep the gaps up to date."""
+    dialect = sqlite if tx.get_bind().dialect.name == "sqlite" else postgresql
+    await tx.execute(dialect.insert(producers).values(source=source, next_sequence=1).on_conflict_do_nothing())
+    # Locked on PostgreSQL, so that two replicas do not overwrite each other's count.
+    next_sequence = await tx.scalar(
+        select(producers.c.next_sequence).where(producers.c.source == source).with_for_update()
+    )
+    missing = (await tx.execute(select(gaps.c.first, gaps.c.last).where(gaps.c.source == source))).all()
+    before = Arrivals(next_sequence or 1, tuple(sorted((row.first, row.last) for row in missing)))
+    after = before.arrived(sequence)
+    if after.next_sequence != before.next_sequence:
+        await tx.execute(
+            update(producers).where(producers.c.source == source).values(next_sequence=after.next_sequence)
+        )
+    closed = set(before.missing) - set(after.missing)
+    opened = set(after.missing) - set(before.missing)
+    for first, last in closed:
+        since = await tx.scalar(select(gaps.c.since).where(gaps.c.source == source, gaps.c.first == first))
+        await tx.execute(delete(gaps).where(gaps.c.source == source, gaps.c.first == first))
+        # What remains of a gap is as old as the gap was.
+        for part in [part for part in opened if first <= part[0] <= last]:
+            await tx.execute(insert(gaps).values(source=source, first=part[0], last=part[1], since=since))
+            opened.discard(part)
+    for first, last in opened:
+        await tx.execute(insert(gaps).values(source=source, first=first, last=last, since=now))
+
+
+async def of_study(tx: AsyncSession, study_instance_uid: str, reader: Principal, limit: int) -> list[Record]:
+    """Give what happened to a study, in order of time, without who looked at it.
+
+    A reader that is limited to sites sees all of a study that one of them sent.
+    """
+    query = select(records).where(
+        records.c.study_instance_uid == study_instance_uid, records.c.type.not_like("kivuko.access.%")
+    )
+    if reader.tenants is not None:
+        query = query.where(records.c.tenant.in_(reader.tenants))
+    if reader.sites is not None:
+        sent = select(records.c.tenant).where(
+            records.c.study_instance_uid == study_instance_uid, records.c.site.in_(reader.sites)
+        )
+        query = query.where(records.c.tenant.in_(sent))
+    query = query.order_by(records.c.time, records.c.source, records.c.sequence).limit(limit)
+    return _records(await tx.execute(query))
+
+
+async def page(tx: AsyncSession, wanted: Filter, reader: Principal, before: int | None, limit: int) -> list[Record]:
+    """Give records, the latest first, below a number."""
+    query = _scoped(select(records), reader)
+    for column in ("type", "source", "subject", "study_instance_uid"):
+        value = getattr(wanted, column)
+        if value is not None:
+            query = query.where(records.c[column] == value)
+    if wanted.since is not None:
+        query = query.where(records.c.time >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(records.c.time < wanted.until)
+    if before is not None:
+        query = query.where(records.c.seq < before)
+    return _records(await tx.execute(query.order_by(records.c.seq.desc()).limit(limit)))
+
+
+async def one(tx: AsyncSession, seq: int, reader: Principal) -> Record | None:
+    """Give a record by its number, if the reader may see it."""
+    found = _records(await tx.execute(_scoped(select(records).where(records.c.seq == seq), reader)))
+    return found[0] if found else None
+
+
+async def open_gaps(tx: AsyncSession, before: datetime) -> list[Gap]:
+    """Give the gaps that were open already at a time."""
+    query = select(gaps).where(gaps.c.since <= before).order_by(gaps.c.source, gaps.c.first)
+    return [Gap(**row._mapping) for row in await tx.execute(query)]  # noqa: SLF001 -- public in spite of its name
+
+
+async def count_missing(tx: AsyncSession, before: datetime) -> dict[str, int]:
+    """Count, by producer, the events that were missing already at a time."""
+    missing = func.sum(gaps.c.last - gaps.c.first + 1)
+    rows = await tx.execute(select(gaps.c.source, missing).where(gaps.c.since <= before).group_by(gaps.c.source))
+    return {source: int(count) for source, count in rows}
+
+
+def _scoped(query: Select[Any], reader: Principal) -> Select[Any]:
+    if reader.tenants is not None:
+        query = query.where(records.c.tenant.in_(reader.tenants))
+    if reader.sites is not None:
+        query = query.where(records.c.site.in_(reader.sites))
+    return query
+
+
+def _records(rows: Any) -> list[Record]:
+    return [Record(**row._mapping) for row in rows]  # noqa: SLF001 -- public in spite of its name

@@ -1,0 +1,207 @@
+"""What an event means, in one plain sentence without anything that says who the patient is."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from contracts.access import AccessUsed, TokenChanged
+from contracts.delivery import (
+    DeliveryAttempted,
+    DeliveryCompleted,
+    DeliveryFailed,
+    DeliveryRequested,
+)
+from contracts.fact import PERSONAL_KEY, Fact
+from contracts.instances import AssociationRefused, InstanceQuarantined, InstancesStored
+from contracts.network import NetworkApplied
+from contracts.order import OrderCancelled, OrderChanged, OrderPlaced
+from contracts.procedure import ProcedureCompleted, ProcedureDiscontinued, ProcedureStarted
+from contracts.routing import RoutingDecided
+from contracts.study import StudyAmended, StudyCompleted
+
+#: Longer lists of parts are given by their number.
+LONGEST_LIST = 20
+
+
+def sentence(data: Fact | None) -> str:
+    """Say what happened; a fact of a newer release, which has no sentence here, is said to be unknown."""
+    if data is None or type(data) not in _SENTENCES:
+        return "An event that this release does not know was recorded."
+    return _SENTENCES[type(data)](data)
+
+
+def details(data: Fact) -> dict[str, Any]:
+    """Give the fields of a fact that are not marked as personal data, as JSON values.
+
+    Lists of more than 20 parts are given as `{"count": N}`.
+    """
+    shown: dict[str, Any] = {}
+    for name, field in type(data).model_fields.items():
+        extra = field.json_schema_extra
+        # A field without a mark could be anything, so it counts as personal.
+        if not isinstance(extra, dict) or extra.get(PERSONAL_KEY, "yes") == "yes":
+            continue
+        value = getattr(data, name)
+        if value is not None:
+            shown[name] = _plain(value)
+    return shown
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Fact):
+        return details(value)
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value] if len(value) <= LONGEST_LIST else {"count": len(value)}
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    return value
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if names else "nothing"
+
+
+def _at(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _instances_stored(data: InstancesStored) -> str:
+    source = data.source
+    return (
+        f"{_count(len(data.instances), 'instance')} from {source.node} at {source.site} arrived and were made durable."
+    )
+
+
+def _instance_quarantined(data: InstanceQuarantined) -> str:
+    return f"An object from {data.source.node} was put into quarantine ({data.reason}): {data.detail}"
+
+
+def _association_refused(data: AssociationRefused) -> str:
+    return f"A caller at {data.address} was turned away: {data.reason}"
+
+
+def _study_completed(data: StudyCompleted) -> str:
+    what = f"{_count(data.instance_count, 'instance')} in {_count(data.series_count, 'series').removesuffix('s')}"
+    return f"The study is complete: {what}s, from {_listed(data.sites)}."
+
+
+def _study_amended(data: StudyAmended) -> str:
+    return (
+        f"{_count(data.added_count, 'more instance')} came: "
+        f"version {data.version} of the study has {_count(data.instance_count, 'instance')}."
+    )
+
+
+def _routing_decided(data: RoutingDecided) -> str:
+    looked_at = f"Rules of network version {data.network_version} looked at {_count(data.instance_count, 'instance')}"
+    if data.trigger == "study":
+        looked_at = f"Rules of network version {data.network_version} looked at the complete study"
+    if data.matches:
+        chosen = "; ".join(f"{match.rule} chose {_listed(match.destinations)}" for match in data.matches)
+    else:
+        chosen = "none matched"
+    failed = f" {_count(len(data.errors), 'rule')} could not be evaluated." if data.errors else ""
+    return f"{looked_at}: {chosen}.{failed}"
+
+
+def _delivery_requested(data: DeliveryRequested) -> str:
+    closing = f"; that is all of version {data.study_version}" if data.study_version is not None else ""
+    return (
+        f"{_count(len(data.items), 'instance')} are to go to {data.destination} ({data.priority}) "
+        f"by {_listed(data.rules)}{closing}."
+    )
+
+
+def _delivery_attempted(data: DeliveryAttempted) -> str:
+    if data.problem is None and data.failed_count == 0:
+        said = f"{_count(data.sent_count, 'instance')} arrived"
+    else:
+        said = f"{data.sent_count} arrived, {data.failed_count} did not: {(data.problem or 'see details').rstrip('.')}"
+    again = "" if data.next_attempt_at is None else f" The next attempt is due at {_at(data.next_attempt_at)}."
+    return f"Attempt {data.attempt} to reach {data.destination}: {said}.{again}"
+
+
+def _delivery_completed(data: DeliveryCompleted) -> str:
+    return (
+        f"{data.destination} has confirmed all {_count(data.instance_count, 'instance')} of version "
+        f"{data.study_version}, after {_count(data.attempts, 'attempt')}."
+    )
+
+
+def _delivery_failed(data: DeliveryFailed) -> str:
+    return (
+        f"The delivery to {data.destination} stopped: {_count(data.failed_count, 'instance')} refused for good, "
+        f"{data.sent_count} arrived. People must look at it."
+    )
+
+
+def _order_placed(data: OrderPlaced) -> str:
+    return f"An order for {data.modality} was placed ({data.priority})."
+
+
+def _order_changed(data: OrderChanged) -> str:
+    return f"The order for {data.modality} was changed ({data.priority})."
+
+
+def _order_cancelled(data: OrderCancelled) -> str:
+    return f"The order for {data.modality} was cancelled."
+
+
+def _procedure_started(data: ProcedureStarted) -> str:
+    return f"{data.station_aet} started the examination ({data.modality})."
+
+
+def _procedure_completed(data: ProcedureCompleted) -> str:
+    return f"{data.station_aet} completed the examination{_made(data.instance_count)}."
+
+
+def _procedure_discontinued(data: ProcedureDiscontinued) -> str:
+    return f"{data.station_aet} broke the examination off{_made(data.instance_count)}."
+
+
+def _made(instance_count: int | None) -> str:
+    return "" if instance_count is None else f", with {_count(instance_count, 'instance')}"
+
+
+def _network_applied(data: NetworkApplied) -> str:
+    again = "" if data.rollback_of is None else f", which is version {data.rollback_of} again"
+    return f"{data.applied_by} put version {data.version} of the network definition in force{again}."
+
+
+def _access_used(data: AccessUsed) -> str:
+    return f"{data.actor} ({data.role}) used {data.permission}: {data.method} {data.route}, answer {data.status}."
+
+
+def _token_changed(data: TokenChanged) -> str:
+    return f"{data.actor} {data.change} the token {data.name} ({data.role})."
+
+
+def _by_type(*says: Callable[[Any], str]) -> dict[type[Fact], Callable[[Fact], str]]:
+    return {cast("type[Fact]", say.__annotations__["data"]): say for say in says}
+
+
+_SENTENCES = _by_type(
+    _instances_stored,
+    _instance_quarantined,
+    _association_refused,
+    _study_completed,
+    _study_amended,
+    _routing_decided,
+    _delivery_requested,
+    _delivery_attempted,
+    _delivery_completed,
+    _delivery_failed,
+    _order_placed,
+    _order_changed,
+    _order_cancelled,
+    _procedure_started,
+    _procedure_completed,
+    _procedure_discontinued,
+    _network_applied,
+    _access_used,
+    _token_changed,
+)
