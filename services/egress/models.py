@@ -1,12 +1,8 @@
 """Tables of egress."""
 
-from datetime import UTC, datetime
-
 from sqlalchemy import (
     BigInteger,
     Column,
-    DateTime,
-    Dialect,
     ForeignKey,
     Index,
     Integer,
@@ -15,31 +11,11 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    TypeDecorator,
     UniqueConstraint,
 )
 
 from libs.messaging.tables import messaging_tables
-
-
-class Utc(TypeDecorator[datetime]):
-    """A time in UTC. SQLite keeps no offset, so one is taken off on the way in and put on again on the way out."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Turn an aware time into what the database keeps."""
-        if value is None:
-            return None
-        in_utc = value.astimezone(UTC)
-        return in_utc.replace(tzinfo=None) if dialect.name == "sqlite" else in_utc
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Turn what the database kept into an aware time."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+from libs.storage.instant import Instant
 
 
 metadata = MetaData()
@@ -65,12 +41,12 @@ deliveries = Table(
     Column("completed_version", Integer, nullable=True),
     Column("attempts", Integer, nullable=False, server_default="0"),
     # When the first item that can be sent is due; none if there is none. Kept while the delivery is held.
-    Column("next_attempt_at", Utc, nullable=True),
-    Column("requested_at", Utc, nullable=False),
-    Column("completed_at", Utc, nullable=True),
+    Column("next_attempt_at", Instant, nullable=True),
+    Column("requested_at", Instant, nullable=False),
+    Column("completed_at", Instant, nullable=True),
     Column("traceparent", String(64), nullable=True),
     Column("lease_owner", String(128), nullable=True),
-    Column("lease_until", Utc, nullable=True),
+    Column("lease_until", Instant, nullable=True),
     UniqueConstraint("tenant", "study_instance_uid", "destination", name="deliveries_business_key"),
     Index("deliveries_due", "destination", "state", "lane", "next_attempt_at"),
     Index("deliveries_listed", "requested_at", "id"),
@@ -94,8 +70,8 @@ items = Table(
     Column("reason", Text, nullable=True),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("refusals", Integer, nullable=False, server_default="0"),
-    Column("next_attempt_at", Utc, nullable=True),
-    Column("sent_at", Utc, nullable=True),
+    Column("next_attempt_at", Instant, nullable=True),
+    Column("sent_at", Instant, nullable=True),
     UniqueConstraint("delivery_id", "sop_instance_uid", "content_hash", "transform", name="items_business_key"),
     Index("items_due", "delivery_id", "state", "next_attempt_at"),
 )
@@ -105,8 +81,8 @@ destinations = Table(
     metadata,
     Column("key", String(63), primary_key=True),
     Column("failures", Integer, nullable=False, server_default="0"),
-    Column("retry_at", Utc, nullable=True),
+    Column("retry_at", Instant, nullable=True),
     Column("problem", Text, nullable=True),
-    Column("reached_at", Utc, nullable=True),
-    Column("failed_at", Utc, nullable=True),
+    Column("reached_at", Instant, nullable=True),
+    Column("failed_at", Instant, nullable=True),
 )

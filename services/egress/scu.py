@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from math import ceil
 from typing import Any, Literal
 
 from pynetdicom import AE, evt
@@ -36,6 +37,10 @@ BUSY_ANSWERS = 3
 _VERIFICATION = "1.2.840.10008.1.1"
 #: State of the association in which data flows, PS3.8 section 9.2.
 _DATA_TRANSFER = "Sta6"
+#: A wait for a response is cut into slices of so many seconds, to see between them whether bytes still leave.
+_SLICE = 1.0
+#: How many slices an instance that is under way gets when the process is to stop.
+_GRACE_SLICES = 5
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,8 @@ class Ending:
     Attributes
     ----------
     kind
-        `finished`: every instance had its turn; `unreachable`: it never came about, or broke; `busy`: the receiver is out
-        of resources; `store-away`: our own object store can't be read; `stopped`: we were asked to stop.
+        `finished`: every instance had its turn; `unreachable`: it never came about, or broke; `busy`: the receiver is
+        out of resources; `store-away`: our own object store can't be read; `stopped`: we were asked to stop.
     problem
         What went wrong, as a sentence; none if `finished`.
     """
@@ -65,8 +70,15 @@ class Ending:
     problem: str | None = None
 
 
+_STOPPED = Ending("stopped", "this process was asked to stop")
+
+
 class _LostError(Exception):
     """The association is gone; the text is a sentence for people."""
+
+
+class _StoppedError(Exception):
+    """The process is to stop and the receiver takes too long."""
 
 
 class Scu:
@@ -111,15 +123,15 @@ class Scu:
                 return self._store(association, offered, tell, stop)
         except _LostError as error:
             return Ending("unreachable", str(error))
+        except _StoppedError:
+            return _STOPPED
 
     def echo(self, target: Target) -> Ending:
         """Ask for verification (PS3.4 annex A) in an association of its own."""
         try:
             with _association(target, [build_context(_VERIFICATION)], self._timeouts) as association:
                 if not association.accepted_contexts:
-                    return Ending(
-                        "unreachable", "the receiver takes the association but not the verification SOP class"
-                    )
+                    return Ending("unreachable", "the receiver takes the association, but not C-ECHO")
                 status = association.send_c_echo().get("Status")
         except _LostError as error:
             return Ending("unreachable", str(error))
@@ -140,7 +152,7 @@ class Scu:
         busy = 0
         for number, parcel in enumerate(parcels, 1):
             if stop.is_set():
-                return Ending("stopped", "this process was asked to stop")
+                return _STOPPED
             context_id = accepted.get((parcel.sop_class_uid, parcel.transfer_syntax_uid))
             if context_id is None:
                 tell(_no_context(parcel))
@@ -156,7 +168,7 @@ class Scu:
                 tell(Outcome(parcel.item, Verdict.REFUSED, UNSENDABLE, "Its UIDs can't be put into a C-STORE request."))
                 continue
             try:
-                status = _exchange(association, request, context_id, self._timeouts.response)
+                status = _exchange(association, request, context_id, self._timeouts.response, stop)
             except _LostError as error:
                 tell(Outcome(parcel.item, Verdict.LATER, NO_ANSWER, f"No answer: {error}."))
                 raise
@@ -179,33 +191,43 @@ def _request(parcel: Parcel, content: bytes, message_id: int) -> C_STORE:
     return request
 
 
-def _exchange(association: Association, request: C_STORE, context_id: int, silence: float) -> int:
-    """Send one request and wait for its status.
+def _exchange(
+    association: Association, request: C_STORE, context_id: int, silence: float, stop: threading.Event
+) -> int:
+    """Send one request and wait for its status. Raises _LostError, _StoppedError.
 
-    The response timer starts when the last byte has left: a large object on a slow line takes as long as it takes,
-    while a receiver that takes no byte at all is found out by the socket's own timeout.
+    Silence counts from when the last byte has left: a large object on a slow line takes as long as it takes, while a
+    receiver that takes no byte at all is found out by the socket's own timeout.
     """
     # pynetdicom's reactor and this thread would else both take the response from the queue.
     association._reactor_checkpoint.clear()  # noqa: SLF001 - what pynetdicom's own send_c_store does
     while not association._is_paused:  # noqa: SLF001 - as above
         time.sleep(0.0001)
     association.dimse.send_msg(request, context_id)
-    queue = association.dul.to_provider_queue.queue
-    while True:
-        left = len(queue)
-        _, response = association.dimse.get_msg(block=True)
-        if response is not None:
-            break
-        if association.dul.state_machine.current_state != _DATA_TRANSFER:
-            raise _LostError("the receiver ended the association")
-        if left == 0 or len(queue) == left:
-            raise _LostError(f"the receiver was silent for {silence:g} s")
-    association._reactor_checkpoint.set()  # noqa: SLF001 - as above
+    response = _await_response(association, silence, stop)
     if not isinstance(response, C_STORE) or not response.is_valid_response or response.Status is None:
         raise _LostError("the receiver answered with something that is no C-STORE response")
     if response.MessageIDBeingRespondedTo != request.MessageID:
         raise _LostError("the receiver answered a request that was not made")
+    association._reactor_checkpoint.set()  # noqa: SLF001 - as above
     return response.Status
+
+
+def _await_response(association: Association, silence: float, stop: threading.Event) -> object:
+    unsent = association.dul.to_provider_queue.queue
+    slices, left, grace = ceil(silence / _SLICE), len(unsent), _GRACE_SLICES
+    while slices and grace:
+        _, response = association.dimse.get_msg(block=True)
+        if response is not None:
+            return response
+        if association.dul.state_machine.current_state != _DATA_TRANSFER:
+            raise _LostError("the receiver ended the association, or the line broke")
+        slices = slices - 1 if len(unsent) == left else ceil(silence / _SLICE)
+        left = len(unsent)
+        grace -= stop.is_set()
+    if not grace:
+        raise _StoppedError
+    raise _LostError(f"the receiver was silent for {silence:g} s")
 
 
 def _no_context(parcel: Parcel) -> Outcome:
@@ -231,7 +253,7 @@ def _association(target: Target, contexts: list[PresentationContext], timeouts: 
     association = _associate(target, contexts, timeouts)
     try:
         yield association
-    except _LostError:
+    except (_LostError, _StoppedError):
         _drop(association)
         raise
     if association.is_established:
@@ -242,7 +264,7 @@ def _associate(target: Target, contexts: list[PresentationContext], timeouts: Ti
     entity = AE(ae_title=target.calling_aet)
     entity.connection_timeout = timeouts.connect
     entity.acse_timeout = timeouts.acse
-    entity.dimse_timeout = timeouts.response
+    entity.dimse_timeout = min(_SLICE, timeouts.response)
     entity.network_timeout = timeouts.network
     try:
         addresses = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)

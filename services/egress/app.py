@@ -1,0 +1,50 @@
+"""Where egress is wired."""
+
+import asyncio
+import random
+import secrets
+
+from libs.messaging.outbox import Outbox
+from libs.service import Platform, Service
+from services.egress.api import make_router
+from services.egress.deliveries import Deliveries
+from services.egress.handlers import register
+from services.egress.models import messaging
+from services.egress.scu import Scu, Timeouts
+from services.egress.sender import Sender
+from services.egress.settings import EgressSettings
+
+
+def build(platform: Platform) -> Service:
+    """Build the service."""
+    settings = EgressSettings()
+    database = platform.database("egress")
+    outbox = Outbox("egress", platform.settings.region, platform.clock, messaging)
+    deliveries = Deliveries(
+        database,
+        outbox,
+        platform.network,
+        settings,
+        # A restarted process is another worker: what the one before held must not look like its own.
+        worker=f"{platform.settings.instance}-{secrets.token_hex(4)}",
+        clock=platform.clock,
+        random=random.random,
+    )
+    timeouts = Timeouts(
+        settings.connect_timeout, settings.acse_timeout, settings.response_timeout, settings.network_timeout
+    )
+    scu = Scu(platform.objects, timeouts)
+    sender = Sender(deliveries, database, platform.network, scu=scu, settings=settings, clock=platform.clock)
+    register(platform.broker, deliveries, database, platform.clock)
+
+    async def objects() -> None:
+        await asyncio.to_thread(platform.objects.check)
+
+    return Service(
+        name="egress",
+        database=database,
+        tables=messaging,
+        router=make_router(database, deliveries, scu),
+        loops=(sender.run, sender.measure),
+        checks={"objects": objects},
+    )

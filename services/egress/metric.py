@@ -1,0 +1,33 @@
+"""Figures of egress. Destinations are labels; studies and instances never are."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from libs.telemetry.metric import DELIVERY, counter, gauge, histogram
+from services.egress.outcome import Outcome
+
+DELIVERIES = gauge("kivuko_egress_deliveries", "Deliveries, by state.", ["state"])
+BACKLOG = gauge("kivuko_egress_backlog", "Deliveries that have something to send.", ["destination"])
+BACKLOG_AGE = gauge("kivuko_egress_backlog_age_seconds", "Age of the oldest such delivery.", ["destination"])
+ITEMS = counter("kivuko_egress_instances_total", "Instances attempted, by outcome.", ["destination", "outcome"])
+ASSOCIATIONS = counter("kivuko_egress_associations_total", "Associations, by how they ended.", ["destination", "kind"])
+REPEATED = counter("kivuko_egress_repeated_total", "Instances that the receiver may have got more than once.")
+DELIVERED = histogram("kivuko_egress_delivery_seconds", "From the first request to the last success.", buckets=DELIVERY)
+
+
+def count_attempt(destination: str, kind: str, outcomes: Iterable[Outcome]) -> None:
+    """Count one association and what it did."""
+    ASSOCIATIONS.labels(destination, kind).inc()
+    for outcome in outcomes:
+        ITEMS.labels(destination, outcome.verdict).inc()
+
+
+def show(states: Mapping[str, int], backlog: Mapping[str, tuple[int, datetime]], now: datetime) -> None:
+    """Show what there is to do."""
+    for state in ("open", "waiting", "done", "failed", "held"):
+        DELIVERIES.labels(state).set(states.get(state, 0))
+    BACKLOG.clear()
+    BACKLOG_AGE.clear()
+    for destination, (count, oldest) in backlog.items():
+        BACKLOG.labels(destination).set(count)
+        BACKLOG_AGE.labels(destination).set(max(0.0, (now - oldest).total_seconds()))

@@ -1,0 +1,383 @@
+"""All SQL of egress. Every function works in the caller's transaction."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Table, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from contracts.delivery import DeliveryItem
+from services.egress.backoff import Circuit
+from services.egress.delivery import Closing, Request, State, Tally
+from services.egress.models import deliveries, destinations, items
+from services.egress.outcome import Outcome, Standing
+
+UNFINISHED: tuple[State, ...] = ("open", "waiting", "held")
+_SENDABLE = and_(items.c.state == "pending", items.c.transform == "")
+
+
+async def ensure_delivery(tx: AsyncSession, **values: Any) -> None:
+    """Insert a delivery unless it is there."""
+    await _insert_new(tx, deliveries, [values])
+
+
+async def destination_of(tx: AsyncSession, delivery_id: str) -> str | None:
+    """Give the key of a delivery's destination."""
+    found = await tx.execute(select(deliveries.c.destination).where(deliveries.c.id == delivery_id))
+    key: str | None = found.scalar_one_or_none()
+    return key
+
+
+async def lock_delivery(tx: AsyncSession, delivery_id: str) -> Row[Any] | None:
+    """Read a delivery and keep others from changing it until the transaction ends."""
+    found = await tx.execute(select(deliveries).where(deliveries.c.id == delivery_id).with_for_update())
+    return found.one_or_none()
+
+
+async def update_delivery(tx: AsyncSession, delivery_id: str, **values: Any) -> None:
+    """Change columns of a delivery."""
+    await tx.execute(update(deliveries).where(deliveries.c.id == delivery_id).values(**values))
+
+
+async def add_items(
+    tx: AsyncSession, delivery_id: str, transform: str | None, wanted: Iterable[DeliveryItem], now: datetime
+) -> None:
+    """Insert the items that are not there yet, due at once."""
+    rows = [
+        {
+            "delivery_id": delivery_id,
+            "transform": transform or "",
+            "state": "pending",
+            "next_attempt_at": now,
+            **item.model_dump(),
+        }
+        for item in wanted
+    ]
+    if rows:
+        await _insert_new(tx, items, rows)
+
+
+async def tally(tx: AsyncSession, delivery_id: str) -> Tally:
+    """Count the items of a delivery."""
+    pending, sent = items.c.state == "pending", items.c.state == "sent"
+    counts = await tx.execute(
+        select(
+            func.count(items.c.sop_instance_uid.distinct()),
+            func.count().filter(_SENDABLE),
+            func.min(items.c.next_attempt_at).filter(_SENDABLE),
+            func.count().filter(and_(pending, items.c.transform != "")),
+            func.count().filter(sent),
+            func.count().filter(items.c.state == "failed"),
+            func.coalesce(func.sum(items.c.size).filter(sent), 0),
+        ).where(items.c.delivery_id == delivery_id)
+    )
+    instances, due, next_attempt_at, blocked, sent_count, failed, size = counts.one()
+    return Tally(instances, due, next_attempt_at, blocked, sent_count, failed, int(size))
+
+
+async def lock_circuit(tx: AsyncSession, key: str, *, wait: bool) -> Circuit | None:
+    """Read what is known of a destination and keep others from changing it until the transaction ends.
+
+    Whoever locks a destination and deliveries locks the destination first, so that two never wait for each other.
+    Without `wait` it gives None while another transaction has the destination.
+    """
+    await _insert_new(tx, destinations, [{"key": key}])
+    columns = (destinations.c.failures, destinations.c.retry_at, destinations.c.problem)
+    found = await tx.execute(select(*columns).where(destinations.c.key == key).with_for_update(skip_locked=not wait))
+    row = found.one_or_none()
+    return None if row is None else Circuit(*row)
+
+
+async def circuits(tx: AsyncSession) -> dict[str, Circuit]:
+    """Read what is known of every destination."""
+    found = await tx.execute(
+        select(destinations.c.key, destinations.c.failures, destinations.c.retry_at, destinations.c.problem)
+    )
+    return {key: Circuit(failures, retry_at, problem) for key, failures, retry_at, problem in found}
+
+
+async def reached(tx: AsyncSession, key: str, now: datetime) -> None:
+    """Close a destination's circuit; its deliveries wait for nothing but their turn."""
+    await tx.execute(
+        update(destinations)
+        .where(destinations.c.key == key)
+        .values(failures=0, retry_at=None, problem=None, reached_at=now)
+    )
+    await tx.execute(
+        update(deliveries)
+        .where(deliveries.c.destination == key, deliveries.c.state == "waiting", deliveries.c.next_attempt_at <= now)
+        .values(state="open", reason=None)
+    )
+
+
+async def not_reached(tx: AsyncSession, key: str, circuit: Circuit, now: datetime) -> None:
+    """Record a failure of a destination; what was about to go there is shown as waiting, and why."""
+    await tx.execute(
+        update(destinations)
+        .where(destinations.c.key == key)
+        .values(failures=circuit.failures, retry_at=circuit.retry_at, problem=circuit.problem, failed_at=now)
+    )
+    await tx.execute(
+        update(deliveries)
+        .where(deliveries.c.destination == key, deliveries.c.state == "open", deliveries.c.next_attempt_at.is_not(None))
+        .values(state="waiting", reason=circuit.problem)
+    )
+
+
+async def probe_now(tx: AsyncSession, now: datetime, key: str | None = None) -> None:
+    """Let destinations that could not be reached be tried at once: all, or one."""
+    which = destinations.c.failures > 0
+    await tx.execute(
+        update(destinations)
+        .where(which if key is None else and_(which, destinations.c.key == key))
+        .values(retry_at=now)
+    )
+
+
+async def active_leases(tx: AsyncSession, key: str, now: datetime) -> int:
+    """Count the associations to a destination that replicas hold now."""
+    found = await tx.execute(
+        select(func.count()).where(deliveries.c.destination == key, deliveries.c.lease_until > now)
+    )
+    return found.scalar_one()
+
+
+async def next_delivery(tx: AsyncSession, key: str, now: datetime) -> Row[Any] | None:
+    """Lock the delivery whose turn it is at a destination: the most urgent lane, and in it the oldest."""
+    found = await tx.execute(
+        select(deliveries)
+        .where(deliveries.c.destination == key, _turn(now), deliveries.c.next_attempt_at <= now)
+        .order_by(deliveries.c.lane, deliveries.c.requested_at, deliveries.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    return found.one_or_none()
+
+
+async def due_items(tx: AsyncSession, delivery_id: str, now: datetime, limit: int) -> Sequence[Row[Any]]:
+    """Read the items that are due; those that were never tried first, so that one bad instance is in nobody's way."""
+    found = await tx.execute(
+        select(items)
+        .where(items.c.delivery_id == delivery_id, _SENDABLE, items.c.next_attempt_at <= now)
+        .order_by(items.c.attempts, items.c.id)
+        .limit(limit)
+    )
+    return found.all()
+
+
+async def due_destinations(tx: AsyncSession, now: datetime) -> dict[str, datetime]:
+    """Tell for each destination with work that is not leased when the first of it is due."""
+    found = await tx.execute(
+        select(deliveries.c.destination, func.min(deliveries.c.next_attempt_at))
+        .where(_turn(now), deliveries.c.next_attempt_at.is_not(None))
+        .group_by(deliveries.c.destination)
+    )
+    return dict(found.tuples().all())
+
+
+async def first_lease_end(tx: AsyncSession, now: datetime) -> datetime | None:
+    """Tell when the first lease runs out: a replica that crashed holds it till then."""
+    found = await tx.execute(select(func.min(deliveries.c.lease_until)).where(deliveries.c.lease_until > now))
+    end: datetime | None = found.scalar_one()
+    return end
+
+
+async def renew_lease(tx: AsyncSession, delivery_id: str, owner: str, until: datetime) -> bool:
+    """Keep a delivery for longer; False if it belongs to another by now."""
+    result: Any = await tx.execute(
+        update(deliveries)
+        .where(deliveries.c.id == delivery_id, deliveries.c.lease_owner == owner)
+        .values(lease_until=until)
+    )
+    return bool(result.rowcount)
+
+
+async def drop_leases(tx: AsyncSession) -> None:
+    """Free every delivery. Only for a process that knows that it is alone."""
+    await tx.execute(
+        update(deliveries).where(deliveries.c.lease_until.is_not(None)).values(lease_owner=None, lease_until=None)
+    )
+
+
+async def standings(tx: AsyncSession, ids: Iterable[int]) -> dict[int, tuple[Standing, str | None]]:
+    """Read where items stand, and their last status."""
+    found = await tx.execute(
+        select(
+            items.c.id, items.c.state, items.c.attempts, items.c.refusals, items.c.next_attempt_at, items.c.status
+        ).where(items.c.id.in_(list(ids)))
+    )
+    return {row.id: (Standing(row.state, row.attempts, row.refusals, row.next_attempt_at), row.status) for row in found}
+
+
+async def record(tx: AsyncSession, outcomes: Iterable[tuple[Outcome, Standing]], now: datetime) -> None:
+    """Write outcomes. An item that was answered with success stays sent, whatever is said later."""
+    rows = [
+        {
+            "item": outcome.item,
+            "new_state": standing.state,
+            "new_status": outcome.status,
+            "new_reason": outcome.reason or None,
+            "new_attempts": standing.attempts,
+            "new_refusals": standing.refusals,
+            "due": standing.next_attempt_at,
+            "sent": now if standing.state == "sent" else None,
+        }
+        for outcome, standing in outcomes
+    ]
+    if rows:
+        await tx.execute(
+            update(items)
+            .where(items.c.id == bindparam("item"), items.c.state != "sent")
+            .values(
+                state=bindparam("new_state"),
+                status=bindparam("new_status"),
+                reason=bindparam("new_reason"),
+                attempts=bindparam("new_attempts"),
+                refusals=bindparam("new_refusals"),
+                next_attempt_at=bindparam("due"),
+                sent_at=bindparam("sent"),
+            ),
+            rows,
+        )
+
+
+async def retry_items(tx: AsyncSession, delivery_id: str, now: datetime) -> int:
+    """Make every unsent item due at once with all its attempts before it; give their number."""
+    result: Any = await tx.execute(
+        update(items)
+        .where(items.c.delivery_id == delivery_id, items.c.state != "sent")
+        .values(state="pending", refusals=0, next_attempt_at=now)
+    )
+    return int(result.rowcount)
+
+
+async def failed_items(tx: AsyncSession, delivery_id: str, limit: int) -> Sequence[Row[Any]]:
+    """Read the first items that were refused for good."""
+    found = await tx.execute(
+        select(items)
+        .where(items.c.delivery_id == delivery_id, items.c.state == "failed")
+        .order_by(items.c.id)
+        .limit(limit)
+    )
+    return found.all()
+
+
+async def unfinished_destinations(tx: AsyncSession) -> list[str]:
+    """Name the destinations that something is still to go to."""
+    found = await tx.execute(select(deliveries.c.destination).where(deliveries.c.state.in_(UNFINISHED)).distinct())
+    return list(found.scalars())
+
+
+async def hold(tx: AsyncSession, key: str, reason: str, now: datetime) -> None:
+    """Hold what is to go to a destination, but for what is under way."""
+    await tx.execute(
+        update(deliveries)
+        .where(
+            deliveries.c.destination == key,
+            deliveries.c.state.in_(UNFINISHED),
+            deliveries.c.next_attempt_at.is_not(None),
+            _free(now),
+        )
+        .values(state="held", reason=reason)
+    )
+
+
+async def release(tx: AsyncSession, key: str) -> None:
+    """Let what was held for a destination go."""
+    await tx.execute(
+        update(deliveries)
+        .where(
+            deliveries.c.destination == key,
+            deliveries.c.state == "held",
+            deliveries.c.next_attempt_at.is_not(None),
+        )
+        .values(state="open", reason=None)
+    )
+
+
+async def held_sent(tx: AsyncSession, key: str, after: str, limit: int) -> list[str]:
+    """Name held deliveries with nothing that could be sent: they wait for a transform or for a confirmation."""
+    found = await tx.execute(
+        select(deliveries.c.id)
+        .where(
+            deliveries.c.destination == key,
+            deliveries.c.state == "held",
+            deliveries.c.next_attempt_at.is_(None),
+            deliveries.c.id > after,
+        )
+        .order_by(deliveries.c.id)
+        .limit(limit)
+    )
+    return list(found.scalars())
+
+
+async def count_by_state(tx: AsyncSession) -> dict[str, int]:
+    """Count deliveries by state."""
+    found = await tx.execute(select(deliveries.c.state, func.count()).group_by(deliveries.c.state))
+    return dict(found.tuples().all())
+
+
+async def backlog(tx: AsyncSession, tenants: frozenset[str] | None = None) -> dict[str, tuple[int, datetime]]:
+    """Give for each destination how many deliveries still have something to send, and the time of the oldest."""
+    unsent = [deliveries.c.state.in_(UNFINISHED)]
+    if tenants is not None:
+        unsent.append(deliveries.c.tenant.in_(tenants))
+    found = await tx.execute(
+        select(deliveries.c.destination, func.count(), func.min(deliveries.c.requested_at))
+        .where(*unsent, or_(deliveries.c.next_attempt_at.is_not(None), deliveries.c.state == "held"))
+        .group_by(deliveries.c.destination)
+    )
+    return {key: (count, oldest) for key, count, oldest in found}
+
+
+async def list_deliveries(
+    tx: AsyncSession, conditions: Sequence[ColumnElement[bool]], before: tuple[datetime, str] | None, limit: int
+) -> Sequence[Row[Any]]:
+    """Read deliveries, the youngest first, from a place in the list on."""
+    query = select(deliveries).where(*conditions)
+    if before is not None:
+        at, delivery = before
+        query = query.where(
+            or_(
+                deliveries.c.requested_at < at,
+                and_(deliveries.c.requested_at == at, deliveries.c.id < delivery),
+            )
+        )
+    found = await tx.execute(query.order_by(deliveries.c.requested_at.desc(), deliveries.c.id.desc()).limit(limit))
+    return found.all()
+
+
+async def list_items(tx: AsyncSession, delivery_id: str, after: int, limit: int) -> Sequence[Row[Any]]:
+    """Read the items of a delivery in the order in which they came."""
+    found = await tx.execute(
+        select(items).where(items.c.delivery_id == delivery_id, items.c.id > after).order_by(items.c.id).limit(limit)
+    )
+    return found.all()
+
+
+async def list_destinations(tx: AsyncSession) -> dict[str, Row[Any]]:
+    """Read what is known of every destination that was ever called."""
+    return {row.key: row for row in await tx.execute(select(destinations))}
+
+
+def request_of(row: Row[Any]) -> Request:
+    """Give what the requests so far say of a delivery."""
+    closing = None if row.study_version is None else Closing(row.study_version, row.expected_count)
+    return Request(row.lane, (row.requested_at, row.source_node), row.network_version, closing)
+
+
+def _free(now: datetime) -> ColumnElement[bool]:
+    return or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until <= now)
+
+
+def _turn(now: datetime) -> ColumnElement[bool]:
+    return and_(deliveries.c.state.in_(("open", "waiting")), _free(now))
+
+
+async def _insert_new(tx: AsyncSession, table: Table, rows: list[dict[str, Any]]) -> None:
+    """Insert rows whose unique keys are not there yet."""
+    dialect = tx.get_bind().dialect.name
+    build: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}.get(dialect, insert)
+    await tx.execute(build(table).on_conflict_do_nothing(), rows)
