@@ -1,11 +1,14 @@
 """What a definition may say already, and this release does not carry out yet: kept, and said so."""
 
 from collections.abc import Iterator
+from typing import Final
 
-from contracts.definition import Definition, Destination, Node
+from contracts.definition import Definition, Destination, May
 
-_HELD = "deliveries to it are held, and sent by a release that carries it out"
-_NOT_ANSWERED = frozenset(("worklist", "mpps", "commit", "find", "move", "get"))
+_HELD: Final = "deliveries to it are held, and sent by a release that carries it out"
+_NOT_ANSWERED: Final[tuple[May, ...]] = ("worklist", "mpps", "commit", "find", "move", "get")
+#: How many sites or nodes a sentence names.
+_NAMED: Final = 5
 
 
 def not_in_force(definition: Definition) -> list[str]:
@@ -13,8 +16,7 @@ def not_in_force(definition: Definition) -> list[str]:
 
     What would send more than the operator wants (no transform, no TLS) is never left out: it holds the delivery.
     """
-    said = [sentence for key, site in definition.sites.items() if site.link for sentence in _link(key)]
-    said += [sentence for key, node in definition.nodes.items() for sentence in _node(key, node)]
+    said = list(_sites_and_nodes(definition))
     for key, destination in definition.destinations.items():
         said += _destination(definition, key, destination)
     for rule in definition.rules:
@@ -32,22 +34,26 @@ def not_in_force(definition: Definition) -> list[str]:
     return said
 
 
-def _link(key: str) -> Iterator[str]:
-    yield f"sites.{key}.link is not in force; bandwidth and budget of the line are not limited"
+def _sites_and_nodes(definition: Definition) -> Iterator[str]:
+    nodes = {key: node for key, node in definition.nodes.items() if not node.retired}
+    lines = [key for key, site in definition.sites.items() if site.link]
+    yield from _of_many("sites", "link", lines, "what a line carries is not limited")
+    for asked in _NOT_ANSWERED:
+        those = [key for key, node in nodes.items() if asked in node.may]
+        yield from _of_many("nodes", f"may: {asked}", those, "no such request is answered")
+    for field, missing in (
+        ("hl7", "no orders are taken"),
+        ("issuer", "Patient IDs stay as they are"),
+        ("tls", "the node is never called without TLS"),
+    ):
+        yield from _of_many("nodes", field, [key for key, node in nodes.items() if getattr(node, field)], missing)
 
 
-def _node(key: str, node: Node) -> Iterator[str]:
-    if node.retired:
-        return
-    asked = [each for each in node.may if each in _NOT_ANSWERED]
-    if asked:
-        yield f"nodes.{key}.may: {', '.join(asked)} is not in force; the node gets no such answer"
-    if node.hl7 is not None:
-        yield f"nodes.{key}.hl7 is not in force; no orders are taken"
-    if node.issuer is not None:
-        yield f"nodes.{key}.issuer is not in force; Patient IDs stay as they are"
-    if node.tls:
-        yield f"nodes.{key}.tls is not in force; the node is never called without TLS"
+def _of_many(section: str, part: str, keys: list[str], missing: str) -> Iterator[str]:
+    """Say it once for all of them: a country has thousands of nodes."""
+    if keys:
+        more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+        yield f"{section}: {part} is not in force; {missing} ({', '.join(keys[:_NAMED])}{more})"
 
 
 def _destination(definition: Definition, key: str, destination: Destination) -> Iterator[str]:

@@ -6,13 +6,13 @@ from datetime import datetime
 from typing import Final
 from zoneinfo import available_timezones
 
-import holidays
 from pydantic import TypeAdapter, ValidationError
 from pydicom.datadict import keyword_dict
 
 from contracts.definition import Destination, Node
 from contracts.fact import AeTitle
 from libs.definition.attributes import is_dicom_keyword
+from libs.definition.calendar import CalendarError, is_country, parse_days
 from libs.definition.clash import clashes
 from libs.definition.draft import Draft
 from libs.definition.reading import Path, Problem
@@ -50,12 +50,16 @@ def _zone(draft: Draft) -> Iterator[Problem]:
 
 def _calendars(draft: Draft) -> Iterator[Problem]:
     for key, calendar in draft.definition.calendars.items():
-        if calendar.holidays is not None and calendar.holidays not in holidays.list_supported_countries():
+        if calendar.holidays is not None and not is_country(calendar.holidays):
             yield draft.document.problem(
                 ("calendars", key, "holidays"),
                 f"the public holidays of {calendar.holidays} are not known",
                 "write the two letters of an ISO 3166 country, such as GQ, or leave holidays out",
             )
+        try:
+            parse_days(calendar.days)
+        except CalendarError as error:
+            yield draft.document.problem(("calendars", key, "days"), str(error))
 
 
 def _nodes(draft: Draft) -> Iterator[Problem]:

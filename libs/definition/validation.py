@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from contracts.definition import Definition
+from contracts.definition import Definition, RuleTest
 from libs.definition.condition import ConditionError, compile_condition
 from libs.definition.draft import Draft, draft
 from libs.definition.reading import Document, Problem, dotted
@@ -44,22 +44,27 @@ def _conditions(draft: Draft) -> Iterator[Problem]:
 
 
 def _tests(draft: Draft) -> Iterator[Problem]:
-    rules = RuleSet(draft.definition)
-    for position, test in enumerate(draft.definition.tests):
+    definition = draft.definition
+    rules = RuleSet(definition)
+    for position, test in enumerate(definition.tests):
         try:
             got = run_test(rules, test)
         except RuleTestError as error:
-            yield draft.document.problem(draft.path("tests", position), str(error), "mend the test")
+            yield draft.document.problem(draft.path("tests", position), f"the test cannot be carried out: {error}")
             continue
-        if got == set(test.delivers):
-            continue
-        naming = [rule.name for rule in draft.definition.rules if got & set(rule.deliver)]
-        because = f"; rules that name these: {', '.join(naming)}" if naming else "; no rule matched"
-        yield draft.document.problem(
-            draft.path("tests", position, "delivers"),
-            f"the test expects {_listed(set(test.delivers))}, but the rules give {_listed(got)}{because}",
-            "mend the rule or the test",
-        )
+        if got != set(test.delivers):
+            matched = _matching(definition, test)
+            because = f"rules that match: {', '.join(matched)}" if matched else "no rule matches"
+            yield draft.document.problem(
+                draft.path("tests", position, "delivers"),
+                f"the test expects {_listed(set(test.delivers))}, but the rules give {_listed(got)}; {because}",
+                "mend the rule or the test",
+            )
+
+
+def _matching(definition: Definition, test: RuleTest) -> list[str]:
+    alone = (definition.model_copy(update={"rules": (rule,)}) for rule in definition.rules)
+    return [one.rules[0].name for one in alone if run_test(RuleSet(one), test)]
 
 
 def _listed(names: set[str]) -> str:

@@ -53,6 +53,8 @@ def refusals(error: ValidationError, document: Document) -> list[Problem]:
     """Turn all that the model refused into problems, one for each part."""
     said: dict[tuple[Path, str], Problem] = {}
     for detail in error.errors(include_url=False):
+        if detail["type"] == "too_short" and detail["input"]:
+            continue  # its entries are there, and each is said to be wrong
         problem = _problem(detail, document)
         if problem is not None:
             said.setdefault((_path(detail["loc"], document.data), problem.message), problem)
@@ -107,7 +109,8 @@ def _said(detail: ErrorDetails) -> tuple[str, str]:
         said = f"{detail['input']} is out of range: it has to be {words} {context[limit]}", ""
     elif kind == "literal_error":
         expected = context["expected"].replace("'", "")
-        said = f"{shown} is not one of {expected}", _near_literal(detail["input"], expected)
+        among = f"one of {expected}" if " or " in expected else expected
+        said = f"{shown} is not {among}", _near_literal(detail["input"], expected)
     elif kind == "string_pattern_mismatch":
         said = f"{shown} is not right here", _fit(detail)
     else:

@@ -1,0 +1,1 @@
+"""Keeps the network definition and the tokens: checks, versions, snapshot, access list."""

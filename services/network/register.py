@@ -1,0 +1,210 @@
+"""Puts definitions in force: a document that passes becomes a version, with its event; any other changes nothing."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from contracts.definition import Definition
+from contracts.fact import Fact
+from contracts.network import NetworkApplied
+from libs.clock import Clock
+from libs.definition.difference import Change, difference
+from libs.definition.force import not_in_force
+from libs.definition.reading import DefinitionError, read
+from libs.definition.validation import check
+from libs.storage.database import Database
+from services.network import repository
+from services.network.repository import Entry, TakenError, Version
+
+#: Tenant of what concerns the network as a whole.
+NETWORK_TENANT = "kivuko"
+
+
+class Emitter(Protocol):
+    """What is needed of the outbox."""
+
+    async def emit(self, tx: AsyncSession, data: Fact, *, subject: str, tenant: str, site: str | None = None) -> str:
+        """Write an event into the transaction."""
+        ...
+
+
+class Applied(BaseModel):
+    """What applying a document did, or would do."""
+
+    model_config = ConfigDict(frozen=True)
+
+    applied: bool = Field(description="Whether a new version is in force; false for a dry run, or if nothing is new.")
+    dry_run: bool = Field(description="Whether it was only asked what would change.")
+    version: int | None = Field(description="Version in force now; null before the first.")
+    previous_version: int | None = Field(description="Version in force before.")
+    document_hash: str = Field(description="SHA-256 of the document's text.")
+    changes: Sequence[Change] = Field(description="Differences to the version before.")
+    not_in_force: Sequence[str] = Field(description="Parts that are kept but that this release does not carry out.")
+
+
+class OvertakenError(Exception):
+    """Someone else applied a version meanwhile; nothing was changed."""
+
+
+class UnexpectedVersionError(Exception):
+    """The version in force is not the one that the caller built on; nothing was changed."""
+
+
+class NoSuchVersionError(Exception):
+    """There is no version with this number."""
+
+
+class Register:
+    """The versions of the network definition.
+
+    Parameters
+    ----------
+    database
+        Of the service `network`.
+    outbox
+        Takes the event in the same transaction.
+    clock
+        The time in UTC.
+    """
+
+    def __init__(self, database: Database, outbox: Emitter, clock: Clock) -> None:
+        self._database = database
+        self._outbox = outbox
+        self._clock = clock
+
+    async def apply(
+        self,
+        text: str,
+        *,
+        filename: str,
+        actor: str,
+        comment: str | None = None,
+        expected: int | None = None,
+        dry_run: bool = False,
+        rollback_of: int | None = None,
+    ) -> Applied:
+        """Put a document in force; a document with the very text that is in force makes no new version.
+
+        Parameters
+        ----------
+        text
+            The document.
+        filename
+            Its name, for problems and the history.
+        actor
+            Who asks.
+        comment
+            Why.
+        expected
+            Version that has to be in force, 0 for none; not checked if left out.
+        dry_run
+            Check and compare only.
+        rollback_of
+            The version that the text was taken from.
+
+        Raises
+        ------
+        DefinitionError
+            With all that is wrong with the document.
+        UnexpectedVersionError, OvertakenError
+            Someone else applied a version.
+        """
+        async with self._database.reading() as tx:
+            base = await repository.latest(tx)
+            before = None if base is None else await _readable(tx, base.version)
+        in_force = None if base is None else base.version
+        if expected is not None and expected != (in_force or 0):
+            raise UnexpectedVersionError(f"version {in_force or 'none'} is in force, not {expected or 'none'}")
+        document_hash, definition = await asyncio.to_thread(_checked, text, filename)
+        changes = difference(before, definition)
+        sentences = not_in_force(definition)
+        answer = Applied(
+            applied=False,
+            dry_run=dry_run,
+            version=in_force,
+            previous_version=in_force,
+            document_hash=document_hash,
+            changes=changes,
+            not_in_force=sentences,
+        )
+        if dry_run or (base is not None and base.document_hash == document_hash and before is not None):
+            return answer
+        new = Version(
+            version=(in_force or 0) + 1,
+            filename=filename,
+            document_hash=document_hash,
+            applied_at=self._clock(),
+            applied_by=actor,
+            comment=comment,
+            rollback_of=rollback_of,
+            change_count=len(changes),
+            not_in_force=tuple(sentences),
+            text=text,
+        )
+        await self._keep(new, definition, base)
+        return answer.model_copy(update={"applied": True, "version": new.version})
+
+    async def rollback(
+        self,
+        version: int,
+        *,
+        actor: str,
+        comment: str | None = None,
+        expected: int | None = None,
+        dry_run: bool = False,
+    ) -> Applied:
+        """Apply the document of an earlier version again, as a new version, if this release still takes it.
+
+        Raises as `apply` does, and NoSuchVersionError.
+        """
+        async with self._database.reading() as tx:
+            found = await repository.version_text(tx, version)
+        if found is None:
+            raise NoSuchVersionError(f"there is no version {version}")
+        return await self.apply(
+            found.text,
+            filename=found.filename,
+            actor=actor,
+            comment=comment,
+            expected=expected,
+            dry_run=dry_run,
+            rollback_of=version,
+        )
+
+    async def _keep(self, new: Version, definition: Definition, base: Entry | None) -> None:
+        try:
+            async with self._database.transaction() as tx:
+                if await repository.latest(tx) != base:
+                    raise OvertakenError(f"another version was applied while {new.filename} was checked")
+                await repository.add_version(tx, new, definition)
+                event = NetworkApplied(
+                    version=new.version,
+                    previous_version=None if base is None else base.version,
+                    document_hash=new.document_hash,
+                    applied_by=new.applied_by,
+                    rollback_of=new.rollback_of,
+                    change_count=new.change_count,
+                    not_in_force=new.not_in_force,
+                )
+                await self._outbox.emit(tx, event, subject=f"network/{new.version}", tenant=NETWORK_TENANT)
+        except TakenError as error:
+            raise OvertakenError(f"another version was applied while {new.filename} was checked") from error
+
+
+async def _readable(tx: AsyncSession, version: int) -> Definition | None:
+    try:
+        return await repository.definition(tx, version)
+    except ValidationError:
+        # An older release took it and this one does not: the way out is to apply a document, so that must work.
+        return None
+
+
+def _checked(text: str, filename: str) -> tuple[str, Definition]:
+    document = read(text, filename)
+    found = check(document)
+    if isinstance(found, list):
+        raise DefinitionError(found)
+    return document.sha256, found
