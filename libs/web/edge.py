@@ -62,8 +62,7 @@ class Edge:
         with _tracer.start_as_current_span("HTTP request", context=Context(), record_exception=False) as span:
             span.set_attribute("http.request.method", scope["method"])
             try:
-                if _announced(scope) > self._longest_body:
-                    raise HTTPException(413)
+                _check_length(scope, self._longest_body)
                 await self._app(scope, self._limited(receive), outwards)
             except HTTPException as error:
                 if started:
@@ -96,9 +95,10 @@ class Edge:
         return limited
 
 
-def _announced(scope: Scope) -> int:
+def _check_length(scope: Scope, longest: int) -> None:
     length = Headers(scope=scope).get("content-length", "0")
-    return int(length) if length.isdecimal() else 0
+    if length.isdecimal() and int(length) > longest:
+        raise HTTPException(413)
 
 
 def _where(error: BaseException) -> str:

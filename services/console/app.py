@@ -1,0 +1,9 @@
+"""What console is made of."""
+
+from libs.service import Platform, Service
+from services.console.api import make_router
+
+
+def build(platform: Platform) -> Service:
+    """Wire the service. It opens no port of its own and takes no events in this release: its status says so."""
+    return Service(name="console", router=make_router(platform.network))

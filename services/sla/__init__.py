@@ -1,0 +1,1 @@
+"""Service levels: what was signed, what was measured, what is owed."""
