@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar, Protocol
 from urllib.parse import unquote, urlsplit
 
+from libs.storage.bucket import Bucket
+
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,254})*")
 _MOST_CHARACTERS = 1024
 
@@ -170,7 +172,7 @@ def open_store(url: str) -> ObjectStore:
     if parts.scheme == "s3":
         from libs.storage.s3 import S3Store  # noqa: PLC0415 - the embedded profile never loads the S3 client
 
-        return S3Store.from_url(url)
+        return S3Store(Bucket.from_url(url))
     raise ValueError(
         f"the object store's address starts with {parts.scheme or 'nothing'}://: "
         "set KIVUKO_OBJECTS_URL to file:///FOLDER or s3://KEY:SECRET@HOST:PORT/BUCKET"
