@@ -100,7 +100,9 @@ def connect(*, json_output: bool) -> Client:
                 json_output=json_output,
             )
         headers = {"authorization": f"Bearer {target.token.get_secret_value()}"}
-        return Client(httpx.Client(base_url=target.url, headers=headers, timeout=60), target.url, json_output=json_output)
+        return Client(
+            httpx.Client(base_url=target.url, headers=headers, timeout=60), target.url, json_output=json_output
+        )
     path = Settings().socket_path
     transport = httpx.HTTPTransport(uds=str(path))
     http = httpx.Client(base_url="http://kivuko", transport=transport, timeout=60)

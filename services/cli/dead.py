@@ -8,7 +8,9 @@ from contracts.topics import SERVICES
 from services.cli.client import Client, connect
 from services.cli.output import Json, fail, local_time, out, print_json, print_table
 
-app = typer.Typer(help="List, show and replay dead letters: events that a service could not handle.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, show and replay dead letters: events that a service could not handle.", no_args_is_help=True
+)
 
 #: Services that take events, and so can have dead letters.
 _WITH_DEAD_LETTERS = tuple(name for name in SERVICES if name in {"ingest", "rules", "egress", "audit", "network"})
@@ -29,7 +31,14 @@ def list_dead(
         print_json({"dead_letters": found})
         return
     rows = [
-        (letter["key"], local_time(letter["died_at"]), letter["type"], letter["subject"], letter["attempts"], letter["reason"])
+        (
+            letter["key"],
+            local_time(letter["died_at"]),
+            letter["type"],
+            letter["subject"],
+            letter["attempts"],
+            letter["reason"],
+        )
         for letter in found
     ]
     print_table(
@@ -59,7 +68,12 @@ def replay(
     if everything:
         keys = [letter["key"] for letter in _all(client) if letter.get("replayed_at") is None]
     if not keys and not everything:
-        fail("Name at least one dead letter, or --all.", "`kivuko dead list` shows them.", code=2, json_output=json_output)
+        fail(
+            "Name at least one dead letter, or --all.",
+            "`kivuko dead list` shows them.",
+            code=2,
+            json_output=json_output,
+        )
     by_service: dict[str, list[int]] = {}
     for key in keys or ():
         service, number = _split(key, json_output=json_output)
@@ -85,5 +99,7 @@ def _all(client: Client) -> list[dict[str, Any]]:
 def _split(key: str, *, json_output: bool) -> tuple[str, int]:
     service, _, number = key.partition("/")
     if service not in _WITH_DEAD_LETTERS or not number.isdigit():
-        fail(f"{key!r} names no dead letter.", "Write SERVICE/NUMBER, such as rules/3.", code=2, json_output=json_output)
+        fail(
+            f"{key!r} names no dead letter.", "Write SERVICE/NUMBER, such as rules/3.", code=2, json_output=json_output
+        )
     return service, int(number)

@@ -29,16 +29,19 @@ from services.egress.reach import Target
 #: Files that come with pydicom: several modalities, transfer syntaxes and character sets.
 _FILES = (
     "CT_small.dcm",
+    "693_J2KI.dcm",
+    "J2K_pixelrep_mismatch.dcm",
     "MR_small.dcm",
-    "JPEG2000.dcm",
-    "MR_small_RLE.dcm",
-    "examples_ybr_color.dcm",
+    "examples_overlay.dcm",
     "examples_palette.dcm",
-    "test-SR.dcm",
-    "eCT_Supplemental.dcm",
-    "waveform_ecg.dcm",
-    "image_dfl.dcm",
+    "examples_ybr_color.dcm",
+    "examples_jpeg2k.dcm",
     "ExplVR_BigEnd.dcm",
+    "image_dfl.dcm",
+    "liver_1frame.dcm",
+    "rtdose_rle.dcm",
+    "test-SR.dcm",
+    "waveform_ecg.dcm",
 )
 _START_S = 30
 _DELIVERY_S = 120
@@ -200,10 +203,17 @@ def _follow(
                 json_output=json_output,
             )
     if receiver.hashes("ARCHIVE") != wanted:
-        fail("What arrived is not what was sent.", "This is a defect: please report it.", code=1, json_output=json_output)
+        fail(
+            "What arrived is not what was sent.", "This is a defect: please report it.", code=1, json_output=json_output
+        )
     extra = {uid: digest for uid, digest in receiver.hashes("READER").items() if wanted.get(uid) != digest}
     if extra or not receiver.hashes("READER"):
-        fail("What the reader got is not what was sent.", "This is a defect: please report it.", code=1, json_output=json_output)
+        fail(
+            "What the reader got is not what was sent.",
+            "This is a defect: please report it.",
+            code=1,
+            json_output=json_output,
+        )
     return timelines
 
 
@@ -224,7 +234,9 @@ def _finished(entries: list[dict[str, Any]]) -> bool:
         if e["type"] == "kivuko.routing.decided.v1"
         for match in e["details"]["matches"]
     }
-    study_decided = any(e["type"] == "kivuko.routing.decided.v1" and e["details"]["trigger"] == "study" for e in entries)
+    study_decided = any(
+        e["type"] == "kivuko.routing.decided.v1" and e["details"]["trigger"] == "study" for e in entries
+    )
     return bool(decided) and study_decided and asked == done
 
 

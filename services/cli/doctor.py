@@ -100,7 +100,9 @@ def _home(settings: Settings) -> Finding:
             f"{existing} cannot be written: {error.strerror}",
             "Give this user the right to write there, or set KIVUKO_HOME to another folder.",
         )
-    return Finding("home", "ok", f"{home} can be written and synced" + ("" if existing == home else " (made at the first start)"))
+    return Finding(
+        "home", "ok", f"{home} can be written and synced" + ("" if existing == home else " (made at the first start)")
+    )
 
 
 def _disk(settings: Settings) -> Finding:
@@ -109,7 +111,9 @@ def _disk(settings: Settings) -> Finding:
     usage = shutil.disk_usage(existing)
     detail = f"{in_bytes(usage.free)} of {in_bytes(usage.total)} free at {existing}"
     if usage.free < _LEAST_FREE:
-        return Finding("disk", "failed", detail, "Make room or move KIVUKO_HOME: with a full disk every study is refused.")
+        return Finding(
+            "disk", "failed", detail, "Make room or move KIVUKO_HOME: with a full disk every study is refused."
+        )
     if usage.free < _COMFORTABLE_FREE:
         return Finding("disk", "warning", detail, "Plan for more room: a CT study can take 1 GB.")
     return Finding("disk", "ok", detail)
@@ -176,7 +180,9 @@ async def _database(settings: Settings, running: bool) -> Finding:
         await engine.dispose()
     skew = abs(utc_now() - theirs)
     if skew > _MOST_CLOCK_SKEW:
-        return Finding("database", "failed", f"its clock differs by {skew.total_seconds():.0f} s", "Set both clocks by NTP.")
+        return Finding(
+            "database", "failed", f"its clock differs by {skew.total_seconds():.0f} s", "Set both clocks by NTP."
+        )
     return Finding("database", "ok", "PostgreSQL answers")
 
 
@@ -185,7 +191,9 @@ def _sqlite_files(folder: Path) -> Finding:
     for path in files:
         damaged = _damage(path)
         if damaged is not None:
-            return Finding("database", "failed", f"{path.name}: {damaged}", "Stop Kivuko and restore this file from a backup.")
+            return Finding(
+                "database", "failed", f"{path.name}: {damaged}", "Stop Kivuko and restore this file from a backup."
+            )
     return Finding("database", "ok", f"{len(files)} SQLite files in {folder}" if files else "made at the first start")
 
 
@@ -209,7 +217,9 @@ async def _broker(settings: Settings, running: bool) -> Finding:
             return Finding("broker", "ok", "made at the first start")
         damaged = _damage(path)
         if damaged is not None:
-            return Finding("broker", "failed", f"{path.name}: {damaged}", "Stop Kivuko and restore this file from a backup.")
+            return Finding(
+                "broker", "failed", f"{path.name}: {damaged}", "Stop Kivuko and restore this file from a backup."
+            )
         return Finding("broker", "ok", f"embedded, {path}" + (", in use by the running Kivuko" if running else ""))
     try:
         async with asyncio.timeout(10):

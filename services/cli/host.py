@@ -93,9 +93,7 @@ async def _migrate(settings: Settings, names: list[str]) -> None:
             await database.close()
 
 
-def _run(
-    settings: Settings, name: str, compose: Callable[[httpx.AsyncClient], Host], config: Path | None
-) -> None:
+def _run(settings: Settings, name: str, compose: Callable[[httpx.AsyncClient], Host], config: Path | None) -> None:
     log.configure(settings.log_level)
     trace.configure(settings, name)
     try:

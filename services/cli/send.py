@@ -81,7 +81,12 @@ def send(
         fail(f"{missing[0]}: there is no such file.", "Name files that exist.", code=2, json_output=json_output)
     found = find(paths)
     if not found.parcels:
-        fail("There is no DICOM file among these.", "DICOM files have the letters DICM at byte 128.", code=1, json_output=json_output)
+        fail(
+            "There is no DICOM file among these.",
+            "DICOM files have the letters DICM at byte 128.",
+            code=1,
+            json_output=json_output,
+        )
     target = Target(host, int(port), aet, calling, 1)
     result = deliver(found.parcels, target, quiet=json_output)
     if json_output:

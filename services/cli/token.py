@@ -24,7 +24,9 @@ def create(
 ) -> None:
     """Create a token. It is shown once and kept only as a hash."""
     if role not in get_args(Role):
-        fail(f"There is no role {role!r}.", f"Take one of {', '.join(get_args(Role))}.", code=2, json_output=json_output)
+        fail(
+            f"There is no role {role!r}.", f"Take one of {', '.join(get_args(Role))}.", code=2, json_output=json_output
+        )
     body = {"name": name, "role": cast("Role", role), "tenants": tenant, "sites": site, "days": days}
     created = connect(json_output=json_output).post("/v1/network/tokens", json=body)
     if json_output:

@@ -1,0 +1,91 @@
+"""From storescu through a router to storescp, all delivered: Kivuko beside Orthanc with a Lua rule."""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom.uid import generate_uid
+from rich.progress import Progress
+
+from tests.bench.figure import Figure, beside
+from tests.e2e.conftest import definition
+from tests.support.dcmtk import StoreScp, storescu
+from tests.support.kivuko import embedded
+from tests.support.orthanc import Orthanc
+from tests.support.process import wait_until
+from tests.support.synthetic import make_ct
+
+_ROUNDS = 3
+_LUA = "function OnStoredInstance(id, tags, metadata) SendToModality(id, 'archive') end"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is sent in one round."""
+
+    name: str
+    count: int
+    pixels: int
+
+
+LOADS = (Load("CT 512x512", 100, 512), Load("small 64x64", 300, 64))
+
+
+def run(progress: Progress) -> list[Figure]:
+    """Send each load through both, in turn, three times."""
+    figures: list[Figure] = []
+    task = progress.add_task("routing: rounds", total=len(LOADS) * _ROUNDS * 2)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        archive = StoreScp(folder / "archive", aet="ARCHIVE")
+        peer_archive = StoreScp(folder / "peer-archive", aet="ARCHIVE")
+        peer = Orthanc(folder / "orthanc", settings=_routing_to(peer_archive, folder))
+        system = embedded(folder)
+        for load in LOADS:
+            ours: list[float] = []
+            theirs: list[float] = []
+            try:
+                for server in (archive, peer_archive, peer, system):
+                    server.start()
+                system.apply(definition(archive))
+                for _ in range(_ROUNDS):
+                    ours.append(_rate(folder, load, system.dicom_port, archive))
+                    progress.advance(task)
+                    theirs.append(_rate(folder, load, peer.dicom_port, peer_archive))
+                    progress.advance(task)
+            finally:
+                system.kill()
+                for started in (peer, peer_archive, archive):
+                    started.stop()
+            figures.append(beside(f"{load.name}, received to delivered", "instances/s", ours, "Orthanc", theirs))
+        peer.close()
+    return figures
+
+
+def _routing_to(archive: StoreScp, folder: Path) -> dict[str, object]:
+    script = folder / "route.lua"
+    script.write_text(_LUA)
+    return {"LuaScripts": [str(script)], "DicomModalities": {"archive": ["ARCHIVE", "127.0.0.1", archive.port]}}
+
+
+def _rate(folder: Path, load: Load, port: int, archive: StoreScp) -> float:
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        study = str(generate_uid())
+        files = [make_ct(Path(name), study_uid=study, rows=load.pixels, cols=load.pixels) for _ in range(load.count)]
+        before = len(archive.files())
+        return load.count / _seconds(lambda: _send(port, files, archive, before + load.count))
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _send(port: int, files: Sequence[Path], archive: StoreScp, wanted: int) -> None:
+    sent = storescu(port, files)
+    if sent.returncode != 0:
+        raise RuntimeError(f"storescu ended with {sent.returncode}: {sent.stderr[-500:]}")
+    wait_until(lambda: len(archive.files()) >= wanted, "every instance at the archive", 120)
