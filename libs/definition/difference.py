@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
 from contracts.definition import Definition
 
@@ -26,6 +26,10 @@ class Change(BaseModel):
     path: tuple[str, ...] = Field(description="Where it is: section, key or name, field.")
     old: Any = Field(None, description="What it was; null where it was not there.")
     new: Any = Field(None, description="What it is; null where it is gone.")
+
+    @field_serializer("path")
+    def _dotted(self, path: tuple[str, ...]) -> str:
+        return ".".join(path)
 
     def __str__(self) -> str:
         where = ".".join(self.path)
