@@ -1,11 +1,11 @@
-"""Power cuts: processes killed at random moments while a modality goes on sending; nothing acknowledged is ever lost."""
+"""Power cuts: processes killed at random moments while a modality sends; nothing acknowledged is ever lost."""
 
 import os
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,6 @@ from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]  #
 from tests.conftest import StoreScpFactory
 from tests.e2e.conftest import definition, make_system
 from tests.support.dcmtk import StoreScp
-
 from tests.support.kivuko import Process, System
 from tests.support.process import wait_until
 from tests.support.rabbitmq import RabbitMQ
@@ -111,20 +110,19 @@ def finish(modality: Modality, archive: StoreScp) -> Counter[str]:
     assert not modality.thread.is_alive(), f"the modality got no further than {len(modality.acknowledged)}"
     assert modality.failure is None
     wait_until(lambda: len(archive.files()) >= INSTANCES, f"all at the archive, {len(archive.files())} are", 240)
-    stored = Counter(
+    return Counter(
         line.rpartition("storing DICOM file: ")[2].rpartition("/")[2]
         for line in archive.log.read_text(errors="replace").splitlines()
         if "storing DICOM file: " in line
     )
-    return stored
 
 
 @pytest.fixture
-def choice() -> Iterator[random.Random]:
+def choice() -> random.Random:
     """Give the randomness of this run; its seed is printed when the test fails."""
     seed = int(os.environ.get("KIVUKO_TEST_SEED", str(random.SystemRandom().randrange(2**32))))
     print(f"KIVUKO_TEST_SEED={seed}")
-    yield random.Random(seed)
+    return random.Random(seed)
 
 
 def test_embedded_killed_twenty_times_loses_nothing(
