@@ -22,7 +22,7 @@ GCCollector(registry=REGISTRY)
 #: Labels with few values, none of which says anything about a person.
 LABELS = frozenset(
     """
-    service site node destination tenant priority queue event outcome status reason method route check kind state
+    service region site node destination tenant priority queue event outcome status reason method route check kind state
     dialect trigger direction rule
     """.split()  # noqa: SIM905 - as a list each word would take a line
 )

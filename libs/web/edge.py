@@ -1,6 +1,5 @@
 """What holds for every request and every answer: its name, its size, its headers, and no error without a problem."""
 
-import traceback
 from collections.abc import Callable
 from email.utils import format_datetime
 
@@ -69,8 +68,8 @@ class Edge:
                     raise
                 await from_http(error).response(scope["state"]["instance"])(scope, receive, outwards)
             except Exception as error:  # noqa: BLE001 -- the last resort: whatever it is, the caller gets a problem
-                # The message may hold what was sent, and the server would print it: the type must do.
-                _log.error("request failed", error=type(error).__name__, where=_where(error), request_id=request_id)
+                # The log leaves the message out, which may hold what was sent; the server would print it.
+                _log.error("request failed", request_id=request_id, exc_info=error)
                 if started:
                     raise ConnectionAbortedError("the answer broke off") from None
                 problem = Problem(
@@ -99,8 +98,3 @@ def _check_length(scope: Scope, longest: int) -> None:
     length = Headers(scope=scope).get("content-length", "0")
     if length.isdecimal() and int(length) > longest:
         raise HTTPException(413)
-
-
-def _where(error: BaseException) -> str:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{last.filename}:{last.lineno}"

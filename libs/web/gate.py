@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Collection
 
-from prometheus_client import Counter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from libs.telemetry import log
+from libs.telemetry import log, metric
 from libs.web.access import AccessUnavailableError, AccessView, TokenRefusedError
 from libs.web.principal import LOCAL, Principal
 from libs.web.problem import Problem
@@ -17,7 +16,7 @@ LISTENER = "kivuko.listener"
 SOCKET = "socket"
 
 _log = log.get("kivuko.web")
-_refused = Counter("kivuko_http_unauthenticated", "Requests without a valid token.", ["reason"])
+_refused = metric.counter("kivuko_http_unauthenticated_total", "Requests without a valid token.", ["reason"])
 
 
 class Gate:

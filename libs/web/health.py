@@ -5,12 +5,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 
 from fastapi import APIRouter
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from libs.clock import Clock
-from libs.telemetry import log
+from libs.telemetry import log, metric
 from libs.web.permission import public, requires
 from libs.web.problem import Problem
 
@@ -124,6 +123,7 @@ def health_router(readiness: Readiness) -> APIRouter:
     @router.get("/metrics", dependencies=[requires("metrics.read", from_loopback=True)], response_class=Response)
     async def metrics() -> Response:
         """Give the figures for Prometheus; from another machine the permission metrics.read is needed."""
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        figures, content_type = metric.render()
+        return Response(figures, media_type=content_type)
 
     return router

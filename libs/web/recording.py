@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from opentelemetry import trace
-from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.access import AccessUsed
-from libs.telemetry import log
+from libs.telemetry import log, metric
 from libs.web.permission import PERMISSIONS
 from libs.web.principal import Principal
 from libs.web.problem import Problem
@@ -28,7 +27,9 @@ TRIED = 100
 _LONGEST_TARGET = 128
 
 _log = log.get("kivuko.web")
-_lost = Counter("kivuko_access_outcomes_lost", "Outcomes of changes that could not be recorded; the try was.")
+_lost = metric.counter(
+    "kivuko_access_outcomes_lost_total", "Outcomes of changes that could not be recorded; the try was."
+)
 
 
 class Use:

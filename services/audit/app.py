@@ -4,11 +4,10 @@ import asyncio
 from datetime import timedelta
 
 from libs.messaging.consume import consume_all
-from prometheus_client import Gauge
 from sqlalchemy import text
 
 from libs.service import Platform, Service
-from libs.telemetry import log
+from libs.telemetry import log, metric
 from services.audit import repository
 from services.audit.api import LATE, make_router
 from services.audit.handlers import recorder
@@ -18,7 +17,9 @@ from services.audit.models import messaging
 WATCH_EVERY = timedelta(minutes=1)
 
 _log = log.get("kivuko.audit")
-_missing = Gauge("kivuko_audit_missing_events", "Events that a producer counted and that have not come.", ["source"])
+_missing = metric.gauge(
+    "kivuko_audit_missing_events", "Events that a producer counted and that have not come.", ["region", "service"]
+)
 
 
 def build(platform: Platform) -> Service:
@@ -33,7 +34,7 @@ def build(platform: Platform) -> Service:
                 missing = await repository.count_missing(tx, clock() - LATE)
             _missing.clear()
             for source, count in missing.items():
-                _missing.labels(source).set(count)
+                _missing.labels(*source.split("/")[1:]).set(count)
                 _log.error("events missing", source=source, count=count)
             await asyncio.sleep(WATCH_EVERY.total_seconds())
 
