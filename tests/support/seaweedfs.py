@@ -40,7 +40,7 @@ class SeaweedFS:
         ]
         command = [
             str(weed), "-logtostderr=true", "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-            *ports, "-master.raftHashicorp", "-master.volumeSizeLimitMB=256", "-volume.max=50", "-filer", "-s3",
+            *ports, "-master.raftHashicorp", "-master.volumeSizeLimitMB=256", "-volume.max=5000", "-filer", "-s3",
             f"-s3.port={self.port}", f"-s3.port.grpc={free_port()}", "-s3.port.iceberg=0", "-s3.port.lance=0",
             f"-s3.config={folder / 's3.json'}",
         ]  # fmt: skip
