@@ -94,6 +94,19 @@ class Spool:
             raise _classified(error) from error
         return kept
 
+    def bring(self, name: str, source: BinaryIO) -> Path:
+        """Copy a whole Part 10 file into the spool as an entry. Raises as `write`."""
+        part = self.folder / f"{name}.part"
+        try:
+            with part.open("wb") as file:
+                shutil.copyfileobj(source, file, _CHUNK)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise _classified(error) from error
+        return self.keep(part, accepted=True)
+
     def discard(self, path: Path) -> None:
         """Remove a file that is kept elsewhere now, or that nobody was promised anything about."""
         path.unlink(missing_ok=True)
@@ -104,6 +117,19 @@ class Spool:
         second.unlink(missing_ok=True)
         os.link(path, second)
         return second
+
+    def note_headers(self, key: str) -> None:
+        """Remember a header document that is about to be written, until `forget_headers`."""
+        name = key.rsplit("/", 1)[-1].partition(".")[0]
+        (self.folder / f"{name}.headers").write_text(key)
+
+    def forget_headers(self, batch_id: str) -> None:
+        """The batch of a header document is committed."""
+        (self.folder / f"{batch_id}.headers").unlink(missing_ok=True)
+
+    def noted_headers(self) -> dict[str, str]:
+        """List header documents whose batch may not have been committed: batch to key."""
+        return {path.stem: path.read_text() for path in sorted(self.folder.glob("*.headers"))}
 
     def repair(self) -> Iterator[Entry]:
         """Give every entry that a process before this one has left, and remove what never became an entry.

@@ -1,0 +1,18 @@
+"""The figures that ingest measures."""
+
+from libs.telemetry import metric
+
+ASSOCIATIONS = metric.counter("kivuko_ingest_associations_total", "Associations by how they ended.", ["outcome"])
+OPEN = metric.gauge("kivuko_ingest_associations_open", "Associations that are open.")
+INSTANCES = metric.counter("kivuko_ingest_instances_total", "C-STORE requests by the status answered.", ["status"])
+INDEXED = metric.counter("kivuko_ingest_indexed_total", "Instances by what became of them.", ["outcome"])
+BYTES = metric.counter("kivuko_ingest_bytes_total", "Bytes of datasets that were answered with success.")
+RESPONSE = metric.histogram(
+    "kivuko_ingest_response_seconds",
+    "From the whole request received to its response.",
+    buckets=metric.INGEST_RESPONSE,
+)
+SPOOL_DEPTH = metric.gauge("kivuko_ingest_spool_entries", "Entries of the spool that are not indexed.")
+SPOOL_AGE = metric.gauge("kivuko_ingest_spool_age_seconds", "How long the oldest of them has waited.")
+FAILURES = metric.counter("kivuko_ingest_failures_total", "Failures that are tried again.", ["kind"])
+STUDIES = metric.counter("kivuko_ingest_studies_total", "Versions of studies.", ["event"])

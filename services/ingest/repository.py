@@ -1,0 +1,435 @@
+"""All SQL of ingest's write side. Every method that takes a session works in its caller's transaction."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Table, delete, func, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from contracts.fact import Attributes, ObjectRef, Source
+from contracts.instances import StoredInstance
+from services.ingest.arrival import Entry
+from services.ingest.identity import Objection
+from services.ingest.models import arrivals, batches, instances, open_work, quarantine, received, studies
+
+
+class RacedError(Exception):
+    """Another replica stored one of the instances first: look again what is known, and repeat."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is already kept under a SOP Instance UID."""
+
+    content_hash: str
+    object_key: str
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """A batch that is ready for its transaction.
+
+    Attributes
+    ----------
+    id
+        Name of the batch.
+    new
+        The instances whose UID is not known yet, with all their base attributes.
+    arrivals
+        All arrivals of the batch by outcome, `stored` or `duplicate`.
+    headers
+        The header document of the new ones; none if there are none.
+    """
+
+    id: str
+    tenant: str
+    study_uid: str
+    new: tuple[StoredInstance, ...]
+    arrivals: Mapping[str, Sequence[Entry]]
+    headers: ObjectRef | None
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All of its arrivals."""
+        return [entry for entries in self.arrivals.values() for entry in entries]
+
+
+@dataclass(frozen=True)
+class Due:
+    """A study that may be complete, leased to one replica."""
+
+    id: int
+    tenant: str
+    study_uid: str
+    revision: int
+    version: int
+    version_count: int
+    first_arrival: datetime
+    last_arrival: datetime
+    source: Source
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a study that is about to be recorded."""
+
+    number: int
+    count: int
+    content_hash: str
+    manifest_key: str
+    attributes: Attributes
+    at: datetime
+
+
+def utc(value: datetime) -> datetime:
+    """Give a time as it was written: SQLite does not keep the offset."""
+    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+
+
+async def known(tx: AsyncSession, tenant: str, sop_uids: Collection[str]) -> dict[str, Kept]:
+    """Look up which instances are kept already."""
+    rows = await tx.execute(
+        select(instances.c.sop_uid, instances.c.content_hash, instances.c.object_key).where(
+            instances.c.tenant == tenant, instances.c.sop_uid.in_(sop_uids)
+        )
+    )
+    return {uid: Kept(content_hash, key) for uid, content_hash, key in rows}
+
+
+async def index(tx: AsyncSession, batch: Indexed, *, now: datetime, due_at: datetime) -> None:
+    """Write a batch into the tables. Raises RacedError if one of its new instances is not new any more."""
+    study_id = await _lock_study(tx, batch)
+    if batch.new and batch.headers is not None:
+        # In the order of the UIDs: two replicas with the same instances wait for each other and never in a circle.
+        rows = [
+            _instance_row(study_id, batch, each) for each in sorted(batch.new, key=lambda each: each.sop_instance_uid)
+        ]
+        added = await tx.scalars(_insert(tx, instances, rows).returning(instances.c.sop_uid))
+        if len(added.all()) < len(rows):
+            raise RacedError
+        await tx.execute(
+            batches.insert().values(
+                id=batch.id,
+                study_id=study_id,
+                headers_key=batch.headers.key,
+                headers_hash=batch.headers.sha256,
+                headers_size=batch.headers.size,
+                indexed_at=now,
+            )
+        )
+    rows = [
+        {
+            "id": entry.arrival.id,
+            "study_id": study_id,
+            "sop_uid": entry.arrival.sop_instance_uid,
+            "outcome": outcome,
+            "association_id": entry.arrival.association_id,
+            "source": entry.arrival.source.model_dump(mode="json"),
+            "received_at": entry.arrival.received_at,
+        }
+        for outcome, entries in batch.arrivals.items()
+        for entry in entries
+    ]
+    # An arrival is there already when it was indexed just before a crash, and is repaired from the spool.
+    await tx.execute(_insert(tx, arrivals, rows))
+    await tx.execute(delete(received).where(received.c.id.in_([row["id"] for row in rows])))
+    await _aggregate(tx, study_id, batch, due_at)
+
+
+async def _lock_study(tx: AsyncSession, batch: Indexed) -> int:
+    first = min(batch.entries, key=lambda entry: entry.arrival.id).arrival
+    row = {
+        "tenant": batch.tenant,
+        "study_uid": batch.study_uid,
+        "first_arrival": first.received_at,
+        "first_arrival_id": first.id,
+        "last_arrival": first.received_at,
+        "source": first.source.model_dump(mode="json"),
+        "sites": [],
+    }
+    await tx.execute(_insert(tx, studies, [row]))
+    found = await tx.scalar(
+        select(studies.c.id)
+        .where(studies.c.tenant == batch.tenant, studies.c.study_uid == batch.study_uid)
+        .with_for_update()
+    )
+    if found is None:
+        raise RacedError
+    return int(found)
+
+
+async def _aggregate(tx: AsyncSession, study_id: int, batch: Indexed, due_at: datetime) -> None:
+    """Bring the study's row up to date; the row is locked, and every aggregate is independent of the order."""
+    row = (await tx.execute(select(studies).where(studies.c.id == study_id))).one()
+    entries = batch.entries
+    first = min(entries, key=lambda entry: entry.arrival.id).arrival
+    changes: dict[str, Any] = {
+        "last_arrival": max(utc(row.last_arrival), *(entry.arrival.received_at for entry in entries)),
+        "sites": sorted({*row.sites, *(entry.arrival.source.site for entry in entries)}),
+    }
+    if first.id < row.first_arrival_id:
+        changes |= {
+            "first_arrival": first.received_at,
+            "first_arrival_id": first.id,
+            "source": first.source.model_dump(mode="json"),
+        }
+    if batch.new:
+        series = await tx.scalar(
+            select(func.count(func.distinct(instances.c.series_uid))).where(instances.c.study_id == study_id)
+        )
+        changes |= {
+            "instance_count": row.instance_count + len(batch.new),
+            "series_count": series,
+            "revision": row.revision + 1,
+        }
+    if batch.new or row.due_at is not None:
+        changes["due_at"] = due_at
+    await tx.execute(update(studies).where(studies.c.id == study_id).values(changes))
+
+
+async def batch_exists(tx: AsyncSession, batch_id: str) -> bool:
+    """Tell whether a batch was indexed."""
+    return await tx.scalar(select(batches.c.id).where(batches.c.id == batch_id)) is not None
+
+
+async def quarantined(tx: AsyncSession, entry: Entry, objection: Objection) -> bool:
+    """Count a repeated arrival of bytes that are in the quarantine already; tell whether they are."""
+    found = await tx.execute(
+        update(quarantine)
+        .where(
+            quarantine.c.tenant == entry.arrival.tenant,
+            quarantine.c.content_hash == entry.content_hash,
+            quarantine.c.reason == objection.reason,
+            quarantine.c.id != entry.arrival.id,
+        )
+        .values(times=quarantine.c.times + 1, last_received_at=entry.arrival.received_at)
+        .returning(quarantine.c.id)
+    )
+    await tx.execute(delete(received).where(received.c.id == entry.arrival.id))
+    return found.first() is not None
+
+
+async def put_aside(
+    tx: AsyncSession, entry: Entry, objection: Objection, study_uid: str | None, sop_uid: str | None
+) -> bool:
+    """Record a quarantined object. False if it is recorded already."""
+    arrival = entry.arrival
+    row = {
+        "id": arrival.id,
+        "tenant": arrival.tenant,
+        "site": arrival.source.site,
+        "reason": objection.reason,
+        "detail": objection.detail,
+        "study_uid": study_uid,
+        "sop_uid": sop_uid,
+        "source": arrival.source.model_dump(mode="json"),
+        "transfer_syntax_uid": arrival.transfer_syntax_uid[:64],
+        "object_key": entry.quarantine_key,
+        "content_hash": entry.content_hash,
+        "size": entry.size,
+        "received_at": arrival.received_at,
+        "last_received_at": arrival.received_at,
+    }
+    added = await tx.scalars(_insert(tx, quarantine, [row]).returning(quarantine.c.id))
+    return added.first() is not None
+
+
+async def quarantine_has(tx: AsyncSession, arrival_id: str) -> bool:
+    """Tell whether an arrival has a row of its own in the quarantine."""
+    return await tx.scalar(select(quarantine.c.id).where(quarantine.c.id == arrival_id)) is not None
+
+
+async def lease_due(tx: AsyncSession, replica: str, *, now: datetime, until: datetime, limit: int) -> list[Due]:
+    """Take studies whose quiet time is over; no other replica gets them until the lease ends."""
+    rows = await tx.execute(
+        select(studies)
+        .where(studies.c.due_at <= now, or_(studies.c.leased_until.is_(None), studies.c.leased_until <= now))
+        .order_by(studies.c.due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    due = [
+        Due(
+            id=row.id,
+            tenant=row.tenant,
+            study_uid=row.study_uid,
+            revision=row.revision,
+            version=row.version,
+            version_count=row.version_count,
+            first_arrival=utc(row.first_arrival),
+            last_arrival=utc(row.last_arrival),
+            source=Source.model_validate(row.source),
+            sites=tuple(row.sites),
+        )
+        for row in rows
+    ]
+    await tx.execute(
+        update(studies).where(studies.c.id.in_([each.id for each in due])).values(leased_by=replica, leased_until=until)
+    )
+    return due
+
+
+async def next_due(tx: AsyncSession) -> datetime | None:
+    """Tell when the next study may be complete."""
+    found = await tx.scalar(select(func.min(studies.c.due_at)))
+    return None if found is None else utc(found)
+
+
+async def postpone(tx: AsyncSession, study_id: int, due_at: datetime) -> None:
+    """Give a study back: it is not complete yet."""
+    await tx.execute(
+        update(studies)
+        .where(studies.c.id == study_id, studies.c.due_at.is_not(None))
+        .values(due_at=due_at, leased_by=None, leased_until=None)
+    )
+
+
+async def stored_instances(tx: AsyncSession, study_id: int) -> list[StoredInstance]:
+    """List every instance of a study by SOP Instance UID, with all its base attributes."""
+    rows = await tx.execute(select(instances).where(instances.c.study_id == study_id).order_by(instances.c.sop_uid))
+    return [
+        StoredInstance(
+            sop_instance_uid=row.sop_uid,
+            sop_class_uid=row.sop_class_uid,
+            series_instance_uid=row.series_uid,
+            transfer_syntax_uid=row.transfer_syntax_uid,
+            content_hash=row.content_hash,
+            object_key=row.object_key,
+            size=row.size,
+            received_at=utc(row.received_at),
+            attributes=row.attributes,
+        )
+        for row in rows
+    ]
+
+
+async def record_version(tx: AsyncSession, due: Due, version: Version, replica: str) -> bool:
+    """Make a version the study's last. False if instances arrived, or the lease was lost, since it was put together."""
+    done = await tx.scalars(
+        update(studies)
+        .where(
+            studies.c.id == due.id,
+            studies.c.revision == due.revision,
+            studies.c.version == due.version,
+            studies.c.leased_by == replica,
+        )
+        .values(
+            version=version.number,
+            version_at=version.at,
+            version_count=version.count,
+            version_hash=version.content_hash,
+            manifest_key=version.manifest_key,
+            attributes=version.attributes,
+            due_at=None,
+            leased_by=None,
+            leased_until=None,
+        )
+        .returning(studies.c.id)
+    )
+    return done.first() is not None
+
+
+async def names_manifest(tx: AsyncSession, study_id: int, key: str) -> bool:
+    """Tell whether a study's last version has this manifest."""
+    return await tx.scalar(select(studies.c.manifest_key).where(studies.c.id == study_id)) == key
+
+
+async def is_open_elsewhere(tx: AsyncSession, due: Due, replica: str, since: datetime) -> bool:
+    """Tell whether another replica has something of the study in hand, and has said so since a time."""
+    elsewhere = await tx.scalar(
+        select(open_work.c.replica)
+        .where(
+            open_work.c.tenant == due.tenant,
+            open_work.c.study_uid == due.study_uid,
+            open_work.c.replica != replica,
+            open_work.c.renewed_at > since,
+        )
+        .limit(1)
+    )
+    acknowledged = await tx.scalar(
+        select(received.c.id).where(received.c.tenant == due.tenant, received.c.study_uid == due.study_uid).limit(1)
+    )
+    return elsewhere is not None or acknowledged is not None
+
+
+async def declare_open(tx: AsyncSession, replica: str, work: Iterable[tuple[str, str]], now: datetime) -> None:
+    """Say to the other replicas which studies this one has in hand, in place of what it said before."""
+    await tx.execute(delete(open_work).where(open_work.c.replica == replica))
+    rows = [
+        {"replica": replica, "tenant": tenant, "study_uid": uid, "renewed_at": now} for tenant, uid in sorted(set(work))
+    ]
+    if rows:
+        await tx.execute(open_work.insert(), rows)
+    await tx.execute(update(received).where(received.c.replica == replica).values(renewed_at=now))
+
+
+async def expect(tx: AsyncSession, entry: Entry, replica: str, now: datetime) -> None:
+    """Record that an object is about to be acknowledged from the object store."""
+    row = {
+        "id": entry.arrival.id,
+        "replica": replica,
+        "tenant": entry.arrival.tenant,
+        "study_uid": entry.study_uid,
+        "object_key": entry.object_key,
+        "renewed_at": now,
+    }
+    await tx.execute(_insert(tx, received, [row]))
+
+
+async def forget(tx: AsyncSession, arrival_id: str) -> None:
+    """Take back `expect`: the sender was told a failure, or there is no such object."""
+    await tx.execute(delete(received).where(received.c.id == arrival_id))
+
+
+async def orphaned(tx: AsyncSession, replica: str, *, silent_since: datetime, limit: int) -> list[tuple[str, str]]:
+    """Take over what replicas that fell silent have acknowledged: pairs of arrival and object key."""
+    rows = await tx.execute(
+        select(received.c.id, received.c.object_key)
+        .where(received.c.renewed_at < silent_since, received.c.replica != replica)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return [(arrival, key) for arrival, key in rows]
+
+
+async def expected(tx: AsyncSession, replica: str) -> list[tuple[str, str]]:
+    """List what this replica has acknowledged and not indexed: pairs of arrival and object key."""
+    rows = await tx.execute(select(received.c.id, received.c.object_key).where(received.c.replica == replica))
+    return [(arrival, key) for arrival, key in rows]
+
+
+async def take_over(tx: AsyncSession, arrival_id: str, replica: str, now: datetime) -> None:
+    """Make an arrival this replica's own."""
+    await tx.execute(update(received).where(received.c.id == arrival_id).values(replica=replica, renewed_at=now))
+
+
+def lease_end(now: datetime) -> datetime:
+    """Say until when a study is leased: far longer than writing a manifest takes."""
+    return now + timedelta(minutes=5)
+
+
+def _instance_row(study_id: int, batch: Indexed, each: StoredInstance) -> dict[str, Any]:
+    return {
+        "study_id": study_id,
+        "tenant": batch.tenant,
+        "sop_uid": each.sop_instance_uid,
+        "sop_class_uid": each.sop_class_uid,
+        "series_uid": each.series_instance_uid,
+        "transfer_syntax_uid": each.transfer_syntax_uid,
+        "content_hash": each.content_hash,
+        "object_key": each.object_key,
+        "size": each.size,
+        "received_at": each.received_at,
+        "batch_id": batch.id,
+        "attributes": each.attributes,
+    }
+
+
+def _insert(tx: AsyncSession, table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Insert what is not there yet."""
+    dialect = postgresql if tx.get_bind().dialect.name == "postgresql" else sqlite
+    return dialect.insert(table).values(list(rows)).on_conflict_do_nothing()

@@ -1,0 +1,100 @@
+"""What this replica has in hand: open associations and entries that are not indexed."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+#: Tenant and Study Instance UID.
+Study = tuple[str, str]
+
+
+@dataclass
+class _Association:
+    studies: set[Study] = field(default_factory=set)
+
+
+class Work:
+    """Counts work by study. Safe to use from many threads.
+
+    Parameters
+    ----------
+    changed
+        Called, from any thread, when a study is in hand for the first time, and when one is not any more.
+    """
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._lock = threading.Lock()
+        self._associations: dict[str, _Association] = {}
+        self._entries: dict[str, tuple[Study, datetime]] = {}
+        self._studies: Counter[Study] = Counter()
+
+    def opened(self, association_id: str) -> None:
+        """An association was accepted."""
+        with self._lock:
+            self._associations[association_id] = _Association()
+
+    def closed(self, association_id: str) -> None:
+        """An association has ended, one way or the other."""
+        with self._lock:
+            association = self._associations.pop(association_id, _Association())
+            self._studies.subtract(association.studies)
+            ended = self._tidied()
+        if ended:
+            self._changed()
+
+    def spooled(self, arrival_id: str, association_id: str, study: Study, at: datetime) -> None:
+        """An entry is durable and not indexed yet."""
+        with self._lock:
+            new = self._studies[study] == 0
+            self._entries[arrival_id] = (study, at)
+            self._studies[study] += 1
+            association = self._associations.get(association_id)
+            if association is not None and study not in association.studies:
+                association.studies.add(study)
+                self._studies[study] += 1
+        if new:
+            self._changed()
+
+    def indexed(self, arrival_id: str) -> None:
+        """An entry is in the tables, or in the quarantine."""
+        with self._lock:
+            found = self._entries.pop(arrival_id, None)
+            if found is not None:
+                self._studies[found[0]] -= 1
+            ended = self._tidied()
+        if ended:
+            self._changed()
+
+    def has(self, study: Study) -> bool:
+        """Tell whether an association that sent something of the study is open, or an entry of it unindexed."""
+        with self._lock:
+            return self._studies[study] > 0
+
+    def studies(self) -> list[Study]:
+        """List the studies in hand."""
+        with self._lock:
+            return [study for study, count in self._studies.items() if count > 0]
+
+    def depth(self) -> int:
+        """Count the entries that are not indexed."""
+        with self._lock:
+            return len(self._entries)
+
+    def associations(self) -> int:
+        """Count the open associations."""
+        with self._lock:
+            return len(self._associations)
+
+    def oldest(self) -> datetime | None:
+        """Tell since when the oldest unindexed entry waits."""
+        with self._lock:
+            return min((at for _, at in self._entries.values()), default=None)
+
+    def _tidied(self) -> bool:
+        over = [study for study, count in self._studies.items() if count <= 0]
+        for study in over:
+            del self._studies[study]
+        return bool(over)
