@@ -1,6 +1,5 @@
 """The delay ladder: how long a failed event waits before its next try, and with what headers it travels."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +30,7 @@ def delay_name(seconds: float) -> str:
 def attempt(headers: Mapping[str, Any]) -> int:
     """Give the number of failures so far; a header that is no sensible number counts as none."""
     found = headers.get(ATTEMPT, 0)
-    return found if isinstance(found, int) and 0 <= found < math.inf else 0
+    return found if isinstance(found, int) and found > 0 else 0
 
 
 def next_delay(failures: int, ladder: Sequence[float]) -> float | None:

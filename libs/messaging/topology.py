@@ -15,6 +15,7 @@ from contracts.topics import (
     SERVICES,
     TAKES_ALL,
     TOPICS,
+    Topic,
     all_events_queue,
     dead_letter_queue,
     replica_queue,
@@ -45,11 +46,18 @@ class QueueSpec:
     arguments: dict[str, Any]
     bindings: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def exchange(self) -> RabbitExchange:
+        """The exchange of the first binding."""
+        return DEAD_LETTERS if self.bindings[0][0] == DEAD_LETTER_EXCHANGE else EVENTS
+
     def faststream(self) -> RabbitQueue:
-        """Give the queue as FastStream wants it; its bindings are made by `declare`."""
+        """Give the queue as FastStream wants it, to be bound with its first binding."""
         arguments = {name: value for name, value in self.arguments.items() if name != "x-queue-type"}
         # FastStream's TypedDict of arguments cannot be had from a dictionary.
-        queue: RabbitQueue = RabbitQueue(self.name, QueueType.QUORUM, durable=True, arguments=arguments)  # type: ignore[call-overload]
+        queue: RabbitQueue = RabbitQueue(  # type: ignore[call-overload]
+            self.name, QueueType.QUORUM, durable=True, arguments=arguments, routing_key=self.bindings[0][1]
+        )
         return queue
 
 
@@ -69,17 +77,23 @@ def service_queues(service: str) -> list[QueueSpec]:
     return [*queues, dead_queue(service)]
 
 
+def replayable(queue: str) -> bool:
+    """Tell whether a queue is one of the table's: what died in another one has nowhere to go back to."""
+    names = {topic.queue(service) for topic in TOPICS for service in topic.consumers}
+    return queue in names | {all_events_queue(service) for service in TAKES_ALL}
+
+
 def dead_queue(service: str) -> QueueSpec:
     """Describe the queue that takes what a service could not handle."""
     name = dead_letter_queue(service)
     return QueueSpec(name, _quorum(_NO_LIMIT, DEAD_LETTER_EXCHANGE, name), ((DEAD_LETTER_EXCHANGE, name),))
 
 
-def replica(service: str, instance: str) -> QueueSpec:
-    """Describe the queue of one replica, for the topics that every replica hears."""
+def replica(service: str, instance: str, topic: Topic) -> QueueSpec:
+    """Describe the queue on which one replica hears one topic."""
+    name = f"{replica_queue(service, instance)}.{topic.name}"
     arguments = _quorum(DELIVERY_LIMIT, DEAD_LETTER_EXCHANGE, dead_letter_queue(service))
-    patterns = tuple((EXCHANGE, topic.pattern) for topic in TOPICS if topic.every_replica)
-    return QueueSpec(replica_queue(service, instance), arguments | {"x-expires": _REPLICA_EXPIRES_MS}, patterns)
+    return QueueSpec(name, arguments | {"x-expires": _REPLICA_EXPIRES_MS}, ((EXCHANGE, topic.pattern),))
 
 
 def delay_queue(seconds: float) -> QueueSpec:

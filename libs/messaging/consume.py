@@ -1,0 +1,234 @@
+"""One event, one transaction: parse, note in the inbox, handle, commit, acknowledge; a failure goes by the ladder."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
+from typing import Any, TypeVar
+
+from faststream.rabbit import RabbitBroker
+from faststream.rabbit.annotations import RabbitMessage
+from opentelemetry import propagate, trace
+from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from contracts.envelope import Event
+from contracts.fact import Fact
+from contracts.topics import BY_MODEL, BY_TYPE, Topic, all_events_queue
+from libs.clock import Clock
+from libs.messaging import inbox
+from libs.messaging.desk import Desk, Receiver, serve
+from libs.messaging.failure import Refuse
+from libs.messaging.ladder import LADDER, next_delay
+from libs.messaging.tables import MessagingTables
+from libs.messaging.topology import replica, work_queue
+from libs.messaging.verdict import invalid, judge
+from libs.storage.database import Database
+from libs.telemetry import log
+
+FactT = TypeVar("FactT", bound=Fact)
+Handler = Callable[[Event[FactT], AsyncSession], Awaitable[None]]
+HandlerOfAll = Callable[[Event[Any], bytes, AsyncSession], Awaitable[None]]
+HandlerOfReplica = Callable[[Event[FactT]], Awaitable[None]]
+
+#: Messages that a consumer holds unsettled at most.
+PREFETCH = 20
+
+_LOG = log.get(__name__)
+_TRACER = trace.get_tracer(__name__)
+
+
+def consume(
+    broker: RabbitBroker,
+    service: str,
+    model: type[FactT],
+    database: Database,
+    tables: MessagingTables,
+    clock: Clock,
+    *,
+    ladder: Sequence[float] = LADDER,
+    prefetch: int = PREFETCH,
+) -> Callable[[Handler[FactT]], Handler[FactT]]:
+    """Let a function handle the events of one type: `handler(event, tx)`.
+
+    The handler runs in a transaction that commits before the event is acknowledged. An event that was processed before
+    is acknowledged without calling it. It raises `Retry`, `Refuse`, or anything else, which counts as `Retry`.
+
+    Raises
+    ------
+    ValueError
+        The table of topics does not name the service as a consumer.
+    """
+    topic = BY_MODEL[model]
+    spec = work_queue(service, topic.queue(service), [topic.pattern])
+    desk = Desk(broker, service, spec.name, ladder)
+
+    def register(handler: Handler[FactT]) -> Handler[FactT]:
+        async def handle(body: bytes, tx: AsyncSession, event: Event[Any]) -> None:
+            del body
+            await handler(event, tx)
+
+        serve(
+            broker,
+            spec,
+            _transactional(desk, parse=_parser(topic), handle=handle, database=database, tables=tables, clock=clock),
+            prefetch,
+        )
+        return handler
+
+    return register
+
+
+def consume_all(
+    broker: RabbitBroker,
+    service: str,
+    database: Database,
+    tables: MessagingTables,
+    clock: Clock,
+    *,
+    ladder: Sequence[float] = LADDER,
+    prefetch: int = PREFETCH,
+) -> Callable[[HandlerOfAll], HandlerOfAll]:
+    """Let a function handle every event, also of types that this release does not know: `handler(event, raw, tx)`.
+
+    `raw` is the event as its producer wrote it, byte by byte. See `consume` for the rest.
+    """
+    spec = work_queue(service, all_events_queue(service), ["#"])
+    desk = Desk(broker, service, spec.name, ladder)
+
+    def register(handler: HandlerOfAll) -> HandlerOfAll:
+        async def handle(body: bytes, tx: AsyncSession, event: Event[Any]) -> None:
+            await handler(event, body, tx)
+
+        serve(
+            broker,
+            spec,
+            _transactional(desk, parse=parse_any, handle=handle, database=database, tables=tables, clock=clock),
+            prefetch,
+        )
+        return handler
+
+    return register
+
+
+def consume_replica(
+    broker: RabbitBroker,
+    service: str,
+    model: type[FactT],
+    *,
+    instance: str,
+    ladder: Sequence[float] = LADDER,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Callable[[HandlerOfReplica[FactT]], HandlerOfReplica[FactT]]:
+    """Let a function hear the events of one type on every replica: `handler(event)`. It may be called again.
+
+    There is no transaction and no inbox. A failure waits here and not in the broker's ladder: the queue of a replica
+    that has gone for good would leave the ladder with messages that nobody takes.
+    """
+    topic = BY_MODEL[model]
+    if not topic.every_replica:
+        raise ValueError(f"{topic.name} is not for every replica: see contracts/topics.py")
+    spec = replica(service, instance, topic)
+    desk = Desk(broker, service, spec.name, ())
+
+    def register(handler: HandlerOfReplica[FactT]) -> HandlerOfReplica[FactT]:
+        parse = _parser(topic)
+
+        async def receive(message: RabbitMessage) -> None:
+            for failures in count(1):
+                try:
+                    event = parse(message.body)
+                    with _span(event, spec.name):
+                        await handler(event)
+                except Exception as error:  # noqa: BLE001 - judged, logged, and tried again or buried
+                    verdict = judge(error)
+                    delay = None if verdict.final else next_delay(failures, ladder)
+                    if delay is None:
+                        return await desk.fail(message, verdict)
+                    _LOG.warning(
+                        "event failed on this replica and will be tried again",
+                        service=service, queue=spec.name, attempt=failures, reason=verdict.reason, delay=delay,
+                    )  # fmt: skip
+                    await sleep(delay)
+                else:
+                    return await desk.settle(message, "processed")
+            raise AssertionError("count() does not end")
+
+        serve(broker, spec, receive, PREFETCH)
+        return handler
+
+    return register
+
+
+def parse_any(body: bytes) -> Event[Any]:
+    """Read an event of any type; the data of an unknown type is left out.
+
+    Raises
+    ------
+    Refuse
+        It is no event.
+    """
+    try:
+        known = BY_TYPE.get(Event[Fact].model_validate_json(body).type)
+        return Event[Fact].model_validate_json(body) if known is None else _parser(known)(body)
+    except ValidationError as error:
+        raise Refuse(invalid(error)) from None
+
+
+def _parser(topic: Topic) -> Callable[[bytes], Event[Any]]:
+    envelope: type[Event[Any]] = Event[topic.model]  # type: ignore[name-defined] # pydantic makes the class now
+
+    def parse(body: bytes) -> Event[Any]:
+        try:
+            event = envelope.model_validate_json(body)
+        except ValidationError as error:
+            raise Refuse(invalid(error)) from None
+        if event.type != topic.type:
+            raise Refuse(f"an event of another type than {topic.type} in the queue of {topic.name}")
+        return event
+
+    return parse
+
+
+def _transactional(
+    desk: Desk,
+    *,
+    parse: Callable[[bytes], Event[Any]],
+    handle: Callable[[bytes, AsyncSession, Event[Any]], Awaitable[None]],
+    database: Database,
+    tables: MessagingTables,
+    clock: Clock,
+) -> Receiver:
+    async def process(body: bytes) -> str:
+        event = parse(body)
+        with _span(event, desk.queue):
+            async with database.transaction() as tx:
+                if not await inbox.record(tx, tables, queue=desk.queue, source=event.source, id=event.id, now=clock()):
+                    return "repeated"
+                await handle(body, tx, event)
+        return "processed"
+
+    async def receive(message: RabbitMessage) -> None:
+        try:
+            outcome = await process(message.body)
+        except Exception as error:  # noqa: BLE001 - judged, logged, and sent up the ladder or to the dead letters
+            await desk.fail(message, judge(error))
+        else:
+            await desk.settle(message, outcome)
+
+    return receive
+
+
+def _span(event: Event[Any], queue: str) -> Any:
+    """Go on in the trace of the producer. What the handler raises is not recorded: its text may hold personal data."""
+    carrier = {"traceparent": event.traceparent or "", "tracestate": event.tracestate or ""}
+    return _TRACER.start_as_current_span(
+        f"process {event.type.removeprefix('kivuko.')}",
+        context=propagate.extract(carrier),
+        kind=trace.SpanKind.CONSUMER,
+        attributes={
+            "messaging.operation.type": "process",
+            "messaging.destination.name": queue,
+            "messaging.message.id": event.id,
+        },
+        record_exception=False,
+    )
