@@ -14,7 +14,7 @@ from contracts.envelope import Event
 from contracts.network import NetworkApplied
 from libs.messaging import topology
 from libs.messaging.consume import consume_replica
-from libs.messaging.deadletter import DeadLetters, consume_dead_letters
+from libs.messaging.deadletter import DeadLetters, take_dead_letters
 from libs.messaging.outbox import Outbox
 from libs.messaging.relay import Relay
 from libs.service import Platform, Service
@@ -62,10 +62,12 @@ class Host:
     version
         Version of this release.
     name
-        Name of the process in replica queues: the service's, or `kivuko` for all in one.
+        Service whose name the process bears in replica queues: the only one, or `network` where all are in one.
     own_storage
         Whether this process alone owns broker and databases, as in the embedded profile: then they are migrated and
         ready before anything starts. Otherwise they may be away, and readiness says so.
+    prepare
+        Run once, after the migrations and before any service starts; what it raises ends the start.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Host:
         version: str,
         name: str,
         own_storage: bool,
+        prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._services = services
         self._platform = platform
@@ -84,6 +87,7 @@ class Host:
         self._version = version
         self._name = name
         self._own_storage = own_storage
+        self._prepare = prepare
         self._broker_ready = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -95,6 +99,8 @@ class Host:
                 # The bus is locked first, so that a second process changes nothing.
                 await self._platform.broker.connect()
                 await self._migrate()
+            if self._prepare is not None:
+                await self._prepare()
             self._register()
             web = self._web()
             await self._platform.network.refresh()
@@ -128,16 +134,16 @@ class Host:
         platform = self._platform
 
         @consume_replica(platform.broker, self._name, NetworkApplied, instance=platform.settings.instance)
-        async def on_network_applied(event: Event[NetworkApplied]) -> None:
+        async def on_network_applied(_event: Event[NetworkApplied]) -> None:
             await platform.network.refresh()
 
         @consume_replica(platform.broker, self._name, TokenChanged, instance=platform.settings.instance)
-        async def on_token_changed(event: Event[TokenChanged]) -> None:
+        async def on_token_changed(_event: Event[TokenChanged]) -> None:
             self._access.changed()
 
         for service in self._services:
             if service.database is not None and service.tables is not None:
-                consume_dead_letters(platform.broker, service.name, service.database, service.tables, platform.clock)
+                take_dead_letters(platform.broker, service.name, service.database, service.tables, platform.clock)
                 relay = Relay(service.database, platform.broker, service.tables, platform.clock)
                 self._supervise(f"{service.name} relay", self._after_broker(relay.run))
 

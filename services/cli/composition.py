@@ -19,7 +19,7 @@ from libs.settings import Settings
 from libs.snapshot import Fetch, NetworkView, http_fetch
 from libs.storage.database import Database
 from libs.storage.objects import open_store
-from libs.web.access import AccessView, FetchAccess
+from libs.web.access import AccessView
 from libs.web.access import http_fetch as http_fetch_access
 
 #: Receivers of events start before their producers; ingest opens its port last.
@@ -35,15 +35,30 @@ def version() -> str:
     return importlib.metadata.version("kivuko")
 
 
-def embedded(settings: Settings) -> Host:
-    """Compose all services for one process, which owns its broker and its tables."""
-    from services.network.app import access_list, current_snapshot  # noqa: PLC0415 - not in every service's image
+def embedded(settings: Settings, config: Path | None) -> Host:
+    """Compose all services for one process, which owns its broker and its tables.
+
+    Parameters
+    ----------
+    settings
+        The environment.
+    config
+        Network definition to put in force at the start; refused, it raises DefinitionError and nothing starts.
+    """
+    from services.network.app import register  # noqa: PLC0415 - not in every image
+    from services.network.repository import access_list, current_snapshot  # noqa: PLC0415 - not in every image
 
     platform = _platform(settings, lambda database: lambda: current_snapshot(database))
     database = platform.database("network")
     access = AccessView(lambda: access_list(database), utc_now)
     services = [_build(name, platform) for name in _ORDER]
-    return Host(services, platform, access, version=version(), name="kivuko", own_storage=True)
+
+    async def apply() -> None:
+        if config is not None:
+            text = _definition_text(config)
+            await register(platform).apply(text, filename=str(config), actor="local", comment="at the start")
+
+    return Host(services, platform, access, version=version(), name="network", own_storage=True, prepare=apply)
 
 
 def single(service: str, settings: Settings, http: httpx.AsyncClient) -> Host:
@@ -53,8 +68,8 @@ def single(service: str, settings: Settings, http: httpx.AsyncClient) -> Host:
     url, token = settings.network_url, settings.service_token
     if url is None or token is None:
         raise MisconfiguredError(
-            "KIVUKO_NETWORK_URL and KIVUKO_SERVICE_TOKEN are needed: where the service `network` answers, and the secret "
-            "that all services share."
+            "KIVUKO_NETWORK_URL and KIVUKO_SERVICE_TOKEN are needed: where the service `network` answers, and the "
+            "secret that all services share."
         )
     platform = _platform(settings, lambda _: http_fetch(http, url, token))
     access = AccessView(http_fetch_access(http, url, token), utc_now, service_token=token)
@@ -62,7 +77,7 @@ def single(service: str, settings: Settings, http: httpx.AsyncClient) -> Host:
 
 
 def _network(settings: Settings) -> Host:
-    from services.network.app import access_list, current_snapshot  # noqa: PLC0415 - not in every service's image
+    from services.network.repository import access_list, current_snapshot  # noqa: PLC0415 - not in every image
 
     platform = _platform(settings, lambda database: lambda: current_snapshot(database))
     database = platform.database("network")
@@ -97,9 +112,10 @@ def migrated_services() -> list[str]:
     return [name for name in SERVICES if importlib.util.find_spec(f"services.{name}.migrations") is not None]
 
 
-def definition_file(path: Path) -> bytes:
-    """Read the definition that `--config` names. Raises MisconfiguredError."""
+def _definition_text(path: Path) -> str:
     try:
-        return path.read_bytes()
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise MisconfiguredError(f"{path}: {error.strerror}. Name the network definition to apply.") from error
+    except UnicodeDecodeError as error:
+        raise MisconfiguredError(f"{path} is not text in UTF-8. Name the network definition to apply.") from error

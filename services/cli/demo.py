@@ -52,7 +52,6 @@ class Journey:
     """What became of one study at one destination."""
 
     study: str
-    modality: str
     instances: int
     rule: str
     destination: str
@@ -84,7 +83,7 @@ def demo(
     _show(journeys, timeline)
 
 
-def _say(json_output: bool, text: str) -> None:  # noqa: FBT001  # the option, passed on
+def _say(json_output: bool, text: str) -> None:
     if not json_output:
         out.print(text)
 
@@ -172,10 +171,9 @@ def _send_and_follow(
     transport = httpx.HTTPTransport(uds=str(home / "data" / "kivuko.sock"))
     with httpx.Client(base_url="http://kivuko", transport=transport, timeout=30) as http:
         studies = _follow(http, receiver, wanted, json_output=json_output)
-    timelines = {uid: entries for uid, entries in studies.items()}
-    journeys = [journey for uid, entries in timelines.items() for journey in _journeys(uid, entries)]
-    ct = next((j.study for j in journeys if j.destination == "reader"), next(iter(timelines)))
-    return journeys, timelines[ct]
+    journeys = [journey for uid, entries in studies.items() for journey in _journeys(uid, entries)]
+    shown = next((journey.study for journey in journeys if journey.destination == "reader"), next(iter(studies)))
+    return journeys, studies[shown]
 
 
 def _follow(
@@ -223,35 +221,25 @@ def _nothing() -> Iterator[None]:
 
 
 def _finished(entries: list[dict[str, Any]]) -> bool:
-    types = [entry["type"] for entry in entries]
-    if "kivuko.study.completed.v1" not in types:
+    types = [entry["event"] for entry in entries]
+    if "study.completed.v1" not in types:
         return False
-    asked = {e["details"]["destination"] for e in entries if e["type"] == "kivuko.delivery.requested.v1"}
-    done = {e["details"]["destination"] for e in entries if e["type"] == "kivuko.delivery.completed.v1"}
-    decided = {
-        (match["rule"], e["details"]["trigger"])
-        for e in entries
-        if e["type"] == "kivuko.routing.decided.v1"
-        for match in e["details"]["matches"]
-    }
-    study_decided = any(
-        e["type"] == "kivuko.routing.decided.v1" and e["details"]["trigger"] == "study" for e in entries
-    )
-    return bool(decided) and study_decided and asked == done
+    asked = {e["details"]["destination"] for e in entries if e["event"] == "delivery.requested.v1"}
+    done = {e["details"]["destination"] for e in entries if e["event"] == "delivery.completed.v1"}
+    study_decided = any(e["event"] == "routing.decided.v1" and e["details"]["trigger"] == "study" for e in entries)
+    return study_decided and asked == done
 
 
 def _journeys(uid: str, entries: list[dict[str, Any]]) -> list[Journey]:
     rules: dict[str, list[str]] = {}
-    modality = ""
     for entry in entries:
-        if entry["type"] == "kivuko.delivery.requested.v1":
+        if entry["event"] == "delivery.requested.v1":
             known = rules.setdefault(entry["details"]["destination"], [])
             known += [rule for rule in entry["details"]["rules"] if rule not in known]
-    completed = [entry for entry in entries if entry["type"] == "kivuko.delivery.completed.v1"]
+    completed = [entry for entry in entries if entry["event"] == "delivery.completed.v1"]
     return [
         Journey(
             study=uid,
-            modality=modality,
             instances=entry["details"]["instance_count"],
             rule=", ".join(rules[entry["details"]["destination"]]),
             destination=entry["details"]["destination"],

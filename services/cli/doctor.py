@@ -7,7 +7,7 @@ import socket
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,9 +67,7 @@ async def examine(settings: Settings) -> list[Finding]:
     running = _running(settings)
     findings = [_python(), _home(settings), _disk(settings), _clock(settings)]
     findings += _ports(settings, running=running)
-    checks: list[Callable[[Settings, bool], Awaitable[Finding]]] = [_database, _broker, _objects]
-    findings += [await check(settings, running) for check in checks]
-    return findings
+    return [*findings, await _database(settings), await _broker(settings, running=running), await _objects(settings)]
 
 
 def _running(settings: Settings) -> bool:
@@ -161,7 +159,7 @@ def _ports(settings: Settings, *, running: bool) -> Iterator[Finding]:
             yield Finding(check, "ok", f"{name} can listen on {settings.bind}:{port}")
 
 
-async def _database(settings: Settings, running: bool) -> Finding:
+async def _database(settings: Settings) -> Finding:
     url = settings.database
     if url.startswith("sqlite:"):
         return _sqlite_files(Path(url.removeprefix("sqlite:///")))
@@ -209,7 +207,7 @@ def _damage(path: Path) -> str | None:
     return None if verdict == "ok" else "is damaged"
 
 
-async def _broker(settings: Settings, running: bool) -> Finding:
+async def _broker(settings: Settings, *, running: bool) -> Finding:
     url = settings.broker
     if url.startswith("sqlite:"):
         path = Path(url.removeprefix("sqlite:///"))
@@ -235,7 +233,7 @@ async def _broker(settings: Settings, running: bool) -> Finding:
     return Finding("broker", "ok", "RabbitMQ answers")
 
 
-async def _objects(settings: Settings, running: bool) -> Finding:
+async def _objects(settings: Settings) -> Finding:
     try:
         store = await asyncio.to_thread(open_store, settings.objects)
         try:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from contracts.topics import SERVICES
+from libs.definition.reading import DefinitionError
 from libs.host import Host
 from libs.messaging.lock import LockedError
 from libs.settings import Settings
@@ -23,7 +25,7 @@ from libs.storage.migration import migrate as migrate_tables
 from libs.storage.objects import StoreFullError, StoreUnavailableError
 from libs.telemetry import log, trace
 from libs.web.server import ListenError
-from services.cli.composition import MisconfiguredError, definition_file, embedded, migrated_services, single
+from services.cli.composition import MisconfiguredError, embedded, migrated_services, single
 from services.cli.output import Json, fail, out, print_json
 
 #: Why a process can't start; the messages say what to do.
@@ -42,7 +44,7 @@ def up(
     if home is not None:
         os.environ["KIVUKO_HOME"] = str(home)
     settings = read_settings()
-    _run(settings, "kivuko", lambda _: embedded(settings), config)
+    _run(settings, "kivuko", lambda _: embedded(settings, config))
 
 
 def run(service: Annotated[str, typer.Argument(help=f"One of {', '.join(SERVICES)}.")]) -> None:
@@ -50,7 +52,7 @@ def run(service: Annotated[str, typer.Argument(help=f"One of {', '.join(SERVICES
     if service not in SERVICES:
         fail(f"There is no service {service!r}.", f"Take one of {', '.join(SERVICES)}.", code=2, json_output=False)
     settings = read_settings()
-    _run(settings, service, lambda http: single(service, settings, http), None)
+    _run(settings, service, lambda http: single(service, settings, http))
 
 
 def migrate(*, json_output: Json = False) -> None:
@@ -93,23 +95,31 @@ async def _migrate(settings: Settings, names: list[str]) -> None:
             await database.close()
 
 
-def _run(settings: Settings, name: str, compose: Callable[[httpx.AsyncClient], Host], config: Path | None) -> None:
+def _run(settings: Settings, name: str, compose: Callable[[httpx.AsyncClient], Host]) -> None:
     log.configure(settings.log_level)
     trace.configure(settings, name)
     try:
-        asyncio.run(_serve(settings, compose, config))
+        asyncio.run(_serve(settings, compose))
+    except DefinitionError as error:
+        problems = [asdict(problem) for problem in error.problems]
+        fail(
+            f"The network definition has {len(problems)} problems; nothing was started.",
+            "Mend them, then start again.",
+            code=1,
+            json_output=False,
+            problem={"problems": problems},
+        )
     except _REASONS as error:
         fail(str(error), "", code=1, json_output=False)
     finally:
         trace.shutdown()
 
 
-async def _serve(settings: Settings, compose: Callable[[httpx.AsyncClient], Host], config: Path | None) -> None:
+async def _serve(settings: Settings, compose: Callable[[httpx.AsyncClient], Host]) -> None:
     stop = asyncio.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sign, stop.set)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    text = None if config is None else definition_file(config)
     async with httpx.AsyncClient() as http:
         await compose(http).run(_announce, stop)
 

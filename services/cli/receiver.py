@@ -3,10 +3,11 @@
 import hashlib
 import socket
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pydicom.uid import AllTransferSyntaxes
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.transport import ThreadedAssociationServer
 
 
@@ -38,7 +39,7 @@ class Receiver:
         entity = AE()
         for context in AllStoragePresentationContexts:
             entity.add_supported_context(str(context.abstract_syntax), AllTransferSyntaxes)
-        handlers = [(evt.EVT_C_STORE, self._keep), (evt.EVT_CONN_OPEN, _no_delay)]
+        handlers: list[Any] = [(evt.EVT_C_STORE, self._keep), (evt.EVT_CONN_OPEN, _no_delay)]
         server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
         if server is None:
             raise RuntimeError("a server that does not block is given back")
@@ -54,12 +55,15 @@ class Receiver:
             self._server.shutdown()
 
     def _keep(self, event: evt.Event) -> int:
-        called = str(event.assoc.requestor.primitive.called_ae_title).strip()
-        digest = hashlib.sha256(event.request.DataSet.getvalue()).hexdigest()
-        self._hashes[called][str(event.request.AffectedSOPInstanceUID)] = digest
+        asked, request = event.assoc.requestor.primitive, event.request
+        if asked is None or not isinstance(request, C_STORE) or request.DataSet is None:
+            return 0xC000
+        digest = hashlib.sha256(request.DataSet.getvalue()).hexdigest()
+        self._hashes[str(asked.called_ae_title).strip()][str(request.AffectedSOPInstanceUID)] = digest
         return 0x0000
 
 
 def _no_delay(event: evt.Event) -> None:
-    connection = event.assoc.dul.socket.socket
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    transport = event.assoc.dul.socket
+    if transport is not None and transport.socket is not None:
+        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -199,7 +199,7 @@ def done(system: System) -> set[str]:
         counts = [
             entry["details"]["instance_count"]
             for entry in system.timeline(uid)
-            if entry["type"] == "kivuko.delivery.completed.v1"
+            if entry["event"] == "delivery.completed.v1"
         ]
         if counts and max(counts) == INSTANCES // STUDIES == study["instance_count"]:
             found.add(uid)

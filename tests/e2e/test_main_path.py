@@ -21,12 +21,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 #: What the audit must hold of every study that went all the way.
 STEPS = {
-    "kivuko.instances.stored.v1",
-    "kivuko.study.completed.v1",
-    "kivuko.routing.decided.v1",
-    "kivuko.delivery.requested.v1",
-    "kivuko.delivery.attempted.v1",
-    "kivuko.delivery.completed.v1",
+    "instances.stored.v1",
+    "study.completed.v1",
+    "routing.decided.v1",
+    "delivery.requested.v1",
+    "delivery.attempted.v1",
+    "delivery.completed.v1",
 }
 
 
@@ -65,13 +65,13 @@ def test_every_instance_arrives_identical_in_one_trace_with_a_record_of_each_ste
     same_elements_and_pixels(orthanc, files, reference.files())
     for uid in studies:
         wait_until(lambda uid=uid: completed(system, uid) == {"archive", "reader"}, f"both deliveries of {uid}", 60)  # type: ignore[misc]
-        assert {entry["type"] for entry in system.timeline(uid)} >= STEPS
+        assert {entry["event"] for entry in system.timeline(uid)} >= STEPS
     one_trace_a_study(system, sink, studies)
 
 
 def completed(system: System, uid: str) -> set[str]:
     """Give the destinations whose delivery of a study the audit knows as completed."""
-    entries = [entry for entry in system.timeline(uid) if entry["type"] == "kivuko.delivery.completed.v1"]
+    entries = [entry for entry in system.timeline(uid) if entry["event"] == "delivery.completed.v1"]
     return {entry["details"]["destination"] for entry in entries}
 
 

@@ -47,7 +47,7 @@ def test_values_of_a_study_are_nowhere_but_in_its_objects_and_records(
     wait_until(lambda: len(archive.files()) == 1, "the study at the archive")
     uid = str(pydicom.dcmread(good).StudyInstanceUID)
     wait_until(
-        lambda: "kivuko.delivery.completed.v1" in {entry["type"] for entry in system.timeline(uid)},
+        lambda: "delivery.completed.v1" in {entry["event"] for entry in system.timeline(uid)},
         "the end of the delivery",
     )
     wait_until(lambda: any(span.name == "delivery attempt" for span in sink.spans), "the spans of the delivery")
