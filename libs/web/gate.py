@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from libs.telemetry import log, metric
 from libs.web.access import AccessUnavailableError, AccessView, TokenRefusedError
+from libs.web.permission import CHALLENGE
 from libs.web.principal import LOCAL, Principal
 from libs.web.problem import Problem
 from libs.web.throttle import Throttle
@@ -83,7 +84,7 @@ class Gate:
                 headers={"Retry-After": str(wait)},
             )
         _log.warning("request refused", reason=reason, address=address)
-        challenge = 'Bearer realm="kivuko"' + (', error="invalid_token"' if reason == "refused" else "")
+        challenge = CHALLENGE + (', error="invalid_token"' if reason == "refused" else "")
         return Problem(
             401,
             "Not signed in",

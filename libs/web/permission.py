@@ -12,6 +12,9 @@ from fastapi.params import Depends as Dependency
 from contracts.access import Role
 from libs.web.problem import Problem
 
+#: What a refused caller is asked for, RFC 6750 section 3.
+CHALLENGE: Final = 'Bearer realm="kivuko"'
+
 #: What the audit log gets of a use: each try and its outcome, each answer with data of patients, or nothing.
 Recorded = Literal["change", "patient-data", "no"]
 
@@ -85,6 +88,7 @@ class Requires:
                 "Not signed in",
                 "This address needs a token.",
                 advice="Send the header `Authorization: Bearer TOKEN`, or use the local socket.",
+                headers={"WWW-Authenticate": CHALLENGE},
             )
         use = request.state.use
         use.declared(self.permission, caller)
