@@ -106,7 +106,7 @@ def parse_days(text: str) -> frozenset[int]:
 
 
 def parse_hours(text: str) -> tuple[int, int]:
-    """Read `08:00-16:00` as minutes after midnight, end not included; the end may be next day's. Raises CalendarError."""
+    """Read `08:00-16:00` as minutes after midnight, end excluded; an end may be next day's. Raises CalendarError."""
     match = _HOURS.match(text)
     if match is None:
         raise CalendarError(f"`{text}` is not a range of hours: write such as 08:00-16:00")

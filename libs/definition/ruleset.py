@@ -37,7 +37,7 @@ class Match:
     priority, transform
         As the rule says.
     inputs
-        What the condition read: attributes by keyword, and the like of `source.site`, `calendars.office`, `now` as text.
+        What the condition read: attributes by keyword, and such as `source.site`, `calendars.office`, `now` as text.
     """
 
     rule: str
@@ -155,7 +155,7 @@ class RuleSet:
         return Evaluation(len(rules), tuple(matches), tuple(errors))
 
     def resolve(self, names: tuple[str, ...], source_node: str | None) -> tuple[str, ...]:
-        """Resolve groups; `first-healthy` gives the first member that can be called and didn't send the study itself."""
+        """Resolve groups; `first-healthy` gives the first member that can be called and didn't send the study."""
         resolved: dict[str, None] = {}
         for name in names:
             resolved.update(dict.fromkeys(self._members(name, source_node, frozenset())))
@@ -217,21 +217,22 @@ def run_test(rule_set: RuleSet, test: RuleTest) -> set[str]:
     RuleTestError
         If it can't be carried out.
     """
-    if test.at is None and rule_set.reads_time:
-        raise RuleTestError(
-            "the rules ask for the time, and the test doesn't say when: add `at`, such as 2026-11-20T10:00"
-        )
-    surrounding = _surrounding(rule_set, test)
     named: set[str] = set()
-    for trigger, inputs in (
-        ("instance", replace(surrounding, instance=_given("instance", test.instance or test.study))),
-        ("study", replace(surrounding, study=_study(test, surrounding))),
-    ):
-        evaluation = rule_set.evaluate(trigger, inputs)  # type: ignore[arg-type]  # both are triggers
+    for evaluation in explain(rule_set, test).values():
         if evaluation.errors:
             raise RuleTestError("; ".join(evaluation.errors))
         named.update(name for match in evaluation.matches for name in match.names)
     return named
+
+
+def explain(rule_set: RuleSet, test: RuleTest) -> dict[Trigger, Evaluation]:
+    """Give what the rules of each trigger decide in a test, and why. Raises RuleTestError."""
+    if test.at is None and rule_set.reads_time:
+        raise RuleTestError("the rules ask for the time, and nothing says when: add `at`, such as 2026-11-20T10:00")
+    surrounding = _surrounding(rule_set, test)
+    instance = replace(surrounding, instance=_given("instance", test.instance or test.study))
+    study = replace(surrounding, study=_study(test, surrounding))
+    return {"instance": rule_set.evaluate("instance", instance), "study": rule_set.evaluate("study", study)}
 
 
 def _surrounding(rule_set: RuleSet, test: RuleTest) -> Inputs:

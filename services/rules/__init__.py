@@ -1,0 +1,1 @@
+"""Decides where studies go, and records why."""

@@ -1,0 +1,98 @@
+"""Tables of rules."""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from libs.messaging.tables import messaging_tables
+from libs.storage.instant import Instant
+
+metadata = MetaData()
+messaging = messaging_tables(metadata)
+_row_id = BigInteger().with_variant(Integer, "sqlite")
+
+# One row for each study that was heard of: its lock while something of the study is decided.
+studies = Table(
+    "studies",
+    metadata,
+    Column("id", _row_id, primary_key=True, autoincrement=True),
+    Column("tenant", String(63), nullable=False),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("site", String(63), nullable=True),
+    # Something was kept while no definition was in force.
+    Column("waiting", Boolean, nullable=False),
+    UniqueConstraint("tenant", "study_instance_uid", name="studies_business_key"),
+    Index("studies_waiting", "waiting"),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", _row_id, primary_key=True, autoincrement=True),
+    Column("study_id", _row_id, ForeignKey("studies.id"), nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False),
+    Column("content_hash", String(64), nullable=False),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("series_instance_uid", String(64), nullable=False),
+    Column("transfer_syntax_uid", String(64), nullable=False),
+    Column("object_key", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("received_at", Instant, nullable=False),
+    Column("source", JSON, nullable=False),
+    Column("attributes", JSON, nullable=False),
+    # The batch's full headers, for attributes that events don't carry.
+    Column("headers_key", Text, nullable=False),
+    # Version of the definition whose rules with trigger `instance` decided; none until then.
+    Column("network_version", Integer, nullable=True),
+    UniqueConstraint("study_id", "sop_instance_uid", "content_hash", name="instances_business_key"),
+)
+
+completions = Table(
+    "completions",
+    metadata,
+    Column("id", _row_id, primary_key=True, autoincrement=True),
+    Column("study_id", _row_id, ForeignKey("studies.id"), nullable=False),
+    Column("version", Integer, nullable=False),
+    # The event's data, to be decided when every instance of the version is known.
+    Column("completed", JSON, nullable=False),
+    # open: to be decided; decided; superseded: a higher version was decided first.
+    Column("state", String(10), nullable=False),
+    Column("network_version", Integer, nullable=True),
+    UniqueConstraint("study_id", "version", name="completions_business_key"),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", _row_id, primary_key=True, autoincrement=True),
+    Column("instance_id", _row_id, ForeignKey("instances.id"), nullable=False),
+    Column("destination", String(63), nullable=False),
+    Column("transform", String(63), nullable=True),
+    Column("priority", String(7), nullable=False),
+    Column("rules", JSON, nullable=False),
+    Column("network_version", Integer, nullable=False),
+    UniqueConstraint("instance_id", "destination", name="requests_business_key"),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("id", _row_id, primary_key=True, autoincrement=True),
+    Column("study_id", _row_id, ForeignKey("studies.id"), nullable=False),
+    Column("decided_at", Instant, nullable=False),
+    Column("trigger", String(8), nullable=False),
+    # The event's data: rules, version, inputs.
+    Column("decided", JSON, nullable=False),
+    Index("decisions_study", "study_id", "id"),
+)

@@ -1,0 +1,238 @@
+"""What is to be delivered: rules that matched become wishes by destination, and wishes become requests. Pure."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import groupby
+from typing import Final
+
+from contracts.delivery import DeliveryItem, DeliveryRequested
+from contracts.fact import Attributes, AttributeValue, Source
+from contracts.manifest import set_hash
+from contracts.routing import PRIORITIES, Priority
+from libs.definition.ruleset import Match
+
+#: Most items of one request.
+MOST_ITEMS: Final = 500
+#: Tells whether a destination is the node that an instance came from.
+Returns = Callable[[str, str], bool]
+
+
+@dataclass(frozen=True)
+class Known:
+    """An instance as rules keep it.
+
+    Attributes
+    ----------
+    id
+        Row of the table.
+    item
+        What a request says of it.
+    series_instance_uid
+        Its series.
+    received_at
+        When it was durable, UTC.
+    source
+        Where it came from first.
+    attributes
+        Base attributes by DICOM keyword.
+    headers_key
+        Object with the full headers of its batch.
+    """
+
+    id: int
+    item: DeliveryItem
+    series_instance_uid: str
+    received_at: datetime
+    source: Source
+    attributes: Attributes
+    headers_key: str
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """SOP Instance UID and content hash."""
+        return self.item.sop_instance_uid, self.item.content_hash
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How an instance is to go to one destination: the higher priority wins, and with it its rule's transform."""
+
+    priority: Priority
+    transform: str | None
+    rules: tuple[str, ...]
+
+    def merged(self, other: "Wish") -> "Wish":
+        """Make one wish of two. Of equal priorities the one with a transform counts: it is there for a reason."""
+        first = min((self, other), key=lambda wish: (PRIORITIES.index(wish.priority), wish.transform is None))
+        return Wish(first.priority, first.transform, tuple(dict.fromkeys((*self.rules, *other.rules))))
+
+
+@dataclass(frozen=True)
+class Requested:
+    """A wish for an instance that is, or is about to be, on record."""
+
+    instance: Known
+    destination: str
+    wish: Wish
+
+
+def wishes(matches: Iterable[Match]) -> tuple[dict[str, Wish], list[str]]:
+    """Make the wishes of the rules that matched.
+
+    Returns
+    -------
+    tuple[dict[str, Wish], list[str]]
+        By destination; and what people should know of rules that contradict each other.
+    """
+    found: dict[str, Wish] = {}
+    notes = []
+    for match in matches:
+        for destination in match.destinations:
+            new = Wish(match.priority, match.transform, (match.rule,))
+            before = found.get(destination)
+            found[destination] = new if before is None else before.merged(new)
+            if before is not None and before.transform != new.transform:
+                chosen = found[destination].transform or "no transform"
+                notes.append(f"rules name destination `{destination}` with different transforms: {chosen} is used")
+    return found, notes
+
+
+def without_loops(
+    instances: Sequence[Known], wanted: Mapping[str, Wish], returns: Returns
+) -> tuple[list[Requested], list[str]]:
+    """Give each instance's requests, except back to the node that it came from.
+
+    Returns
+    -------
+    tuple[list[Requested], list[str]]
+        The requests; and which destinations were left out for how many instances.
+    """
+    made, notes = [], []
+    for destination, wish in wanted.items():
+        going = [one for one in instances if not returns(destination, one.source.node)]
+        made += [Requested(one, destination, wish) for one in going]
+        if len(going) < len(instances):
+            left_out = len(instances) - len(going)
+            notes.append(
+                f"destination `{destination}` is left out for {left_out} instances: they came from its own node"
+            )
+    return made, notes
+
+
+def united(before: Sequence[Requested], going: Sequence[Requested]) -> tuple[list[Requested], list[str]]:
+    """Unite what was requested with what is wished for now. A transform that was requested stands: it may be sent already.
+
+    Returns
+    -------
+    tuple[list[Requested], list[str]]
+        Each instance once for a destination; and for which destinations a transform would have changed.
+    """
+    by_key = {(one.instance.id, one.destination): one for one in before}
+    changed = set()
+    for one in going:
+        key = (one.instance.id, one.destination)
+        first = by_key.get(key)
+        if first is None:
+            by_key[key] = one
+            continue
+        if first.wish.transform != one.wish.transform:
+            changed.add(one.destination)
+        wish = replace(first.wish.merged(one.wish), transform=first.wish.transform)
+        by_key[key] = replace(first, wish=wish)
+    notes = [
+        f"destination `{destination}` was requested with another transform before, which stands for those instances"
+        for destination in sorted(changed)
+    ]
+    return list(by_key.values()), notes
+
+
+def of_version(known: Sequence[Known], count: int, content_hash: str, last_arrival: datetime) -> list[Known] | None:
+    """Find the instances of a study version among those that are known.
+
+    Later instances may be known already: then those that had arrived by the version's last arrival are tried.
+
+    Returns
+    -------
+    list[Known] | None
+        Exactly the version's instances, or none while some are missing.
+    """
+    for candidates in (list(known), [one for one in known if one.received_at <= last_arrival]):
+        if len(candidates) == count and set_hash(one.identity for one in candidates) == content_hash:
+            return candidates
+    return None
+
+
+def requests(
+    study_instance_uid: str, network_version: int, made: Sequence[Requested], closing: int | None = None
+) -> list[DeliveryRequested]:
+    """Write requests as events, at most 500 items each.
+
+    Parameters
+    ----------
+    study_instance_uid
+        The study.
+    network_version
+        Version of the definition that decided.
+    made
+        What is requested; when closing, everything that each destination gets of the study.
+    closing
+        Version of the study, if the last request to each destination says how many instances it gets.
+    """
+    events = []
+    by_destination = sorted(made, key=lambda one: one.destination)
+    for destination, group in groupby(by_destination, key=lambda one: one.destination):
+        ordered = sorted(
+            group, key=lambda one: (one.wish.transform or "", one.instance.received_at, one.instance.identity)
+        )
+        whole = ordered[0].wish
+        for one in ordered[1:]:
+            whole = whole.merged(one.wish)
+        source_node = min(
+            ordered, key=lambda one: (one.instance.received_at, one.instance.identity)
+        ).instance.source.node
+        chunks = [
+            (transform, part)
+            for transform, alike in groupby(ordered, key=lambda one: one.wish.transform)
+            for part in _parts(list(alike))
+        ]
+        for position, (transform, part) in enumerate(chunks, start=1):
+            closes = closing is not None and position == len(chunks)
+            events.append(
+                DeliveryRequested(
+                    study_instance_uid=study_instance_uid,
+                    destination=destination,
+                    priority=whole.priority,
+                    network_version=network_version,
+                    rules=whole.rules,
+                    source_node=source_node,
+                    transform=transform,
+                    items=tuple(one.instance.item for one in part),
+                    study_version=closing if closes else None,
+                    expected_count=len(ordered) if closes else None,
+                )
+            )
+    return events
+
+
+def _parts(ordered: list[Requested]) -> list[list[Requested]]:
+    return [ordered[start : start + MOST_ITEMS] for start in range(0, len(ordered), MOST_ITEMS)]
+
+
+def aggregate(values: Iterable[AttributeValue]) -> AttributeValue | None:
+    """Make a study's value of its instances' values, in any order: of lists the union, else the smallest."""
+    lists: set[str | int | float] = set()
+    scalars: set[str | int | float] = set()
+    for value in values:
+        if isinstance(value, list):
+            lists.update(value)
+        else:
+            scalars.add(value)
+    if lists:
+        return sorted(lists | scalars, key=_rank)  # type: ignore[return-value]  # values of one attribute are of one type
+    return min(scalars, key=_rank, default=None)
+
+
+def _rank(value: str | float) -> tuple[bool, float, str]:
+    """Order numbers before texts, as a damaged header may give either."""
+    return (True, 0, value) if isinstance(value, str) else (False, value, "")

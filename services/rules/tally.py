@@ -1,0 +1,58 @@
+"""What the rules said of several instances, counted up for the record."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from contracts.fact import Source
+from contracts.routing import RoutingDecided, RuleMatch, Trigger
+from libs.definition.ruleset import Match
+
+
+class Tally:
+    """What the rules said of the instances of one source."""
+
+    def __init__(self, count: int = 1) -> None:
+        self._each = count
+        self._count = 0
+        self._rules_evaluated = 0
+        self._matches: dict[str, tuple[Match, int]] = {}
+        self._problems: Counter[str] = Counter()
+
+    def add(self, matches: Iterable[Match], problems: Iterable[str], rules_evaluated: int) -> None:
+        """Take one evaluation in."""
+        self._count += self._each
+        self._rules_evaluated = rules_evaluated
+        for match in matches:
+            first, count = self._matches.get(match.rule, (match, 0))
+            self._matches[match.rule] = (first, count + self._each)
+        self._problems.update(problems)
+
+    def decided(
+        self,
+        trigger: Trigger,
+        study_instance_uid: str,
+        network_version: int,
+        source: Source,
+        study_version: int | None = None,
+    ) -> RoutingDecided:
+        """Say it."""
+        return RoutingDecided(
+            study_instance_uid=study_instance_uid,
+            trigger=trigger,
+            study_version=study_version,
+            network_version=network_version,
+            source=source,
+            instance_count=self._count,
+            rules_evaluated=self._rules_evaluated,
+            matches=tuple(
+                RuleMatch(
+                    rule=first.rule,
+                    destinations=first.destinations,
+                    priority=first.priority,
+                    instance_count=count,
+                    inputs=first.inputs,
+                )
+                for first, count in self._matches.values()
+            ),
+            errors=tuple(text if count == 1 else f"{text} ({count} times)" for text, count in self._problems.items()),
+        )
