@@ -53,6 +53,8 @@ class Indexer:
 
     Parameters
     ----------
+    run
+        Name of this process, never used before.
     changed
         Called when a batch was indexed: a study may have another time at which it is due.
     """
@@ -65,6 +67,7 @@ class Indexer:
         work: Work,
         outbox: Outbox,
         *,
+        run: str,
         settings: IngestSettings,
         clock: Clock,
         changed: Callable[[], None],
@@ -74,6 +77,7 @@ class Indexer:
         self._spool = spool
         self._work = work
         self._outbox = outbox
+        self._run = run
         self._settings = settings
         self._clock = clock
         self._changed = changed
@@ -224,7 +228,9 @@ class Indexer:
         entries = [*sorted_.new, *sorted_.duplicates]
         first = entries[0].arrival
         tenant, study_uid = entries[0].study
-        batch_id = hashlib.sha256("\n".join(entry.arrival.id for entry in entries).encode()).hexdigest()[:32]
+        # Another one in each process: what the one before has left under its names is being cleaned up.
+        names = [self._run, *(entry.arrival.id for entry in entries)]
+        batch_id = hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
         headers = None
         if stored:
             headers = await asyncio.to_thread(

@@ -100,6 +100,10 @@ class Replica:
         self._submit = submit
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
+        self._started = clock()
+        # What `repair` found, until `_recover` is through with it.
+        self._here: set[str] | None = None
+        self._headers: dict[str, str] = {}
 
     def changed(self) -> None:
         """Say anew what is in hand; from any thread."""
@@ -109,35 +113,24 @@ class Replica:
             _LOG.debug("the process is ending")
 
     async def repair(self) -> None:
-        """Take up what the process before this one has left; before anything is received."""
+        """Take up what the process before this one has left in the spool; before anything is received."""
         entries = await asyncio.to_thread(lambda: list(self._spool.repair()))
         for entry in entries:
-            arrival = entry.arrival
-            self._work.spooled(arrival.id, arrival.association_id, entry.study, arrival.received_at)
-            self._submit(entry)
+            self._take_up(entry)
+        self._here = {entry.arrival.id for entry in entries}
+        self._headers = await asyncio.to_thread(self._spool.noted_headers)
         damaged = await asyncio.to_thread(self._spool.damaged)
         if damaged:
             _LOG.error("spool files are damaged, kept beside the spool", count=len(damaged), kind="alarm")
-        for batch_id, key in (await asyncio.to_thread(self._spool.noted_headers)).items():
-            async with self._database.reading() as tx:
-                committed = await repository.batch_exists(tx, batch_id)
-            if not committed:
-                await asyncio.to_thread(self._objects.delete, key)
-            await asyncio.to_thread(self._spool.forget_headers, batch_id)
-        async with self._database.reading() as tx:
-            expected = await repository.expected(tx, self._name)
-        here = {entry.arrival.id for entry in entries}
-        for arrival_id, key in expected:
-            if arrival_id not in here:
-                await self._fetch(arrival_id, key)
         if entries:
             _LOG.info("spool repaired", items=len(entries))
 
     async def run(self) -> None:
-        """Say what is in hand whenever it changes, and once a minute; until cancelled."""
+        """Finish the repair, then say what is in hand whenever it changes and once a minute; until cancelled."""
         while True:
             self._wake.clear()
             try:
+                await self._recover()
                 await self._heartbeat()
             except (SQLAlchemyError, StoreUnavailableError, StoreFullError, OSError) as error:
                 metric.FAILURES.labels(kind="replica").inc()
@@ -146,6 +139,23 @@ class Replica:
                 await asyncio.wait_for(self._wake.wait(), _HEARTBEAT)
             except TimeoutError:
                 continue
+
+    async def _recover(self) -> None:
+        """Finish what `repair` began, once the database and the object store can be reached."""
+        for batch_id, key in list(self._headers.items()):
+            async with self._database.reading() as tx:
+                committed = await repository.batch_exists(tx, batch_id)
+            if not committed:
+                await asyncio.to_thread(self._objects.delete, key)
+            await asyncio.to_thread(self._spool.forget_headers, batch_id)
+            del self._headers[batch_id]
+        if self._here is not None:
+            async with self._database.reading() as tx:
+                expected = await repository.expected(tx, self._name, before=self._started)
+            for arrival_id, key in expected:
+                if arrival_id not in self._here:
+                    await self._fetch(arrival_id, key)
+            self._here = None
 
     async def _heartbeat(self) -> None:
         now = self._clock()
@@ -170,6 +180,9 @@ class Replica:
         except (SpoolFullError, SpoolUnavailableError) as error:
             _LOG.error("acknowledged object not taken up, tried again at the next start", reason=str(error), key=key)
             return
+        self._take_up(entry)
+
+    def _take_up(self, entry: Entry) -> None:
         arrival = entry.arrival
         self._work.spooled(arrival.id, arrival.association_id, entry.study, arrival.received_at)
         self._submit(entry)

@@ -35,6 +35,9 @@ _NOT_STORAGE: Final = (
     *("1.2.840.10008.5.1.4.33", "1.2.840.10008.5.1.4.34.", "1.2.840.10008.5.1.4.37.", "1.2.840.10008.5.1.4.38."),
     *("1.2.840.10008.5.1.4.39.", "1.2.840.10008.5.1.4.41", "1.2.840.10008.5.1.4.42", "1.2.840.10008.5.1.4.43."),
     *("1.2.840.10008.5.1.4.44.", "1.2.840.10008.5.1.4.45."),
+    *("1.2.840.10008.5.1.4.1.1.200.4", "1.2.840.10008.5.1.4.1.1.200.5", "1.2.840.10008.5.1.4.1.1.200.6"),
+    *("1.2.840.10008.5.1.4.1.1.201.2", "1.2.840.10008.5.1.4.1.1.201.3", "1.2.840.10008.5.1.4.1.1.201.4"),
+    *("1.2.840.10008.5.1.4.1.1.201.5", "1.2.840.10008.5.1.4.1.1.201.6"),
 )
 #: Kinds that the prefixes above would hide although they are stored.
 _STORAGE: Final = ("1.2.840.10008.5.1.4.34.7", "1.2.840.10008.5.1.4.34.10", "1.2.840.10008.5.1.4.39.1")
@@ -107,7 +110,7 @@ class Acceptor:
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises OSError if the port is taken."""
-        handlers = [
+        handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, self._opened),
             (evt.EVT_CONN_CLOSE, self._closed),
             (evt.EVT_REQUESTED, self._requested),
@@ -130,7 +133,8 @@ class Acceptor:
 
     def _opened(self, event: evt.Event) -> None:
         # Without it each response waits for the peer's delayed acknowledgement, 40 ms.
-        event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        association: Any = event.assoc
+        association.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _closed(self, event: evt.Event) -> None:
         with self._lock:
@@ -151,7 +155,7 @@ class Acceptor:
 
     def _requested(self, event: evt.Event) -> None:
         association = event.assoc
-        request = association.requestor.primitive
+        request: Any = association.requestor.primitive
         called, calling = str(request.called_ae_title).strip(), str(request.calling_ae_title).strip()
         address = str(association.requestor.address)
         proposed = request.presentation_context_definition_list
@@ -212,7 +216,7 @@ class Acceptor:
         Besides, 0x0122 for one on a presentation context that is not for storage, and 0x0211 for what is no C-STORE.
         """
         request = event.request
-        if not isinstance(request, C_STORE):
+        if not isinstance(request, C_STORE) or request.DataSet is None:
             return identity.UNRECOGNIZED_OPERATION
         if event.context.abstract_syntax == Verification:
             return identity.SOP_CLASS_NOT_SUPPORTED
