@@ -16,6 +16,11 @@ pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy" / "k8s"
+TOP_LEVEL = (
+    *("services", "libs", "contracts", "deploy/k8s", "tests", "docs", "Makefile", "README.md", "docker-compose.yml"),
+    *("pyproject.toml", "uv.lock", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"),
+    ".ci/run",
+)
 SAYS_NOTHING = ("utils", "util", "common", "helpers", "helper", "core", "base", "misc")
 
 
@@ -31,28 +36,7 @@ def _sources() -> list[Path]:
     return [path for room in ("contracts", "libs", "services", "tests") for path in (ROOT / room).rglob("*.py")]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "services",
-        "libs",
-        "contracts",
-        "deploy/k8s",
-        "tests",
-        "docs",
-        "Makefile",
-        "README.md",
-        "docker-compose.yml",
-        "pyproject.toml",
-        "uv.lock",
-        "ARCHITECTURE.md",
-        "CHANGELOG.md",
-        "CONTRIBUTING.md",
-        "SECURITY.md",
-        "LICENSE",
-        ".ci/run",
-    ],
-)
+@pytest.mark.parametrize("name", TOP_LEVEL)
 def test_the_top_level_of_the_design_is_there(name: str) -> None:
     assert (ROOT / name).exists()
 
@@ -178,3 +162,19 @@ def test_the_image_of_a_service_holds_no_other_service() -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     names = {name for each in copied for name in each.split() if name.startswith("services")}
     assert names == {"services/__init__.py", "services/cli", "services/${SERVICE}"}
+
+
+#: Imports one service and the command line while every other service is missing, as in that service's image.
+ALONE = """
+import importlib, sys
+sys.modules.update({{f"services.{{other}}": None for other in {others!r}}})
+importlib.import_module("services.cli.app")
+importlib.import_module("services.{service}.app")
+"""
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_starts_where_no_other_service_is(service: str) -> None:
+    code = ALONE.format(others=[other for other in SERVICES if other != service], service=service)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
