@@ -259,9 +259,11 @@ class Deliveries:
     async def _settle_held(self, destination: str) -> None:
         after = ""
         while True:
-            async with self._database.transaction() as tx:
+            async with self._database.reading() as tx:
                 keys = await repository.held_sent(tx, destination, after, _SETTLED_AT_ONCE)
-                for key in keys:
+            for key in keys:
+                # One a transaction: an event that is told makes all other tellers wait until the commit.
+                async with self._database.transaction() as tx:
                     await self._settle(tx, key)
             if len(keys) < _SETTLED_AT_ONCE:
                 return

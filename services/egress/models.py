@@ -17,7 +17,6 @@ from sqlalchemy import (
 from libs.messaging.tables import messaging_tables
 from libs.storage.instant import Instant
 
-
 metadata = MetaData()
 messaging = messaging_tables(metadata)
 _row_id = BigInteger().with_variant(Integer, "sqlite")

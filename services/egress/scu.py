@@ -35,6 +35,7 @@ MAX_CONTEXTS = 128
 BUSY_ANSWERS = 3
 #: PS3.4 annex A.
 _VERIFICATION = "1.2.840.10008.1.1"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
 #: State of the association in which data flows, PS3.8 section 9.2.
 _DATA_TRANSFER = "Sta6"
 #: A wait for a response is cut into slices of so many seconds, to see between them whether bytes still leave.
@@ -75,6 +76,10 @@ _STOPPED = Ending("stopped", "this process was asked to stop")
 
 class _LostError(Exception):
     """The association is gone; the text is a sentence for people."""
+
+
+class _UnsendableError(Exception):
+    """No association can carry the instance; the text is a sentence for people."""
 
 
 class _StoppedError(Exception):
@@ -164,8 +169,8 @@ class Scu:
             except DamagedError as error:
                 tell(Outcome(parcel.item, Verdict.DAMAGED, OBJECT_DAMAGED, str(error)))
                 continue
-            except ValueError:
-                tell(Outcome(parcel.item, Verdict.REFUSED, UNSENDABLE, "Its UIDs can't be put into a C-STORE request."))
+            except _UnsendableError as error:
+                tell(Outcome(parcel.item, Verdict.REFUSED, UNSENDABLE, str(error)))
                 continue
             try:
                 status = _exchange(association, request, context_id, self._timeouts.response, stop)
@@ -181,12 +186,21 @@ class Scu:
 
 
 def _request(parcel: Parcel, content: bytes, message_id: int) -> C_STORE:
-    """Build a C-STORE request, PS3.7 section 9.1.1. Raises ValueError if a UID is malformed."""
+    """Build a C-STORE request, PS3.7 section 9.1.1. Raises _UnsendableError."""
+    if len(content) % 2:
+        # PS3.8 annex E allows only fragments of even length; receivers abort the whole association at an odd one.
+        if parcel.transfer_syntax_uid != _DEFLATED:
+            raise _UnsendableError("Its dataset has an odd length, which no association can carry (PS3.8 annex E).")
+        # PS3.5 section A.5 ends an odd deflated stream with a NULL; files in the field lack it.
+        content += b"\0"
     request = C_STORE()
     request.MessageID = message_id
     request.Priority = 0
-    request.AffectedSOPClassUID = parcel.sop_class_uid
-    request.AffectedSOPInstanceUID = parcel.sop_instance_uid
+    try:
+        request.AffectedSOPClassUID = parcel.sop_class_uid
+        request.AffectedSOPInstanceUID = parcel.sop_instance_uid
+    except ValueError as error:
+        raise _UnsendableError("Its UIDs can't be put into a C-STORE request.") from error
     request.DataSet = BytesIO(content)
     return request
 

@@ -1,0 +1,283 @@
+"""Deliveries from request to receipt, with real receivers."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StoreScpFactory
+from tests.integration.egress.peer import mute, receiver
+from tests.integration.egress.stand import QUICK, archive, network, stand
+from tests.support.dicomset import dataset_bytes, real_set
+from tests.support.orthanc import Orthanc
+from tests.support.port import free_port
+from tests.support.synthetic import make_ct, make_study
+
+pytestmark = pytest.mark.integration
+
+
+async def test_a_study_arrives_identical_and_is_told_once(tmp_path: Path, storescp: StoreScpFactory) -> None:
+    paths, server = make_study(tmp_path, 12), storescp()
+    async with stand(tmp_path, archive(server.port)) as egress:
+        wanted = egress.keep(paths)
+        await egress.request(wanted[:5], closes=False)
+        await egress.request(wanted[5:], expected=12)
+        await egress.request(wanted[5:], expected=12)
+        row = await egress.until_state("done")
+        completed = await egress.events("delivery.completed")
+        attempted = await egress.events("delivery.attempted")
+        assert {item.status for item in await egress.items()} == {"0000"}
+    assert sorted(map(dataset_bytes, server.files())) == sorted(map(dataset_bytes, paths))
+    assert [(told["study_version"], told["instance_count"]) for told in completed] == [(1, 12)]
+    assert sum(told["sent_count"] for told in attempted) == 12
+    assert row.completed_at is not None
+
+
+async def test_orthanc_gets_the_real_set(tmp_path: Path, orthanc: Orthanc) -> None:
+    paths = real_set()
+    async with stand(tmp_path, archive(orthanc.dicom_port, aet="ORTHANC")) as egress:
+        await egress.request(egress.keep(paths))
+        await egress.until_state("done")
+    assert len(orthanc.instances()) == len(paths)
+
+
+async def test_an_unclosed_delivery_is_not_done(tmp_path: Path) -> None:
+    with receiver() as peer:
+        async with stand(tmp_path, archive(peer.port)) as egress:
+            await egress.request(egress.keep(make_study(tmp_path, 2)), closes=False)
+
+            async def sent() -> bool:
+                return {item.state for item in await egress.items()} == {"sent"}
+
+            await egress.until(sent)
+            row = await egress.until_state("open")
+            assert row.next_attempt_at is None
+            assert await egress.events("delivery.completed") == []
+            await egress.request([], expected=2)
+            await egress.until_state("done")
+    assert len(peer.received) == 2
+
+
+async def test_an_amended_study_opens_it_again_and_sends_only_what_is_new(tmp_path: Path) -> None:
+    paths = make_study(tmp_path, 5)
+    with receiver() as peer:
+        async with stand(tmp_path, archive(peer.port)) as egress:
+            wanted = egress.keep(paths)
+            await egress.request(wanted[:3])
+            await egress.until_state("done")
+            await egress.request(wanted, study_version=2)
+
+            async def told_twice() -> bool:
+                return len(await egress.events("delivery.completed")) == 2
+
+            await egress.until(told_twice)
+            completed = await egress.events("delivery.completed")
+    assert [(told["study_version"], told["instance_count"]) for told in completed] == [(1, 3), (2, 5)]
+    assert len(peer.received) == 5
+
+
+async def test_a_receiver_that_comes_back_gets_everything_and_is_probed_by_one(tmp_path: Path) -> None:
+    port = free_port()
+    async with stand(tmp_path, archive(port)) as egress:
+        for n in range(6):
+            await egress.request(egress.keep([make_ct(tmp_path)]), study=f"1.2.{n}")
+        row = await egress.until_state("waiting", study="1.2.5")
+        assert "PACS" not in (row.reason or "")
+        assert str(port) in (row.reason or "")
+
+        async def tried_often() -> bool:
+            return len(await egress.events("delivery.attempted")) >= 5
+
+        await egress.until(tried_often)
+        tries = [await egress.delivery(f"1.2.{n}") for n in range(6)]
+        # The oldest is the one that probes: the others are not tried against a receiver that is known to be away.
+        assert sum(each.attempts > 0 for each in tries if each is not None) <= 2
+        with receiver(port=port) as peer:
+            for n in range(6):
+                await egress.until_state("done", study=f"1.2.{n}")
+    assert len(peer.received) == 6
+
+
+async def test_one_bad_instance_does_not_keep_the_rest_and_people_can_try_it_again(tmp_path: Path) -> None:
+    paths = make_study(tmp_path, 6)
+    mended = threading.Event()
+    bad = paths[0].stem
+    with receiver(lambda uid: 0xC000 if uid == bad and not mended.is_set() else 0) as peer:
+        async with stand(tmp_path, archive(peer.port)) as egress:
+            await egress.request(egress.keep(paths))
+            row = await egress.until_state("failed")
+            failed = await egress.events("delivery.failed")
+            assert await egress.events("delivery.completed") == []
+            mended.set()
+            assert await egress.deliveries.retry(row.id) == 1
+            await egress.until_state("done")
+    assert [(told["failed_count"], told["sent_count"]) for told in failed] == [(1, 5)]
+    assert [each["status"] for each in failed[0]["failures"]] == ["C000"]
+    assert peer.received.count(bad) == QUICK.refusals + 1
+    assert len(peer.received) == 5 + QUICK.refusals + 1
+
+
+async def test_aborts_at_one_instance_do_not_keep_the_rest(tmp_path: Path) -> None:
+    paths = make_study(tmp_path, 4)
+    poison = paths[0].stem
+
+    def answer(uid: str) -> int:
+        if uid == poison:
+            raise ConnectionAbortedError
+        return 0
+
+    with receiver(answer) as peer:
+        async with stand(tmp_path, archive(peer.port)) as egress:
+            await egress.request(egress.keep(paths))
+
+            async def rest_sent() -> bool:
+                return sum(item.state == "sent" for item in await egress.items()) == 3
+
+            await egress.until(rest_sent)
+            assert await egress.events("delivery.completed") == []
+
+
+async def test_a_full_receiver_is_tried_again_until_it_has_room(tmp_path: Path) -> None:
+    answers = iter([0xA700] * 7)
+    with receiver(lambda _uid: next(answers, 0)) as peer:
+        async with stand(tmp_path, archive(peer.port)) as egress:
+            await egress.request(egress.keep(make_study(tmp_path, 5)))
+            await egress.until_state("done")
+            attempted = await egress.events("delivery.attempted")
+    assert len(peer.received) == 7 + 5
+    assert any("out of resources" in (told["problem"] or "") for told in attempted)
+
+
+async def test_a_hung_receiver_blocks_nobody_else(tmp_path: Path) -> None:
+    with mute() as port, receiver() as peer:
+        snapshot = network(
+            1,
+            {"archive": {"node": "PACS"}, "hung": {"node": "HUNG", "associations": 4}},
+            {"PACS": {"port": peer.port}, "HUNG": {"port": port}},
+        )
+        async with stand(tmp_path, snapshot, QUICK.model_copy(update={"acse_timeout": 3})) as egress:
+            for n in range(8):
+                await egress.request(egress.keep([make_ct(tmp_path)]), study=f"1.1.{n}", destination="hung")
+            await egress.request(egress.keep(make_study(tmp_path, 3)))
+            await egress.until_state("done")
+            assert await egress.events("delivery.attempted") != []
+            assert all(told["destination"] == "archive" for told in await egress.events("delivery.attempted"))
+    assert len(peer.received) == 3
+
+
+async def test_the_urgent_lane_goes_first_and_the_cap_holds(tmp_path: Path) -> None:
+    go = threading.Event()
+    with receiver(lambda _uid: int(not go.wait(30))) as peer:
+        async with stand(tmp_path, archive(peer.port, destination={"associations": 1})) as egress:
+            [first, *rest] = [egress.keep([make_ct(tmp_path)]) for _ in range(5)]
+            await egress.request(first, study="1.1.0", priority="bulk")
+
+            async def under_way() -> bool:
+                row = await egress.delivery("1.1.0")
+                return row is not None and row.lease_until is not None
+
+            await egress.until(under_way)
+            for n, priority in enumerate(["bulk", "routine", "high", "stat"], 1):
+                await egress.request(rest[n - 1], study=f"1.1.{n}", priority=priority)
+            go.set()
+            for n in range(5):
+                await egress.until_state("done", study=f"1.1.{n}")
+    order = [first, rest[3], rest[2], rest[1], rest[0]]
+    assert peer.received == [wanted[0].sop_instance_uid for wanted in order]
+    assert peer.most_associations == 1
+
+
+async def test_a_destination_gets_as_many_associations_as_it_allows(tmp_path: Path) -> None:
+    together = threading.Barrier(3, timeout=30)
+    with receiver(lambda _uid: together.wait() * 0) as peer:
+        async with stand(tmp_path, archive(peer.port, destination={"associations": 3})) as egress:
+            for n in range(6):
+                await egress.request(egress.keep([make_ct(tmp_path)]), study=f"1.1.{n}")
+            for n in range(6):
+                await egress.until_state("done", study=f"1.1.{n}")
+    assert peer.most_associations == 3
+
+
+async def test_a_damaged_object_is_failed_and_not_sent(tmp_path: Path) -> None:
+    with receiver() as peer:
+        async with stand(tmp_path, archive(peer.port)) as egress:
+            wanted = egress.keep(make_study(tmp_path, 3))
+            egress.objects.delete(wanted[1].object_key)
+            await egress.request(wanted)
+            await egress.until_state("failed")
+            assert [item.status for item in await egress.items()] == ["0000", "object-damaged", "0000"]
+    assert len(peer.received) == 2
+
+
+async def test_nothing_is_sent_where_the_definition_asks_for_what_cannot_be_done(tmp_path: Path) -> None:
+    with receiver() as peer:
+        async with stand(tmp_path, None) as egress:
+            await egress.request(egress.keep(make_study(tmp_path, 2)))
+            assert "apply" in ((await egress.until_state("held")).reason or "")
+            versions = [
+                archive(peer.port, 1, destination={"transform": "lossless"}),
+                archive(peer.port, 2, destination={"window": "20:00-06:00"}),
+                archive(peer.port, 3, tls=True),
+                archive(peer.port, 4, retired=True),
+                network(5, {}, {}),
+            ]
+            for version, words in zip(
+                versions, ["transform", "window", "TLS", "retired", "not in the network"], strict=True
+            ):
+                await egress.apply(version)
+
+                async def held_for(words: str = words) -> bool:
+                    row = await egress.delivery()
+                    return row is not None and row.state == "held" and words in row.reason
+
+                await egress.until(held_for)
+            assert peer.received == []
+            await egress.apply(archive(peer.port, 6))
+            await egress.until_state("done")
+    assert len(peer.received) == 2
+
+
+async def test_a_rules_transform_holds_its_instances_alone(tmp_path: Path) -> None:
+    with receiver() as peer:
+        async with stand(tmp_path, archive(peer.port)) as egress:
+            [plain, changed] = egress.keep(make_study(tmp_path, 2))
+            await egress.request([plain], closes=False)
+            await egress.request([changed], transform="lossless", expected=2)
+            row = await egress.until_state("held")
+            assert "transform" in (row.reason or "")
+    assert peer.received == [plain.sop_instance_uid]
+
+
+async def test_sent_but_not_committed_is_not_done(tmp_path: Path) -> None:
+    with receiver() as peer:
+        async with stand(tmp_path, archive(peer.port, destination={"confirm": "commit"})) as egress:
+            await egress.request(egress.keep(make_study(tmp_path, 2)))
+            row = await egress.until_state("held")
+            assert "commitment" in (row.reason or "")
+            assert len(peer.received) == 2
+            assert await egress.events("delivery.completed") == []
+            await egress.apply(archive(peer.port, 2))
+            await egress.until_state("done")
+            assert len(await egress.events("delivery.completed")) == 1
+    assert len(peer.received) == 2
+
+
+async def test_a_stopped_sender_leaves_the_rest_for_the_next_run(tmp_path: Path) -> None:
+    halfway = threading.Event()
+    paths = make_study(tmp_path, 10)
+    seen: list[str] = []
+
+    def answer(uid: str) -> int:
+        seen.append(uid)
+        if len(seen) == 4:
+            halfway.set()
+        return 0
+
+    with receiver(answer) as peer:
+        async with stand(tmp_path, archive(peer.port)) as egress:
+            await egress.request(egress.keep(paths))
+            await asyncio.to_thread(halfway.wait, 30)
+        async with stand(tmp_path, archive(peer.port)) as egress:
+            await egress.until_state("done")
+    assert sorted(peer.received) == sorted(path.stem for path in paths)
