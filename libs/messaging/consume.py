@@ -26,6 +26,7 @@ from libs.storage.database import Database
 from libs.telemetry import log
 
 FactT = TypeVar("FactT", bound=Fact)
+# Quoted where they are used: pydantic's generic models do not keep their parameters for `typing`.
 Handler = Callable[[Event[FactT], AsyncSession], Awaitable[None]]
 HandlerOfAll = Callable[[Event[Any], bytes, AsyncSession], Awaitable[None]]
 HandlerOfReplica = Callable[[Event[FactT]], Awaitable[None]]
@@ -47,7 +48,7 @@ def consume(
     *,
     ladder: Sequence[float] = LADDER,
     prefetch: int = PREFETCH,
-) -> Callable[[Handler[FactT]], Handler[FactT]]:
+) -> "Callable[[Handler[FactT]], Handler[FactT]]":
     """Let a function handle the events of one type: `handler(event, tx)`.
 
     The handler runs in a transaction that commits before the event is acknowledged. An event that was processed before
@@ -62,7 +63,7 @@ def consume(
     spec = work_queue(service, topic.queue(service), [topic.pattern])
     desk = Desk(broker, service, spec.name, ladder)
 
-    def register(handler: Handler[FactT]) -> Handler[FactT]:
+    def register(handler: "Handler[FactT]") -> "Handler[FactT]":
         async def handle(body: bytes, tx: AsyncSession, event: Event[Any]) -> None:
             del body
             await handler(event, tx)
@@ -118,7 +119,7 @@ def consume_replica(
     instance: str,
     ladder: Sequence[float] = LADDER,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> Callable[[HandlerOfReplica[FactT]], HandlerOfReplica[FactT]]:
+) -> "Callable[[HandlerOfReplica[FactT]], HandlerOfReplica[FactT]]":
     """Let a function hear the events of one type on every replica: `handler(event)`. It may be called again.
 
     There is no transaction and no inbox. A failure waits here and not in the broker's ladder: the queue of a replica
@@ -130,7 +131,7 @@ def consume_replica(
     spec = replica(service, instance, topic)
     desk = Desk(broker, service, spec.name, ())
 
-    def register(handler: HandlerOfReplica[FactT]) -> HandlerOfReplica[FactT]:
+    def register(handler: "HandlerOfReplica[FactT]") -> "HandlerOfReplica[FactT]":
         parse = _parser(topic)
 
         async def receive(message: RabbitMessage) -> None:
