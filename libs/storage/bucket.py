@@ -1,9 +1,12 @@
 """Where a bucket is, read from a URL."""
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,13 @@ class Bucket:
         Raises
         ------
         ValueError
-            It is not such a URL. The text never holds the URL.
+            It is not such a URL, or no name of a bucket. The text never holds the URL.
         """
         parts = urlsplit(url)
         query = parse_qs(parts.query)
-        bucket = parts.path.strip("/")
+        name = parts.path.strip("/")
         unknown = set(query) - {"region", "secure"}
-        if unknown or not (parts.hostname and parts.username and parts.password and bucket) or "/" in bucket:
+        if unknown or not (parts.hostname and parts.username and parts.password and _NAME.fullmatch(name)):
             raise ValueError(
                 "the object store's address can't be read: set KIVUKO_OBJECTS_URL to "
                 "s3://KEY:SECRET@HOST:PORT/BUCKET[?region=us-east-1&secure=true], key and secret percent-encoded"
@@ -54,7 +57,7 @@ class Bucket:
             raise ValueError("secure in KIVUKO_OBJECTS_URL is neither true nor false")
         return cls(
             host=parts.netloc.rpartition("@")[2],
-            name=bucket,
+            name=name,
             key=unquote(parts.username),
             secret=unquote(parts.password),
             region=query.get("region", ["us-east-1"])[0],

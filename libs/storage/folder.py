@@ -87,6 +87,7 @@ class FolderStore:
             try:
                 file = path.open("rb")
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                self._require_root()
                 raise ObjectMissingError(f"there is no object {key}") from None
         if offset:
             file.seek(offset)
@@ -112,6 +113,7 @@ class FolderStore:
             try:
                 path.unlink()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                self._require_root()
                 return
             sync_folder(path.parent)
 
@@ -169,6 +171,8 @@ class FolderStore:
                     try:
                         os.link(source, target)
                     except FileExistsError:
+                        if target.is_dir():
+                            raise
                         placed = False
                 else:
                     source.replace(target)

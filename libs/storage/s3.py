@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, cast
+from xml.etree.ElementTree import ParseError
 
 import certifi
 from minio import Minio
@@ -202,7 +203,7 @@ class S3Store:
             yield
         except S3Error as error:
             raise self._meaning(error.code or "") from error
-        except MinioException as error:
+        except (MinioException, ParseError) as error:
             # Its text repeats what the server sent.
             raise StoreUnavailableError(f"the object store at {host} fails ({type(error).__name__})") from None
         except HTTPError as error:

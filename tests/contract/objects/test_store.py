@@ -247,3 +247,10 @@ def test_a_source_that_fails_leaves_nothing(store: ObjectStore) -> None:
         store.put("a", Broken(bytes(2 * MANY)))  # type: ignore[arg-type] # reads are all that is needed
     assert store.stat("a") is None
     assert list(store.list("")) == []
+
+
+def test_tenants_share_nothing(store: ObjectStore) -> None:
+    store.put("one/1.2.3/a", b"1")
+    store.put("two/1.2.3/a", b"2")
+    assert list(store.list("one/")) == ["one/1.2.3/a"]
+    assert content(store, "one/1.2.3/a") == b"1"
