@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
-from libs.messaging.deadletter import DeadLetter, DeadLetters
+from libs.messaging.deadletter import DeadLetter, DeadLetters, ReplayError
 from libs.web.permission import requires
 from libs.web.principal import Principal, principal
 from libs.web.problem import Problem
@@ -88,7 +88,12 @@ def dead_letter_router(letters: DeadLetters) -> APIRouter:
         """Hand them to their service once more, after the cause is mended. All or none are found."""
         for letter_id in chosen.ids:
             await _find(letters, letter_id, caller)
-        return Replayed(replayed=await letters.replay(chosen.ids))
+        try:
+            return Replayed(replayed=await letters.replay(chosen.ids))
+        except ReplayError as error:
+            raise Problem(
+                409, "Cannot be replayed", str(error), advice="Leave it out and replay the others."
+            ) from error
 
     return router
 

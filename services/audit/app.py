@@ -3,9 +3,9 @@
 import asyncio
 from datetime import timedelta
 
-from libs.messaging.consume import consume_all
 from sqlalchemy import text
 
+from libs.messaging.consume import consume_all
 from libs.service import Platform, Service
 from libs.telemetry import log, metric
 from services.audit import repository
