@@ -19,6 +19,8 @@ from contracts.procedure import ProcedureCompleted, ProcedureDiscontinued, Proce
 from contracts.routing import RoutingDecided
 from contracts.study import StudyAmended, StudyCompleted
 
+#: Status of an access that is recorded before it is tried.
+TRIED = 100
 #: Longer lists of parts are given by their number.
 LONGEST_LIST = 20
 
@@ -65,28 +67,35 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) if names else "nothing"
 
 
+def _quoted(names: Sequence[str]) -> str:
+    return _listed([f"“{name}”" for name in names])
+
+
+def _closed(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def _at(time: datetime) -> str:
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _instances_stored(data: InstancesStored) -> str:
-    source = data.source
-    return (
-        f"{_count(len(data.instances), 'instance')} from {source.node} at {source.site} arrived and were made durable."
-    )
+    number = len(data.instances)
+    source = f"{data.source.node} at {data.source.site}"
+    return f"{_count(number, 'instance')} from {source} arrived and {'was' if number == 1 else 'were'} made durable."
 
 
 def _instance_quarantined(data: InstanceQuarantined) -> str:
-    return f"An object from {data.source.node} was put into quarantine ({data.reason}): {data.detail}"
+    return f"An object from {data.source.node} was put into quarantine ({data.reason}): {_closed(data.detail)}"
 
 
 def _association_refused(data: AssociationRefused) -> str:
-    return f"A caller at {data.address} was turned away: {data.reason}"
+    return f"A caller at {data.address} was turned away: {_closed(data.reason)}"
 
 
 def _study_completed(data: StudyCompleted) -> str:
-    what = f"{_count(data.instance_count, 'instance')} in {_count(data.series_count, 'series').removesuffix('s')}"
-    return f"The study is complete: {what}s, from {_listed(data.sites)}."
+    what = f"{_count(data.instance_count, 'instance')} in {data.series_count} series"
+    return f"The study is complete: {what}, from {_listed(data.sites)}."
 
 
 def _study_amended(data: StudyAmended) -> str:
@@ -101,7 +110,7 @@ def _routing_decided(data: RoutingDecided) -> str:
     if data.trigger == "study":
         looked_at = f"Rules of network version {data.network_version} looked at the complete study"
     if data.matches:
-        chosen = "; ".join(f"{match.rule} chose {_listed(match.destinations)}" for match in data.matches)
+        chosen = "; ".join(f"{_quoted([match.rule])} chose {_listed(match.destinations)}" for match in data.matches)
     else:
         chosen = "none matched"
     failed = f" {_count(len(data.errors), 'rule')} could not be evaluated." if data.errors else ""
@@ -109,10 +118,11 @@ def _routing_decided(data: RoutingDecided) -> str:
 
 
 def _delivery_requested(data: DeliveryRequested) -> str:
+    number = len(data.items)
     closing = f"; that is all of version {data.study_version}" if data.study_version is not None else ""
     return (
-        f"{_count(len(data.items), 'instance')} are to go to {data.destination} ({data.priority}) "
-        f"by {_listed(data.rules)}{closing}."
+        f"{_count(number, 'instance')} {'is' if number == 1 else 'are'} to go to {data.destination} ({data.priority}) "
+        f"by {_quoted(data.rules)}{closing}."
     )
 
 
@@ -173,6 +183,8 @@ def _network_applied(data: NetworkApplied) -> str:
 
 
 def _access_used(data: AccessUsed) -> str:
+    if data.status == TRIED:
+        return f"{data.actor} ({data.role}) asked for {data.permission}: {data.method} {data.route}."
     return f"{data.actor} ({data.role}) used {data.permission}: {data.method} {data.route}, answer {data.status}."
 
 

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,4 +41,4 @@ def test_order_and_repetition_do_not_matter(sequences: list[int], data: st.DataO
 def test_ranges_are_in_order_and_do_not_touch_each_other(sequences: list[int]) -> None:
     missing = _after(sequences).missing
     assert all(first <= last for first, last in missing)
-    assert all(before[1] + 1 < after[0] for before, after in zip(missing, missing[1:], strict=False))
+    assert all(before[1] + 1 < after[0] for before, after in pairwise(missing))
