@@ -8,11 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 #: Wait between two looks at whether something has happened.
 _LOOK_S = 0.02
+#: Starts every program. The kernel ties a program's life (--pdeathsig) to the thread that started it, so that must be
+#: one that lasts as long as the tests, not one of an event loop's pool.
+_LAUNCHER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="launcher")
 
 
 class MissingProgramError(Exception):
@@ -107,10 +111,10 @@ class Program:
     def start(self, ready: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Start it and return when `ready()` is true; raise with the end of its log when it dies or never is."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, cwd=self._folder, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
+            self._process = _LAUNCHER.submit(
+                subprocess.Popen, self._command, cwd=self._folder, env=self.env, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, start_new_session=True,
+            ).result()  # fmt: skip
         try:
             wait_until(lambda: not self.running or ready(), f"{self.name} to be ready", timeout_s)
         except TimeoutError as error:
