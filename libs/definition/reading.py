@@ -39,7 +39,8 @@ _WORDING: Final = (
     (r"found character '(.)' that cannot start", r"a value cannot start with \1", "put the value in quotes"),
     (r"mapping values are not allowed", "a colon stands where no key can be", "mend the indentation, or use quotes"),
     (r"unexpected end of stream", "a quoted text never ends", "close the quotes"),
-    (r"found '<stream end>'", "the document ends in the middle of a list or mapping", "close the bracket"),
+    (r"'<stream end>'", "the document ends in the middle of a list or mapping", "close the bracket"),
+    (r"expected ',' or", "a comma or the closing bracket is missing before this", "check the brackets"),
     (r"unknown escape character", "unknown escape in double quotes", "use single quotes, or double the backslash"),
     (r"could not find expected ':'", "a key has no colon after it", "write `key: value`"),
     (r"expected <block end>", "this line does not belong to the list or mapping above it", "check the indentation"),
@@ -120,7 +121,9 @@ class Document:
 
     def value_at(self, path: Path) -> tuple[int, int]:
         """Give line and column of a value, or of the nearest part around it that exists."""
-        return _place(self.text, self._spans[self.existing(path)].start)
+        span = self._spans[self.existing(path)]
+        nothing_there = span.start == span.end and span.key is not None
+        return self.key_at(path) if nothing_there else _place(self.text, span.start)
 
     def key_at(self, path: Path) -> tuple[int, int]:
         """Give line and column of the key of a part, or of the part itself where it has no key."""
@@ -155,7 +158,7 @@ class Document:
     def problem(self, path: Path, message: str, hint: str = "", *, key: bool = False) -> Problem:
         """Say that something is wrong with a part; the place is that of its value, or of its key."""
         line, column = self.key_at(path) if key else self.value_at(path)
-        return Problem(self.filename, line, column, dotted(path), message, hint)
+        return Problem(self.filename, line, column, dotted(self.existing(path)), message, hint)
 
     def existing(self, path: Path) -> Path:
         """Shorten a path to what the document has."""
@@ -192,9 +195,7 @@ def read(text: str, filename: str = "definition") -> Document:
     try:
         data = reader.document(iter(YAML(typ="safe", pure=True).parse(text)))
     except ReaderError as error:
-        raise reader.error(
-            error.position, f"character U+{ord(error.character):04X} is not allowed", "remove it"
-        ) from error
+        raise reader.error(error.position, f"character U+{error.character:04X} is not allowed", "remove it") from error
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message, hint = _reworded(error.problem or error.context or "this is not YAML")

@@ -58,7 +58,7 @@ def visible_offsets(source: str, style: str | None) -> list[int]:
         return _double_quoted(source)
     offsets = [offset for offset, character in enumerate(source) if not character.isspace()]
     if style == "'":
-        skipped = {0, source.rfind("'")} | {match.start() for match in _DOUBLED.finditer(source, 1, len(source) - 1)}
+        skipped = {0, source.rfind("'")} | {match.end() - 1 for match in _DOUBLED.finditer(source, 1, len(source) - 1)}
         return [offset for offset in offsets if offset not in skipped]
     if style in ("|", ">"):
         header = _BLOCK_HEADER.match(source)

@@ -64,7 +64,7 @@ def refusals(error: ValidationError, document: Document) -> list[Problem]:
 def alike(name: str, known: Iterable[str]) -> str:
     """Give `did you mean X?`, or an empty text where nothing comes near."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.55)
     if not near:
         lower = {candidate.lower(): candidate for candidate in known}
         near = [lower[name.lower()]] if name.lower() in lower else []

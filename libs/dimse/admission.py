@@ -99,7 +99,8 @@ def _node(
 ) -> Admitted | Refusal | None:
     of_title = {key: node for key, node in definition.nodes.items() if definition.aet_of(key) == calling}
     at_address = {key: node for key, node in of_title.items() if _calls_from(node, source, resolved)}
-    for key, node in at_address.items():
+    # A retired node last: its successor often has its AE title and address.
+    for key, node in sorted(at_address.items(), key=lambda each: each[1].retired):
         if node.called is not None and node.called != called:
             continue
         if node.retired:
