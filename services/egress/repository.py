@@ -174,7 +174,7 @@ async def due_destinations(tx: AsyncSession, now: datetime) -> dict[str, datetim
         .where(_turn(now), deliveries.c.next_attempt_at.is_not(None))
         .group_by(deliveries.c.destination)
     )
-    return dict(found.tuples().all())
+    return {row[0]: row[1] for row in found}
 
 
 async def first_lease_end(tx: AsyncSession, now: datetime) -> datetime | None:
@@ -316,7 +316,7 @@ async def held_sent(tx: AsyncSession, key: str, after: str, limit: int) -> list[
 async def count_by_state(tx: AsyncSession) -> dict[str, int]:
     """Count deliveries by state."""
     found = await tx.execute(select(deliveries.c.state, func.count()).group_by(deliveries.c.state))
-    return dict(found.tuples().all())
+    return {row[0]: row[1] for row in found}
 
 
 async def backlog(tx: AsyncSession, tenants: frozenset[str] | None = None) -> dict[str, tuple[int, datetime]]:

@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -213,17 +212,12 @@ def _exchange(
     Silence counts from when the last byte has left: a large object on a slow line takes as long as it takes, while a
     receiver that takes no byte at all is found out by the socket's own timeout.
     """
-    # pynetdicom's reactor and this thread would else both take the response from the queue.
-    association._reactor_checkpoint.clear()  # noqa: SLF001 - what pynetdicom's own send_c_store does
-    while not association._is_paused:  # noqa: SLF001 - as above
-        time.sleep(0.0001)
     association.dimse.send_msg(request, context_id)
     response = _await_response(association, silence, stop)
     if not isinstance(response, C_STORE) or not response.is_valid_response or response.Status is None:
         raise _LostError("the receiver answered with something that is no C-STORE response")
     if response.MessageIDBeingRespondedTo != request.MessageID:
         raise _LostError("the receiver answered a request that was not made")
-    association._reactor_checkpoint.set()  # noqa: SLF001 - as above
     return response.Status
 
 
@@ -297,12 +291,17 @@ def _associate(target: Target, contexts: list[PresentationContext], timeouts: Ti
         # pynetdicom leaves the socket blocking: a receiver that stops reading would hold this thread for ever.
         connection.settimeout(timeouts.network)
 
+    def established(event: evt.Event) -> None:
+        # pynetdicom's reactor and this thread would both take responses from one queue. Its own way of pausing the
+        # reactor lets one more response through at times; here it is stopped before it starts, until the end.
+        event.assoc._reactor_checkpoint.clear()  # noqa: SLF001 - there is no public way
+
     association = entity.associate(
         str(addresses[0][4][0]),
         target.port,
         contexts=contexts,
         ae_title=target.called_aet,
-        evt_handlers=[(evt.EVT_CONN_OPEN, opened)],
+        evt_handlers=[(evt.EVT_CONN_OPEN, opened), (evt.EVT_ESTABLISHED, established)],
     )
     if association.is_established:
         return association
