@@ -109,7 +109,13 @@ def _build(name: str, platform: Platform) -> Service:
 
 def migrated_services() -> list[str]:
     """List the services of this image that have tables."""
-    return [name for name in SERVICES if importlib.util.find_spec(f"services.{name}.migrations") is not None]
+    # The service first: asking for what is inside a package that is not there is an error, not an answer.
+    return [
+        name
+        for name in SERVICES
+        if importlib.util.find_spec(f"services.{name}") is not None
+        and importlib.util.find_spec(f"services.{name}.migrations") is not None
+    ]
 
 
 def _definition_text(path: Path) -> str:

@@ -170,6 +170,7 @@ import importlib, sys
 sys.modules.update({{f"services.{{other}}": None for other in {others!r}}})
 importlib.import_module("services.cli.app")
 importlib.import_module("services.{service}.app")
+assert set(importlib.import_module("services.cli.composition").migrated_services()) <= {{"{service}"}}
 """
 
 
