@@ -43,7 +43,7 @@ _FILES = (
     "test-SR.dcm",
     "waveform_ecg.dcm",
 )
-_START_S = 30
+_START_S = 90
 _DELIVERY_S = 120
 
 

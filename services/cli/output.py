@@ -9,12 +9,15 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 #: The option that every command has.
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text for people.")]
 
-out = Console(highlight=False, soft_wrap=True)
+#: Lines into a file or a pipe are as long as they need to be.
+_WIDTH = None if sys.stdout.isatty() else 500
+
+out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -25,7 +28,8 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
     """Print a table, or one sentence where there is nothing to show."""
-    table = Table(*columns, title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    made = (Column(name, overflow="fold") for name in columns)
+    table = Table(*made, title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for row in rows:
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     out.print(table if table.row_count else empty)
