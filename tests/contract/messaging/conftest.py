@@ -1,19 +1,56 @@
 """Both transports and both databases, and the two profiles that ship."""
 
-from collections.abc import AsyncIterator, Callable
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
-from libs.storage.database import Database
 from tests.contract.messaging.station import Station, make_tables
 from tests.support.postgresql import PostgreSQL
 from tests.support.rabbitmq import RabbitMQ
 
-Transport = Literal["embedded", "rabbitmq"]
-DatabaseFactory = Callable[[str], "Database"]
+
+class Peer:
+    """A process of `tests.contract.messaging.peer`."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "tests.contract.messaging.peer", *arguments]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.pid = self._process.pid
+
+    def line(self) -> str:
+        """Wait for what it says next."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the peer ended; its errors are above"
+        return line.strip()
+
+    def rest(self) -> list[str]:
+        """Give what it had said, whole lines only, before it was killed."""
+        assert self._process.stdout is not None
+        return [line.strip() for line in self._process.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def start_peer() -> Iterator[Callable[..., Peer]]:
+    """Start a peer: `start_peer(what, broker_url, database_url, service)`."""
+    peers: list[Peer] = []
+
+    def start(*arguments: str) -> Peer:
+        peers.append(Peer(*arguments))
+        return peers[-1]
+
+    yield start
+    for peer in peers:
+        peer.kill()
 
 
 @pytest.fixture(params=["embedded", "rabbitmq"])
