@@ -33,6 +33,7 @@ _PASSING = (StoreUnavailableError, StoreFullError, SQLAlchemyError, OSError, rep
 _LONGEST_WAIT = 30.0
 #: After so many failures of a whole batch its entries go on one by one, so that a bad one holds up no other.
 _TOGETHER = 3
+_WORKERS = 4
 
 
 @dataclass
@@ -96,7 +97,12 @@ class Indexer:
             _LOG.info("entry left in the spool until the next start", association=entry.arrival.association_id)
 
     async def run(self) -> None:
-        """Index until cancelled."""
+        """Index until cancelled: what one batch waits for, the disk or the object store, does not stop the others."""
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(_WORKERS):
+                workers.create_task(self._work_off())
+
+    async def _work_off(self) -> None:
         while True:
             batch = await self._ready.get()
             try:
