@@ -18,8 +18,9 @@ from services.egress.parcel import Parcel
 from services.egress.reach import Target
 from tests.support.synthetic import CT_IMAGE_STORAGE, EXPLICIT_LITTLE_ENDIAN
 
-#: SOP Instance UID to DICOM status.
+#: SOP Instance UID to DICOM status, or to ABORT.
 Answer = Callable[[str], int]
+ABORT = -1
 
 
 def keep(objects: ObjectStore, path: Path, number: int) -> Parcel:
@@ -59,6 +60,9 @@ class Receiver:
         """Answer a C-STORE request."""
         uid = str(getattr(event.request, "AffectedSOPInstanceUID", None))
         status = self._answer(uid)
+        if status == ABORT:
+            event.assoc.abort()
+            return 0xC000
         with self._lock:
             self.received.append(uid)
         return status

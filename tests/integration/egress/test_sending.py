@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StoreScpFactory
-from tests.integration.egress.peer import mute, receiver
+from tests.integration.egress.peer import ABORT, mute, receiver
 from tests.integration.egress.stand import QUICK, archive, network, stand
 from tests.support.dicomset import dataset_bytes, real_set
 from tests.support.orthanc import Orthanc
@@ -125,13 +125,7 @@ async def test_one_bad_instance_does_not_keep_the_rest_and_people_can_try_it_aga
 async def test_aborts_at_one_instance_do_not_keep_the_rest(tmp_path: Path) -> None:
     paths = make_study(tmp_path, 4)
     poison = paths[0].stem
-
-    def answer(uid: str) -> int:
-        if uid == poison:
-            raise ConnectionAbortedError
-        return 0
-
-    with receiver(answer) as peer:
+    with receiver(lambda uid: ABORT if uid == poison else 0) as peer:
         async with stand(tmp_path, archive(peer.port)) as egress:
             await egress.request(egress.keep(paths))
 
@@ -139,7 +133,10 @@ async def test_aborts_at_one_instance_do_not_keep_the_rest(tmp_path: Path) -> No
                 return sum(item.state == "sent" for item in await egress.items()) == 3
 
             await egress.until(rest_sent)
+            assert [(item.state, item.status) for item in await egress.items()][0] == ("pending", "no-answer")
             assert await egress.events("delivery.completed") == []
+            assert await egress.events("delivery.failed") == []
+    assert sorted(peer.received) == sorted(path.stem for path in paths[1:])
 
 
 async def test_a_full_receiver_is_tried_again_until_it_has_room(tmp_path: Path) -> None:
