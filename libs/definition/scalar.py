@@ -34,7 +34,7 @@ def plain_value(text: str) -> str | int | float | bool | None:
     if _FALSE.match(text):
         return False
     if _INT.match(text):
-        if len(text) > _MAX_DIGITS:
+        if len(text.lstrip("+-")) > _MAX_DIGITS:
             raise ValueError(f"a number with more than {_MAX_DIGITS} digits")
         return int(text, 0) if text.startswith("0") and text[1:2] in ("o", "x") else int(text)
     if _FLOAT.match(text):
