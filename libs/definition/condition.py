@@ -3,30 +3,22 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import lru_cache
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cel_expr_python import cel
-from cel_expr_python.ext import ext_strings
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from contracts.fact import Attributes
 from contracts.routing import Trigger
-from libs.definition.attributes import CIRCUMSTANCES, AttributeType, Kind, offered_attributes, readable
+from libs.definition.attributes import CIRCUMSTANCES, readable
 from libs.definition.diagnosis import ConditionError, did_you_mean, translate, type_in_words
 from libs.definition.expression import Node, walk
+from libs.definition.language import Language, language_of
 from libs.definition.structured import Path, Writer
 
 __all__ = ["Bound", "Condition", "ConditionError", "ConditionFailed", "Inputs", "bind", "compile_condition"]
 
 MAX_CHARACTERS: Final = 10_000
-_Field = descriptor_pb2.FieldDescriptorProto
-_FIELD_TYPES: Final[Mapping[Kind, Any]] = {
-    "text": _Field.TYPE_STRING,
-    "integer": _Field.TYPE_INT64,
-    "decimal": _Field.TYPE_DOUBLE,
-}
 #: Functions whose constant argument is tried when the condition is compiled: a bad one would fail at every evaluation.
 _TRIED: Final = {
     "matches": ('"".matches({0})', "this is not a regular expression (RE2)"),
@@ -48,7 +40,7 @@ _FAILURES: Final = (
 )
 
 
-class ConditionFailed(Exception):  # noqa: N818  # the name in ARCHITECTURE.md: the condition failed, nothing is in error
+class ConditionFailed(Exception):  # noqa: N818  # said of a condition, not of the program
     """A condition could not be decided at run time. The reason holds no values."""
 
 
@@ -101,14 +93,6 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class _Language:
-    """The CEL environment of a trigger and the message classes of its variables."""
-
-    env: Any
-    messages: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Condition:
     """A condition that passed all checks.
 
@@ -135,7 +119,7 @@ class Condition:
 
     def within(self, scope: frozenset[str]) -> "Condition":
         """Give the same condition for inputs that are bound once for several conditions."""
-        return replace(self, scope=scope, _program=_language(self.trigger, scope).env.compile(self.text))
+        return replace(self, scope=scope, _program=language_of(self.trigger, scope).env.compile(self.text))
 
     def matches(self, inputs: Inputs) -> bool:
         """Decide. Raises ConditionFailed."""
@@ -152,7 +136,7 @@ class Condition:
 
 def bind(inputs: Inputs, trigger: Trigger, scope: frozenset[str]) -> Bound:
     """Bring the attributes of a scope and all else into the form for evaluation."""
-    language = _language(trigger, scope)
+    language = language_of(trigger, scope)
     values, unreadable = readable(inputs.of(trigger), trigger, scope)
     data = {
         trigger: language.messages[trigger](**values),
@@ -203,7 +187,7 @@ def compile_condition(
 def _compile(text: str, trigger: Trigger, calendars: Collection[str]) -> Condition:
     if len(text) > MAX_CHARACTERS:
         raise ConditionError(f"the condition is longer than {MAX_CHARACTERS} characters; split it into several rules")
-    language = _language(trigger)
+    language = language_of(trigger)
     try:
         program = language.env.compile(text)
     except RuntimeError as error:  # the only exception of the library
@@ -229,7 +213,9 @@ def _compile(text: str, trigger: Trigger, calendars: Collection[str]) -> Conditi
             circumstances.add("now")
     # Evaluated in a language of its own few attributes: one with all keywords takes six times as long.
     scope = frozenset(attributes)
-    return Condition(text, trigger, scope, frozenset(circumstances), scope, _language(trigger, scope).env.compile(text))
+    return Condition(
+        text, trigger, scope, frozenset(circumstances), scope, language_of(trigger, scope).env.compile(text)
+    )
 
 
 def _selected(node: Node, name: str) -> str:
@@ -255,7 +241,7 @@ def _calendar(node: Node, calendars: Collection[str]) -> str:
     return str(name)
 
 
-def _refuse(node: Node, language: _Language) -> None:
+def _refuse(node: Node, language: Language) -> None:
     """Refuse what passes the checker and yet can't work."""
     expr = node.expr
     if node.is_("struct") and expr.struct.message_name:
@@ -273,7 +259,7 @@ def _refuse(node: Node, language: _Language) -> None:
         _try(node, call.function, call.args[-1].constant.string, language)
 
 
-def _try(node: Node, function: str, constant: str, language: _Language) -> None:
+def _try(node: Node, function: str, constant: str, language: Language) -> None:
     """Try what a function is given as a constant."""
     if function in _TRIED:
         trial, message = _TRIED[function]
@@ -292,45 +278,3 @@ def _constant_kind(expr: Any) -> str | None:
     if not expr.HasField("constant"):
         return None
     return next((kind for kind in ("int", "double", "string") if expr.constant.HasField(kind)), "other")
-
-
-@lru_cache(maxsize=512)
-def _language(trigger: Trigger, scope: frozenset[str] | None = None) -> _Language:
-    """Make the environment of a trigger: protobuf messages whose fields are the names that conditions may use.
-
-    Parameters
-    ----------
-    trigger
-        Whose attributes are offered.
-    scope
-        Only these attributes; all of the dictionary, if none.
-    """
-    name = trigger.capitalize()
-    offered = offered_attributes(trigger)
-    fields_of_trigger = offered if scope is None else {keyword: offered[keyword] for keyword in sorted(scope)}
-    file = descriptor_pb2.FileDescriptorProto(name=f"kivuko/{trigger}.proto", package="kivuko", syntax="proto3")
-    _add_message(file, name, fields_of_trigger)
-    for circumstance, fields in CIRCUMSTANCES.items():
-        _add_message(file, circumstance.capitalize(), {one: AttributeType("text") for one in fields})
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    variables = {one: cel.Type(f"kivuko.{one.capitalize()}") for one in (trigger, *CIRCUMSTANCES)}
-    variables["calendars"] = cel.Type.Map(cel.Type.STRING, cel.Type.BOOL)
-    variables["now"] = cel.Type.TIMESTAMP
-    messages = {
-        one: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"kivuko.{one.capitalize()}"))
-        for one in (trigger, *CIRCUMSTANCES)
-    }
-    return _Language(cel.NewEnv(pool, variables=variables, extensions=[ext_strings.ExtStrings()]), messages)
-
-
-def _add_message(file: Any, name: str, fields: Mapping[str, AttributeType]) -> None:
-    message = file.message_type.add(name=name)
-    for number, (keyword, kind) in enumerate(fields.items(), start=1):
-        label = _Field.LABEL_REPEATED if kind.many else _Field.LABEL_OPTIONAL
-        added = message.field.add(name=keyword, number=number, label=label, type=_FIELD_TYPES[kind.kind])
-        if not kind.many:
-            # Presence of a scalar, so that has() tells: a proto3 `optional` is a oneof of its own.
-            added.proto3_optional = True
-            added.oneof_index = len(message.oneof_decl)
-            message.oneof_decl.add(name=f"_{keyword}")

@@ -166,11 +166,13 @@ class Decider:
             wanted, notes = wishes(evaluation.matches)
             going, left_out = without_loops([one], wanted, in_force.rules.returns)
             made += going
-            tally.add(evaluation.matches, (*unread, *evaluation.errors, *notes, *left_out), evaluation.rules_evaluated)
+            problems = (*unread, *evaluation.errors, *notes)
+            tally.add(evaluation.matches, evaluation.rules_evaluated, problems=problems, notes=left_out)
         await repository.keep_requests(tx, made, in_force.version)
         await repository.mark_decided(tx, study, in_force.version)
         for source, tally in decisions.items():
-            await self._say(tx, study, tally.decided("instance", study.study_instance_uid, in_force.version, source))
+            decided = tally.decided("instance", study.study_instance_uid, in_force.version, source)
+            await self._say(tx, study, decided, tally.problems)
         await self._request(tx, study, made, in_force.version)
 
     async def _decide_study(
@@ -187,11 +189,10 @@ class Decider:
         await repository.keep_requests(tx, going, in_force.version)
         await repository.close_completion(tx, study, completion, in_force.version)
         tally = Tally(count=len(chosen))
-        tally.add(
-            evaluation.matches, (*unread, *evaluation.errors, *notes, *left_out, *changed), evaluation.rules_evaluated
-        )
+        problems = (*unread, *evaluation.errors, *notes, *changed)
+        tally.add(evaluation.matches, evaluation.rules_evaluated, problems=problems, notes=left_out)
         decided = tally.decided("study", study.study_instance_uid, in_force.version, said.source, said.version)
-        await self._say(tx, study, decided)
+        await self._say(tx, study, decided, tally.problems)
         await self._request(tx, study, everything, in_force.version, closing=said.version)
 
     async def _study_attributes(
@@ -225,15 +226,15 @@ class Decider:
             # The instances must go where the other rules send them all the same.
             return {}, [f"the full header can't be read: {', '.join(sorted(keywords))} taken as absent"]
 
-    async def _say(self, tx: AsyncSession, study: Study, decided: RoutingDecided) -> None:
+    async def _say(self, tx: AsyncSession, study: Study, decided: RoutingDecided, problems: Sequence[str]) -> None:
         await repository.keep_decision(tx, study, decided, self._clock())
         metric.DECISIONS.labels(trigger=decided.trigger, outcome="matched" if decided.matches else "unmatched").inc()
         for match in decided.matches:
             metric.MATCHES.labels(rule=match.rule).inc()
-        if decided.errors:
+        if problems:
             metric.PROBLEMS.labels(trigger=decided.trigger).inc()
-            for error in decided.errors:
-                _LOG.warning("routing problem", study_uid=study.study_instance_uid, tenant=study.tenant, reason=error)
+            for problem in problems:
+                _LOG.warning("routing problem", study_uid=study.study_instance_uid, tenant=study.tenant, reason=problem)
         await self._outbox.emit(
             tx, decided, subject=study.study_instance_uid, tenant=study.tenant, site=decided.source.site
         )

@@ -106,22 +106,19 @@ def without_loops(
     Returns
     -------
     tuple[list[Requested], list[str]]
-        The requests; and which destinations were left out for how many instances.
+        The requests; and which destinations don't get all of the instances.
     """
     made, notes = [], []
     for destination, wish in wanted.items():
         going = [one for one in instances if not returns(destination, one.source.node)]
         made += [Requested(one, destination, wish) for one in going]
         if len(going) < len(instances):
-            left_out = len(instances) - len(going)
-            notes.append(
-                f"destination `{destination}` is left out for {left_out} instances: they came from its own node"
-            )
+            notes.append(f"destination `{destination}` doesn't get back what came from its own node")
     return made, notes
 
 
 def united(before: Sequence[Requested], going: Sequence[Requested]) -> tuple[list[Requested], list[str]]:
-    """Unite what was requested with what is wished for now. A transform that was requested stands: it may be sent already.
+    """Unite what was requested with what is wished for now. A transform once requested stands: it may be sent already.
 
     Returns
     -------

@@ -17,15 +17,24 @@ class Tally:
         self._rules_evaluated = 0
         self._matches: dict[str, tuple[Match, int]] = {}
         self._problems: Counter[str] = Counter()
+        self._notes: Counter[str] = Counter()
 
-    def add(self, matches: Iterable[Match], problems: Iterable[str], rules_evaluated: int) -> None:
-        """Take one evaluation in."""
+    @property
+    def problems(self) -> list[str]:
+        """What people must look at."""
+        return _counted(self._problems)
+
+    def add(
+        self, matches: Iterable[Match], rules_evaluated: int, *, problems: Iterable[str], notes: Iterable[str]
+    ) -> None:
+        """Take one evaluation in; notes are for the record only."""
         self._count += self._each
         self._rules_evaluated = rules_evaluated
         for match in matches:
             first, count = self._matches.get(match.rule, (match, 0))
             self._matches[match.rule] = (first, count + self._each)
         self._problems.update(problems)
+        self._notes.update(notes)
 
     def decided(
         self,
@@ -54,5 +63,9 @@ class Tally:
                 )
                 for first, count in self._matches.values()
             ),
-            errors=tuple(text if count == 1 else f"{text} ({count} times)" for text, count in self._problems.items()),
+            errors=(*self.problems, *_counted(self._notes)),
         )
+
+
+def _counted(texts: Counter[str]) -> list[str]:
+    return [text if count == 1 else f"{text} ({count} times)" for text, count in texts.items()]

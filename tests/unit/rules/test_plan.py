@@ -1,0 +1,135 @@
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.delivery import DeliveryItem
+from contracts.manifest import set_hash
+from contracts.routing import PRIORITIES
+from libs.definition.ruleset import Match
+from services.rules.headers import pick
+from services.rules.plan import Known, Requested, Wish, aggregate, of_version, requests, united, wishes, without_loops
+from tests.unit.rules.scene import CT1, NOW, PACS, STUDY
+
+
+def known(number: int, node: str = "CT1") -> Known:
+    item = DeliveryItem(
+        sop_instance_uid=f"1.2.{number}",
+        sop_class_uid="1.2",
+        transfer_syntax_uid="1.2.840.10008.1.2",
+        content_hash=f"{number:064x}",
+        object_key=f"{number}.dcm",
+        size=1,
+    )
+    source = CT1 if node == "CT1" else PACS
+    return Known(number, item, "1.2", NOW + timedelta(seconds=number), source, {}, "headers")
+
+
+def match(name: str, *destinations: str, priority: Any = "routine", transform: str | None = None) -> Match:
+    return Match(name, destinations, destinations, priority, transform, {})
+
+
+wish = st.builds(
+    Wish,
+    st.sampled_from(PRIORITIES),
+    st.sampled_from([None, "a", "b"]),
+    st.lists(st.sampled_from("xyz"), min_size=1, unique=True).map(tuple),
+)
+
+
+@given(wish, wish)
+def test_of_two_wishes_the_higher_priority_wins_whichever_comes_first(one: Wish, other: Wish) -> None:
+    both = one.merged(other)
+    assert PRIORITIES.index(both.priority) == min(PRIORITIES.index(one.priority), PRIORITIES.index(other.priority))
+    assert set(both.rules) == {*one.rules, *other.rules}
+    assert both.priority == other.merged(one).priority
+    assert (both.transform is None) == (other.merged(one).transform is None)
+
+
+@given(wish)
+def test_the_same_wish_twice_is_one(one: Wish) -> None:
+    assert one.merged(one) == one
+
+
+def test_of_equal_priorities_a_transform_counts() -> None:
+    assert Wish("stat", None, ("a",)).merged(Wish("stat", "hide", ("b",))).transform == "hide"
+
+
+def test_wishes_by_destination() -> None:
+    found, notes = wishes([match("a", "pacs", "hub"), match("b", "pacs", priority="stat")])
+    assert found == {"pacs": Wish("stat", None, ("a", "b")), "hub": Wish("routine", None, ("a",))}
+    assert notes == []
+
+
+def test_no_loops() -> None:
+    made, notes = without_loops(
+        [known(1), known(2, "PACS")], {"pacs": Wish("stat", None, ("a",))}, lambda _d, n: n == "PACS"
+    )
+    assert [one.instance.id for one in made] == [1]
+    assert notes == ["destination `pacs` doesn't get back what came from its own node"]
+
+
+@given(st.sets(st.integers(1, 40), min_size=1), st.sets(st.integers(41, 60)))
+def test_a_version_is_found_among_later_instances_and_never_without_all_its_own(own: set[int], later: set[int]) -> None:
+    members = [known(number) for number in own]
+    digest = set_hash(one.identity for one in members)
+    last = max(one.received_at for one in members)
+    found = of_version([*(known(number) for number in later), *members], len(own), digest, last)
+    assert found is not None
+    assert {one.id for one in found} == own
+    assert of_version([*(known(number) for number in later), *members[1:]], len(own), digest, last) is None
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.sampled_from(["pacs", "hub"]), wish), unique_by=lambda one: one[:2]))
+def test_requests_say_everything_once_and_close_each_destination_once(given_: list[tuple[int, str, Wish]]) -> None:
+    made = [Requested(known(number), destination, one) for number, destination, one in given_]
+    events = requests(STUDY, 1, made, closing=3)
+    said = [(item.sop_instance_uid, event.destination, event.transform) for event in events for item in event.items]
+    assert sorted(said, key=str) == sorted(
+        ((one.instance.item.sop_instance_uid, one.destination, one.wish.transform) for one in made), key=str
+    )
+    for destination in {one.destination for one in made}:
+        mine = [event for event in events if event.destination == destination]
+        expected = sum(one.destination == destination for one in made)
+        assert [(event.study_version, event.expected_count) for event in mine] == [
+            *[(None, None)] * (len(mine) - 1),
+            (3, expected),
+        ]
+
+
+def test_what_was_requested_keeps_its_transform() -> None:
+    before = Requested(known(1), "pacs", Wish("routine", None, ("a",)))
+    now = Requested(known(1), "pacs", Wish("stat", "x", ("b",)))
+    both, notes = united([before], [now])
+    assert both == [Requested(known(1), "pacs", Wish("stat", None, ("a", "b")))]
+    assert notes == ["destination `pacs` was requested with another transform before, which stands for those instances"]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], None),
+        (["B", "A", "B"], "A"),
+        ([3, 1.5], 1.5),
+        ([["A", "B"], ["C", "A"], "D"], ["A", "B", "C", "D"]),
+        (["x", 1], 1),
+    ],
+)
+def test_a_study_value_of_instance_values(values: list[Any], expected: Any) -> None:
+    assert aggregate(values) == expected
+    assert aggregate(reversed(values)) == expected
+
+
+def test_attributes_are_picked_from_a_full_header() -> None:
+    document = {
+        "00180081": {"vr": "DS", "keyword": "EchoTime", "Value": [90.0]},
+        "00180020": {"vr": "CS", "keyword": "ScanningSequence", "Value": ["SE", "IR"]},
+        "00180082": {"vr": "DS", "keyword": "InversionTime"},
+        "00091001": {"vr": "LO", "Value": ["private"]},
+    }
+    assert pick(document, {"EchoTime", "ScanningSequence", "InversionTime"}) == {
+        "EchoTime": 90.0,
+        "ScanningSequence": ["SE", "IR"],
+    }
