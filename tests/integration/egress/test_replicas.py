@@ -19,8 +19,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.crash]
 BRIEF = QUICK.model_copy(update={"lease": 2})
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-async def test_kill_9_amid_a_delivery_loses_nothing(tmp_path: Path, postgresql: PostgreSQL, database: str) -> None:
+@pytest.mark.parametrize(("database", "kills"), [("sqlite", 2), ("postgresql", 1)])
+async def test_kill_9_amid_a_delivery_loses_nothing(
+    tmp_path: Path, postgresql: PostgreSQL, database: str, kills: int
+) -> None:
     url = f"sqlite://{tmp_path / 'db'}" if database == "sqlite" else postgresql.database()
     paths = make_study(tmp_path, 60)
     seen = threading.Semaphore(0)
@@ -32,7 +34,7 @@ async def test_kill_9_amid_a_delivery_loses_nothing(tmp_path: Path, postgresql: 
     with receiver(answer) as peer:
         async with stand(tmp_path, None, BRIEF, database_url=url) as egress:
             await egress.request(egress.keep(paths))
-        for run in range(3):
+        for run in range(kills):
             command = [sys.executable, "-m", "tests.integration.egress.replica", url, str(tmp_path), str(peer.port)]
             with subprocess.Popen([*command, f"killed-{run}"]) as replica:  # noqa: ASYNC220 - it is killed below
                 for _ in range(12):
@@ -44,8 +46,8 @@ async def test_kill_9_amid_a_delivery_loses_nothing(tmp_path: Path, postgresql: 
             assert {item.state for item in await egress.items()} == {"sent"}
     times = Counter(peer.received)
     assert set(times) == {path.stem for path in paths}
-    # Each kill costs at most what was answered since the last record, and never a second kill's worth for one instance.
-    assert sum(times.values()) - len(times) <= 3 * QUICK.record_items
+    # Each kill costs at most what was answered since the last record.
+    assert sum(times.values()) - len(times) <= kills * QUICK.record_items
 
 
 async def test_two_replicas_share_a_destination_and_send_nothing_twice(tmp_path: Path, postgresql: PostgreSQL) -> None:
