@@ -10,8 +10,9 @@ from contracts.definition import Definition, Snapshot
 from libs.definition.difference import Change, difference
 from libs.definition.reading import DefinitionError
 from libs.definition.reading import Problem as Flaw
+from libs.snapshot import SnapshotUnavailableError
 from libs.storage.database import Database
-from libs.web.access import AccessList
+from libs.web.access import AccessList, AccessUnavailableError
 from libs.web.permission import requires
 from libs.web.principal import Principal, principal
 from libs.web.problem import Problem
@@ -78,6 +79,7 @@ def make_router(database: Database, register: Register, tokens: TokenRegister) -
     """Make the routes over the versions and the tokens."""
     router = APIRouter()
     _definition_routes(router, register)
+    _service_routes(router, database)
     _reading_routes(router, database)
     _token_routes(router, database, tokens)
     return router
@@ -127,7 +129,7 @@ def _definition_routes(router: APIRouter, register: Register) -> None:
             raise _refused(error, f"version {order.version}") from error
 
 
-def _reading_routes(router: APIRouter, database: Database) -> None:
+def _service_routes(router: APIRouter, database: Database) -> None:
     @router.get(
         "/snapshot", dependencies=[requires("network.snapshot"), Depends(whole_network)], response_model=Snapshot
     )
@@ -139,12 +141,25 @@ def _reading_routes(router: APIRouter, database: Database) -> None:
             raise _nothing_yet()
         if if_none_match is not None and f'"{latest.version}"' in if_none_match:
             return Response(status_code=304, headers={"etag": f'"{latest.version}"'})
-        found = await repository.current_snapshot(database)
+        try:
+            found = await repository.current_snapshot(database)
+        except SnapshotUnavailableError as error:
+            raise _unavailable(error) from error
         if found is None:
             raise _nothing_yet()
         content = found.model_dump_json(by_alias=True)
         return Response(content, media_type="application/json", headers={"etag": f'"{found.version}"'})
 
+    @router.get("/access", dependencies=[requires("network.access")])
+    async def access() -> AccessList:
+        """Give the other services the hashes of the tokens in use."""
+        try:
+            return await repository.access_list(database)
+        except AccessUnavailableError as error:
+            raise _unavailable(error) from error
+
+
+def _reading_routes(router: APIRouter, database: Database) -> None:
     @router.get("/history", dependencies=[requires("network.read"), Depends(whole_network)])
     async def history(
         limit: Annotated[int, Query(ge=1, le=1000)] = 100, before: Annotated[int | None, Query(ge=1)] = None
@@ -175,11 +190,6 @@ def _reading_routes(router: APIRouter, database: Database) -> None:
             old = None if first is None else await _definition(tx, first)
             new = await _definition(tx, last)
         return Differences(from_version=first, to_version=last, changes=difference(old, new))
-
-    @router.get("/access", dependencies=[requires("network.access")])
-    async def access() -> AccessList:
-        """Give the other services the hashes of the tokens in use."""
-        return await repository.access_list(database)
 
 
 def _token_routes(router: APIRouter, database: Database, tokens: TokenRegister) -> None:
@@ -283,6 +293,12 @@ def _refused(error: DefinitionError | OvertakenError | UnexpectedVersionError, f
     if isinstance(error, UnexpectedVersionError):
         return Problem(412, "Version changed", f"Nothing was applied: {error}.", advice=advice)
     return Problem(409, "Overtaken", f"Nothing was applied: {error}.", advice=advice)
+
+
+def _unavailable(error: Exception) -> Problem:
+    return Problem(
+        503, "Not available", f"{error}.", advice="Mend that, then try again.", headers={"Retry-After": "10"}
+    )
 
 
 def _nothing_yet() -> Problem:

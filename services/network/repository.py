@@ -4,14 +4,14 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.access import Role
 from contracts.definition import Definition, Snapshot
 from libs.snapshot import SnapshotUnavailableError
 from libs.storage.database import Database
-from libs.web.access import AccessEntry, AccessList
+from libs.web.access import AccessEntry, AccessList, AccessUnavailableError
 from services.network.models import tokens, versions
 
 
@@ -58,6 +58,9 @@ class TakenError(Exception):
     """Another one was first: the number of a version, or the name of a token, is taken."""
 
 
+#: What the drivers raise while the database is away, or its tables are not made yet.
+_AWAY = (SQLAlchemyError, OSError)
+_NO_ANSWER = "the database of the service `network` does not answer: check KIVUKO_DATABASE_URL and run `kivuko migrate`"
 _ENTRY = [versions.c[name] for name in Entry.model_fields]
 _TOKEN = [tokens.c[name] for name in Token.model_fields]
 
@@ -132,11 +135,14 @@ async def current_snapshot(database: Database) -> Snapshot | None:
     Raises
     ------
     SnapshotUnavailableError
-        An older release applied it, and this one can't read it.
+        The database is away, or an older release applied the definition and this one can't read it.
     """
     query = select(versions.c.version, versions.c.document_hash, versions.c.definition)
-    async with database.reading() as tx:
-        row = (await tx.execute(query.order_by(versions.c.version.desc()).limit(1))).first()
+    try:
+        async with database.reading() as tx:
+            row = (await tx.execute(query.order_by(versions.c.version.desc()).limit(1))).first()
+    except _AWAY as error:
+        raise SnapshotUnavailableError(f"{_NO_ANSWER} ({type(error).__name__})") from error
     if row is None:
         return None
     try:
@@ -153,10 +159,12 @@ async def current_snapshot(database: Database) -> Snapshot | None:
 
 
 async def access_list(database: Database) -> AccessList:
-    """Give the tokens in use; whoever checks one looks at its expiry."""
-    query = select(tokens).where(tokens.c.revoked_at.is_(None))
-    async with database.reading() as tx:
-        rows = (await tx.execute(query)).all()
+    """Give the tokens in use; whoever checks one looks at its expiry. Raises AccessUnavailableError."""
+    try:
+        async with database.reading() as tx:
+            rows = (await tx.execute(select(tokens).where(tokens.c.revoked_at.is_(None)))).all()
+    except _AWAY as error:
+        raise AccessUnavailableError(f"{_NO_ANSWER} ({type(error).__name__})") from error
     return AccessList(
         entries=tuple(
             AccessEntry(
