@@ -71,7 +71,10 @@ class Use:
 
     @property
     def _kept(self) -> str:
-        return "no" if self._permission is None else PERMISSIONS[self._permission].recorded
+        # Another service has no role: what it may is not recorded, and the rest it is refused.
+        if self._permission is None or self._caller is None or self._caller.role is None:
+            return "no"
+        return PERMISSIONS[self._permission].recorded
 
     async def _write(self, status: int) -> None:
         caller, permission = self._caller, self._permission
