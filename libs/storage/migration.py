@@ -12,6 +12,7 @@ from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext, MigrationStep
 from alembic.script import Script, ScriptDirectory
+from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import ProgrammingError
@@ -100,7 +101,7 @@ def _missing(connection: Connection, script: ScriptDirectory, database: Database
     context = MigrationContext.configure(connection, opts={"version_table_schema": _schema(database)})
     try:
         newest_first = list(script.iterate_revisions("heads", context.get_current_heads() or "base"))
-    except CommandError as error:
+    except (CommandError, RevisionError) as error:
         raise MigrationError(
             f"the tables of {database.service} were made by a newer release than this one: "
             "run that release again, or restore the backup that was made before it"
