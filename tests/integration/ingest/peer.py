@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
@@ -21,6 +22,8 @@ def associated(
 ) -> Iterator[Association]:
     """Associate with presentation contexts (abstract syntax, transfer syntax)."""
     ae = AE(ae_title=calling)
+    ae.dimse_timeout = 10
+    ae.acse_timeout = 10
     proposed = [build_context(abstract, [syntax]) for abstract, syntax in dict.fromkeys(contexts)]
     association = ae.associate("127.0.0.1", port, contexts=proposed, ae_title=called)
     if association.is_established:
@@ -28,9 +31,11 @@ def associated(
         wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         yield association
-    finally:
-        if association.is_established:
-            association.release()
+    except BaseException:
+        association.abort()
+        raise
+    if association.is_established:
+        association.release()
 
 
 def store(
@@ -41,17 +46,21 @@ def store(
     request.MessageID = number
     request.Priority = 2
     # Set past pynetdicom's own checks: a hostile sender has none.
-    request._affected_sop_class_uid = sop_class
-    request._AffectedSOPClassUID = sop_class
-    request._AffectedSOPInstanceUID = sop_uid
+    request._affected_sop_class_uid = UID(sop_class)
+    request._affected_sop_instance_uid = UID(sop_uid)
     request.DataSet = io.BytesIO(dataset)
     (chosen,) = [
         each.context_id
         for each in association.accepted_contexts
         if (each.abstract_syntax, each.transfer_syntax[0]) == context
     ]
+    # As send_c_store does: otherwise the association's own loop takes the response.
+    association._reactor_checkpoint.clear()
+    while not association._is_paused:
+        association._reactor_checkpoint.wait(0.001)
     association.dimse.send_msg(request, chosen)
     _, response = association.dimse.get_msg(block=True)
+    association._reactor_checkpoint.set()
     return None if response is None else int(response.Status)
 
 
