@@ -35,14 +35,13 @@ class SeaweedFS:
         }
         (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
         # Each part has a gRPC port too, by default its port plus 10000, which need not be free.
-        ports = [
-            f"-{part}.port{kind}={free_port()}" for part in ("master", "volume", "filer") for kind in ("", ".grpc")
-        ]
+        parts = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
+        self._ports = {part: free_port() for part in (*parts, "s3.port.grpc")} | {"s3.port": self.port}
         command = [
             str(weed), "-logtostderr=true", "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-            *ports, "-master.raftHashicorp", "-master.volumeSizeLimitMB=256", "-volume.max=5000", "-filer", "-s3",
-            f"-s3.port={self.port}", f"-s3.port.grpc={free_port()}", "-s3.port.iceberg=0", "-s3.port.lance=0",
-            f"-s3.config={folder / 's3.json'}",
+            *(f"-{part}={port}" for part, port in self._ports.items()), "-master.raftHashicorp",
+            "-master.volumeSizeLimitMB=256", "-volume.max=5000", "-filer", "-s3", "-s3.port.iceberg=0",
+            "-s3.port.lance=0", f"-s3.config={folder / 's3.json'}",
         ]  # fmt: skip
         self._server = Program(command, folder, name="seaweedfs", env={"WEED_S3_SSE_KEK": secrets.token_hex(32)})
         pool = PoolManager(retries=Retry(total=0), timeout=5.0)
@@ -67,6 +66,10 @@ class SeaweedFS:
     def stop(self) -> None:
         """Stop it: killed, because its orderly stop takes about 20 s."""
         self._server.kill()
+        # It makes sockets in /tmp whatever TMPDIR says, and leaves them there.
+        for port in self._ports.values():
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink()
 
     def _serves(self) -> bool:
         try:

@@ -1,5 +1,6 @@
 """The frame that everything is built in: layout, commands, import layers, deployment of every service."""
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from contracts.topics import SERVICES
+from tests.support.image import absent_modules
 
 pytestmark = pytest.mark.unit
 
@@ -164,18 +166,21 @@ def test_the_image_of_a_service_holds_no_other_service() -> None:
     assert names == {"services/__init__.py", "services/cli", "services/${SERVICE}"}
 
 
-#: Imports one service and the command line while every other service is missing, as in that service's image.
+#: Imports the command line and one service while everything that its image does not hold is missing.
 ALONE = """
-import importlib, sys
-sys.modules.update({{f"services.{{other}}": None for other in {others!r}}})
+import importlib, json, sys
+service, absent = sys.argv[1], json.loads(sys.argv[2])
+sys.modules.update(dict.fromkeys(absent))
 importlib.import_module("services.cli.app")
-importlib.import_module("services.{service}.app")
-assert set(importlib.import_module("services.cli.composition").migrated_services()) <= {{"{service}"}}
+importlib.import_module(f"services.{service}.app")
+assert set(importlib.import_module("services.cli.composition").migrated_services()) <= {service}
 """
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_starts_where_no_other_service_is(service: str) -> None:
-    code = ALONE.format(others=[other for other in SERVICES if other != service], service=service)
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+def test_a_service_starts_with_what_its_image_holds(service: str) -> None:
+    absent = absent_modules(service)
+    assert {"pytest", "hypothesis", *(f"services.{other}" for other in SERVICES if other != service)} <= set(absent)
+    command = [sys.executable, "-c", ALONE, service, json.dumps(absent)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
