@@ -137,7 +137,7 @@ class Completion:
         if manifest.version == 1:
             trace.record_study_root(due.tenant, due.study_uid, due.first_arrival, now)
         _LOG.info(
-            f"study {name}",
+            "study completed" if manifest.version == 1 else "study amended",
             study_uid=due.study_uid,
             tenant=due.tenant,
             version=manifest.version,
