@@ -1,27 +1,22 @@
 """What happens to deliveries: each step is one transaction that changes them and says so."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from contracts.delivery import (
-    DeliveryAttempted,
-    DeliveryCompleted,
-    DeliveryFailed,
-    DeliveryRequested,
-    InstanceFailure,
-)
+from contracts.delivery import DeliveryRequested
 from contracts.envelope import Event
+from contracts.fact import Fact
 from libs.clock import Clock
 from libs.messaging.outbox import Outbox
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
-from services.egress import metric, repository
+from services.egress import metric, report, repository
 from services.egress.backoff import Backoff, Circuit, Random
+from services.egress.claim import Claim, Progress
 from services.egress.delivery import Closing, Request, State, delivery_id, lane, standing
 from services.egress.outcome import NO_ANSWER, Outcome, Verdict
 from services.egress.parcel import Parcel
@@ -31,35 +26,7 @@ from services.egress.settings import EgressSettings
 
 #: Key in a session's `info`: this transaction made work for the sender.
 WORK = "egress.work"
-_FAILURES_TOLD = 20
 _SETTLED_AT_ONCE = 100
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A batch of one delivery that this replica sends in one association."""
-
-    delivery_id: str
-    tenant: str
-    site: str | None
-    study_instance_uid: str
-    destination: str
-    target: Target
-    attempt: int
-    started_at: datetime
-    traceparent: str | None
-    parcels: tuple[Parcel, ...]
-
-
-@dataclass
-class Progress:
-    """What became of a claim's instances so far."""
-
-    outcomes: list[Outcome] = field(default_factory=list)
-
-    def count(self, *verdicts: Verdict) -> int:
-        """Count the instances with one of these verdicts."""
-        return sum(outcome.verdict in verdicts for outcome in self.outcomes)
 
 
 class LeaseLostError(Exception):
@@ -213,7 +180,7 @@ class Deliveries:
             next_attempt_at = await self._settle(tx, claim.delivery_id, circuit)
             await self._outbox.emit(
                 tx,
-                _attempted(claim, progress, ending, now, next_attempt_at),
+                report.attempted(claim, progress, ending, now, next_attempt_at),
                 subject=claim.study_instance_uid,
                 tenant=claim.tenant,
                 site=claim.site,
@@ -332,55 +299,18 @@ class Deliveries:
         changes: dict[str, Any] = {"state": state, "reason": reason, "next_attempt_at": tally.next_attempt_at}
         if state == "done" and closing is not None and row.completed_version != closing.study_version:
             changes |= {"completed_at": now, "completed_version": closing.study_version}
-            await self._emit_completed(tx, row, closing, now, tally.bytes_sent)
+            await self._emit(tx, row, report.completed(row, closing, now, tally.bytes_sent))
+            metric.DELIVERED.observe(max(0.0, (now - row.requested_at).total_seconds()))
         if state == "failed" and row.state != "failed":
-            await self._emit_failed(tx, row, tally.failed, tally.sent)
+            failures = await repository.failed_items(tx, key, report.FAILURES_TOLD)
+            await self._emit(tx, row, report.failed(row, failures, tally))
         await repository.update_delivery(tx, key, **changes)
         if state not in ("open", "waiting") or tally.next_attempt_at is None:
             return None
         return max(tally.next_attempt_at, circuit.retry_at) if circuit and circuit.retry_at else tally.next_attempt_at
 
-    async def _emit_completed(
-        self, tx: AsyncSession, row: Row[Any], closing: Closing, now: datetime, bytes_sent: int
-    ) -> None:
-        await self._outbox.emit(
-            tx,
-            DeliveryCompleted(
-                delivery_id=row.id,
-                study_instance_uid=row.study_instance_uid,
-                destination=row.destination,
-                study_version=closing.study_version,
-                instance_count=closing.expected_count,
-                bytes_sent=bytes_sent,
-                attempts=row.attempts,
-                requested_at=row.requested_at,
-                completed_at=now,
-            ),
-            subject=row.study_instance_uid,
-            tenant=row.tenant,
-            site=row.site,
-        )
-        metric.DELIVERED.observe(max(0.0, (now - row.requested_at).total_seconds()))
-
-    async def _emit_failed(self, tx: AsyncSession, row: Row[Any], failed: int, sent: int) -> None:
-        failures = await repository.failed_items(tx, row.id, _FAILURES_TOLD)
-        await self._outbox.emit(
-            tx,
-            DeliveryFailed(
-                delivery_id=row.id,
-                study_instance_uid=row.study_instance_uid,
-                destination=row.destination,
-                failed_count=failed,
-                sent_count=sent,
-                failures=tuple(
-                    InstanceFailure(sop_instance_uid=f.sop_instance_uid, status=f.status, reason=f.reason)
-                    for f in failures
-                ),
-            ),
-            subject=row.study_instance_uid,
-            tenant=row.tenant,
-            site=row.site,
-        )
+    async def _emit(self, tx: AsyncSession, row: Row[Any], fact: Fact) -> None:
+        await self._outbox.emit(tx, fact, subject=row.study_instance_uid, tenant=row.tenant, site=row.site)
 
     def _lease_end(self, now: datetime) -> datetime:
         return now + timedelta(seconds=self._settings.lease)
@@ -414,30 +344,4 @@ def _parcel(item: Row[Any]) -> Parcel:
         content_hash=item.content_hash,
         object_key=item.object_key,
         size=item.size,
-    )
-
-
-def _attempted(
-    claim: Claim, progress: Progress, ending: Ending, now: datetime, next_attempt_at: datetime | None
-) -> DeliveryAttempted:
-    parcels = {parcel.item: parcel for parcel in claim.parcels}
-    arrived = [o for o in progress.outcomes if o.verdict in (Verdict.SENT, Verdict.WARNING)]
-    failures = [o for o in progress.outcomes if o.verdict not in (Verdict.SENT, Verdict.WARNING)]
-    return DeliveryAttempted(
-        delivery_id=claim.delivery_id,
-        study_instance_uid=claim.study_instance_uid,
-        destination=claim.destination,
-        attempt=claim.attempt,
-        sent_count=len(arrived),
-        failed_count=len(claim.parcels) - len(arrived),
-        warning_count=progress.count(Verdict.WARNING),
-        bytes_sent=sum(parcels[o.item].size for o in arrived),
-        started_at=claim.started_at,
-        ended_at=now,
-        problem=ending.problem,
-        failures=tuple(
-            InstanceFailure(sop_instance_uid=parcels[o.item].sop_instance_uid, status=o.status, reason=o.reason)
-            for o in failures[:_FAILURES_TOLD]
-        ),
-        next_attempt_at=next_attempt_at,
     )

@@ -120,7 +120,7 @@ def standing(
         return _unsent(tally, now, obstacle)
     if tally.failed:
         return Standing("failed", "all that is left was refused for good: see its instances, then try again")
-    if closing is None or tally.instances != closing.expected_count:
+    if closing is None or not tally.instances or tally.instances != closing.expected_count:
         return Standing("open")
     return Standing("done") if unconfirmed is None else Standing("held", unconfirmed)
 

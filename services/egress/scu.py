@@ -261,7 +261,7 @@ def _association(target: Target, contexts: list[PresentationContext], timeouts: 
     association = _associate(target, contexts, timeouts)
     try:
         yield association
-    except (_LostError, _StoppedError):
+    except BaseException:
         _drop(association)
         raise
     if association.is_established:

@@ -16,7 +16,8 @@ from libs.telemetry import log
 from libs.telemetry.trace import link_to, study_context, tracer
 from services.egress import metric, repository
 from services.egress.backoff import Circuit
-from services.egress.deliveries import WORK, Claim, Deliveries, LeaseLostError, Progress
+from services.egress.claim import Claim, Progress
+from services.egress.deliveries import WORK, Deliveries, LeaseLostError
 from services.egress.outcome import Outcome, Verdict
 from services.egress.reach import Obstacle
 from services.egress.scu import Ending, Scu
@@ -129,7 +130,13 @@ class Sender:
         self._running[destination] += 1
         task = asyncio.create_task(self._work(destination))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Its lease runs out and the delivery is taken again; meanwhile people must hear of it.
+            _log.error("a delivery attempt broke off inside, it is taken again later", exc_info=error)
 
     async def _work(self, destination: str) -> None:
         try:

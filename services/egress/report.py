@@ -1,0 +1,73 @@
+"""What is told of a delivery: the events of egress."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row
+
+from contracts.delivery import DeliveryAttempted, DeliveryCompleted, DeliveryFailed, InstanceFailure
+from services.egress.claim import Claim, Progress
+from services.egress.delivery import Closing, Tally
+from services.egress.outcome import Verdict
+from services.egress.scu import Ending
+
+#: How many of the instances that failed an event names.
+FAILURES_TOLD = 20
+
+
+def completed(delivery: Row[Any], closing: Closing, now: datetime, bytes_sent: int) -> DeliveryCompleted:
+    """Tell that a version of the study is delivered in full."""
+    return DeliveryCompleted(
+        delivery_id=delivery.id,
+        study_instance_uid=delivery.study_instance_uid,
+        destination=delivery.destination,
+        study_version=closing.study_version,
+        instance_count=closing.expected_count,
+        bytes_sent=bytes_sent,
+        attempts=delivery.attempts,
+        requested_at=delivery.requested_at,
+        completed_at=now,
+    )
+
+
+def failed(delivery: Row[Any], failures: Sequence[Row[Any]], tally: Tally) -> DeliveryFailed:
+    """Tell that all that is left was refused for good."""
+    return DeliveryFailed(
+        delivery_id=delivery.id,
+        study_instance_uid=delivery.study_instance_uid,
+        destination=delivery.destination,
+        failed_count=tally.failed,
+        sent_count=tally.sent,
+        failures=tuple(
+            InstanceFailure(sop_instance_uid=each.sop_instance_uid, status=each.status, reason=each.reason)
+            for each in failures
+        ),
+    )
+
+
+def attempted(
+    claim: Claim, progress: Progress, ending: Ending, now: datetime, next_attempt_at: datetime | None
+) -> DeliveryAttempted:
+    """Tell how an association ended."""
+    parcels = {parcel.item: parcel for parcel in claim.parcels}
+    arrived = [o for o in progress.outcomes if o.verdict in (Verdict.SENT, Verdict.WARNING)]
+    failures = [o for o in progress.outcomes if o.verdict not in (Verdict.SENT, Verdict.WARNING)]
+    return DeliveryAttempted(
+        delivery_id=claim.delivery_id,
+        study_instance_uid=claim.study_instance_uid,
+        destination=claim.destination,
+        attempt=claim.attempt,
+        sent_count=len(arrived),
+        failed_count=len(claim.parcels) - len(arrived),
+        warning_count=progress.count(Verdict.WARNING),
+        bytes_sent=sum(parcels[o.item].size for o in arrived),
+        started_at=claim.started_at,
+        ended_at=now,
+        problem=ending.problem,
+        failures=tuple(
+            InstanceFailure(sop_instance_uid=parcels[o.item].sop_instance_uid, status=o.status, reason=o.reason)
+            for o in failures[:FAILURES_TOLD]
+        ),
+        next_attempt_at=next_attempt_at,
+    )
