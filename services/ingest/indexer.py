@@ -325,6 +325,9 @@ class Indexer:
                         site=entry.arrival.source.site,
                     )
                 mine = added or await repository.quarantine_has(tx, entry.arrival.id)
+                if not mine:
+                    # The same bytes came twice at once, and the other was first.
+                    await repository.quarantined(tx, entry, objection)
             if not mine:
                 await asyncio.to_thread(self._objects.delete, entry.quarantine_key)
         # With ack=object-store it may be there under the key of an object that was never indexed.

@@ -1,0 +1,166 @@
+"""Whatever ends the process: what was acknowledged is indexed at the next start, and nothing is left over."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+
+from libs.storage.objects import StoreUnavailableError
+from services.ingest import repository
+from services.ingest.models import arrivals, batches, instances
+from tests.integration.ingest.conftest import Running, running
+from tests.integration.ingest.peer import send
+from tests.support.postgresql import PostgreSQL
+from tests.support.synthetic import make_ct, make_study
+
+pytestmark = pytest.mark.integration
+
+
+async def nothing_is_left_over(ingest: Running) -> None:
+    """Every object has its row and every row its object; the spool is empty."""
+    await ingest.until_indexed()
+    rows = {row.object_key for row in await ingest.rows(select(instances.c.object_key))}
+    documents = {row.headers_key for row in await ingest.rows(select(batches.c.headers_key))}
+
+    async def clean() -> bool:
+        return set(ingest.objects.list("headers/")) == documents
+
+    await ingest.until(clean, "header documents without a batch to go")
+    assert set(ingest.objects.list("default/")) == rows
+
+
+async def test_a_spool_that_was_never_indexed_is_taken_up(tmp_path: Path) -> None:
+    paths = make_study(tmp_path, 4)
+    async with running(tmp_path / "home", loops=False) as ingest:
+        assert await asyncio.to_thread(send, ingest.port, paths) == [0] * 4
+        assert len(ingest.spool) == 4
+    (tmp_path / "home" / "spool" / "half.part").write_bytes(b"half a file")
+    async with running(tmp_path / "home") as ingest:
+        (event,) = await ingest.until_events("study.completed", 1)
+        assert event["data"]["instance_count"] == 4
+        assert event["data"]["source"]["node"] == "CT1"
+        await nothing_is_left_over(ingest)
+
+
+async def test_objects_without_rows_are_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lost(*_args: Any, **_kwargs: Any) -> None:
+        raise OperationalError("the connection was lost", None, Exception())
+
+    paths = make_study(tmp_path, 4)
+    async with running(tmp_path / "home") as ingest:
+        with monkeypatch.context() as patched:
+            patched.setattr(repository, "index", lost)
+            assert await asyncio.to_thread(send, ingest.port, paths) == [0] * 4
+
+            async def published() -> bool:
+                return len(list(ingest.objects.list("default/"))) == 4 and bool(list(ingest.objects.list("headers/")))
+
+            await ingest.until(published, "objects without rows")
+    async with running(tmp_path / "home") as ingest:
+        await nothing_is_left_over(ingest)
+        assert len(await ingest.rows(select(instances.c.id))) == 4
+        assert len(await ingest.events("instances.stored")) == 1
+
+
+async def test_entries_that_were_indexed_already_are_dropped(tmp_path: Path) -> None:
+    path = make_ct(tmp_path)
+    async with running(tmp_path / "home", loops=False) as ingest:
+        await asyncio.to_thread(send, ingest.port, [path])
+        (name,) = ingest.spool
+        copy = (ingest.home / "spool" / name).read_bytes()
+    async with running(tmp_path / "home") as ingest:
+        await ingest.until_indexed()
+    (tmp_path / "home" / "spool" / name).write_bytes(copy)
+    async with running(tmp_path / "home") as ingest:
+        await nothing_is_left_over(ingest)
+        assert len(await ingest.rows(select(arrivals.c.id))) == 1
+        assert len(await ingest.events("instances.stored")) == 1
+
+
+async def test_the_object_store_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_args: Any, **_kwargs: Any) -> bool:
+        raise StoreUnavailableError("the object store is away: start it")
+
+    async with running(tmp_path / "home") as ingest:
+        with monkeypatch.context() as patched:
+            patched.setattr(ingest.objects, "adopt", away)
+            assert await asyncio.to_thread(send, ingest.port, [make_ct(tmp_path)]) == [0]
+
+            async def said() -> bool:
+                try:
+                    await ingest.service.checks["index"]()
+                except Exception as error:  # noqa: BLE001 (the text is what is looked at)
+                    return "start it" in str(error)
+                return False
+
+            await ingest.until(said, "readiness to say so")
+        await nothing_is_left_over(ingest)
+        await ingest.service.checks["index"]()
+
+
+async def test_acknowledged_from_the_object_store_survives_the_loss_of_the_disk(
+    tmp_path: Path, postgresql: PostgreSQL
+) -> None:
+    shared = {
+        "database_url": postgresql.database(),
+        "objects_url": f"file://{tmp_path}/objects",
+        "broker_url": f"sqlite:///{tmp_path}/bus.db",
+        "ack": "object-store",
+        "instance": "ingest-0",
+    }
+    paths = make_study(tmp_path, 3)
+    async with running(tmp_path / "lost", loops=False, **shared) as ingest:
+        assert await asyncio.to_thread(send, ingest.port, paths) == [0] * 3
+    async with running(tmp_path / "new", **shared) as ingest:
+        (event,) = await ingest.until_events("study.completed", 1)
+        assert event["data"]["instance_count"] == 3
+        await nothing_is_left_over(ingest)
+
+
+async def test_with_the_object_store_away_nothing_is_acknowledged_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_args: Any, **_kwargs: Any) -> bool:
+        raise StoreUnavailableError("the object store is away: start it")
+
+    async with running(tmp_path / "home", ack="object-store") as ingest:
+        with monkeypatch.context() as patched:
+            patched.setattr(ingest.objects, "adopt", away)
+            assert await asyncio.to_thread(send, ingest.port, [make_ct(tmp_path)]) == [0xA700]
+            assert not ingest.spool
+        assert await asyncio.to_thread(send, ingest.port, [make_ct(tmp_path)]) == [0]
+        await nothing_is_left_over(ingest)
+
+
+async def test_two_replicas_take_one_study(tmp_path: Path, postgresql: PostgreSQL) -> None:
+    shared = {
+        "database_url": postgresql.database(),
+        "objects_url": f"file://{tmp_path}/objects",
+        "broker_url": f"sqlite:///{tmp_path}/bus.db",
+    }
+    paths = make_study(tmp_path, 20)
+    async with (
+        running(tmp_path / "one", instance="ingest-0", **shared) as one,
+        running(tmp_path / "two", instance="ingest-1", **shared) as two,
+    ):
+        # Each instance to both: half of all is a duplicate, whoever is first.
+        first, second = await asyncio.gather(
+            asyncio.to_thread(send, one.port, paths), asyncio.to_thread(send, two.port, paths[::-1])
+        )
+        assert first == second == [0] * 20
+        await one.until_indexed()
+        await two.until_indexed()
+        (event, *_) = await one.until_events("study.completed", 1)
+        versions = [event, *await one.events("study.amended")]
+        assert versions[-1]["data"]["instance_count"] == 20
+        assert len(await one.rows(select(instances.c.id))) == 20
+        assert len(await one.rows(select(arrivals.c.id))) == 40
+        told = [
+            each["sop_instance_uid"]
+            for event in await one.events("instances.stored")
+            for each in event["data"]["instances"]
+        ]
+        assert sorted(told) == sorted(path.stem for path in paths)
