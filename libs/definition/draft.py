@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from contracts.definition import Definition
-from libs.definition.reading import Document, Path, Problem
+from libs.definition.document import Document, Path, Problem
 from libs.definition.wording import refusals
 
 

@@ -1,10 +1,8 @@
 """Reads the text of a network definition: plain data, and for each part the place in the file where it stands."""
 
-import hashlib
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ruamel.yaml import YAML
@@ -24,10 +22,10 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
-from libs.definition.scalar import plain_value, visible_offsets
+from libs.definition.document import DefinitionError, Document, Path, Problem, Span, dotted, place
+from libs.definition.scalar import plain_value
 
-#: Keys and list indices from the top of the document.
-Path = tuple[str | int, ...]
+__all__ = ("DefinitionError", "Document", "read")
 
 MAX_CHARACTERS: Final = 2_000_000
 MAX_DEPTH: Final = 24
@@ -46,125 +44,6 @@ _WORDING: Final = (
     (r"expected <block end>", "this line does not belong to the list or mapping above it", "check the indentation"),
     (r"incompatible YAML document", "this version of YAML is not known", "remove the %YAML line"),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a definition, where it stands, and what to do.
-
-    Attributes
-    ----------
-    file
-        Name of the file as the person gave it.
-    line, column
-        Place in the file, from 1.
-    path
-        Part of the definition, such as `nodes.CT1.port`; empty for the document as a whole.
-    message
-        What is wrong.
-    hint
-        What to do about it; empty where the message says it.
-    """
-
-    file: str
-    line: int
-    column: int
-    path: str
-    message: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        hint = f" ({self.hint})" if self.hint else ""
-        part = f"{self.path}: " if self.path else ""
-        return f"{self.file}:{self.line}:{self.column}: {part}{self.message}{hint}"
-
-
-class DefinitionError(Exception):
-    """The document can't be used; `problems` says why, in the order of the lines."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        self.problems: Final = sorted(problems, key=lambda problem: (problem.line, problem.column))
-        super().__init__("\n".join(map(str, self.problems)))
-
-
-@dataclass(frozen=True)
-class _Span:
-    key: int | None
-    start: int
-    end: int
-    style: str | None
-
-
-@dataclass(frozen=True)
-class Document:
-    """A document that is good YAML; whether it is a good definition is the business of `validation`.
-
-    Attributes
-    ----------
-    filename
-        Name for messages.
-    text
-        The text as given.
-    data
-        Plain dicts, lists, str, int, float, bool and None.
-    """
-
-    filename: str
-    text: str
-    data: dict[str, Any]
-    _spans: dict[Path, _Span] = field(repr=False)
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the text in UTF-8."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
-
-    def value_at(self, path: Path) -> tuple[int, int]:
-        """Give line and column of a value, or of the nearest part around it that exists."""
-        span = self._spans[self.existing(path)]
-        nothing_there = span.start == span.end and span.key is not None
-        return self.key_at(path) if nothing_there else _place(self.text, span.start)
-
-    def key_at(self, path: Path) -> tuple[int, int]:
-        """Give line and column of the key of a part, or of the part itself where it has no key."""
-        span = self._spans[self.existing(path)]
-        return _place(self.text, span.start if span.key is None else span.key)
-
-    def inside(self, path: Path, line: int, column: int) -> tuple[int, int]:
-        """Give the place in the file of a place inside a text value, whatever quotes or block it is written with.
-
-        Parameters
-        ----------
-        path
-            Path of the text.
-        line, column
-            Place in the value, from 1.
-        """
-        span = self._spans[self.existing(path)]
-        value: Any = self.data
-        for step in self.existing(path):
-            value = value[step]
-        if not isinstance(value, str):
-            return _place(self.text, span.start)
-        lines = value.split("\n")
-        before = "\n".join([*lines[: line - 1], "".join(lines[line - 1 : line])[: column - 1]])
-        offsets = visible_offsets(self.text[span.start : span.end], span.style)[: _visible(value)]
-        nth = _visible(before)
-        if not offsets:
-            return _place(self.text, span.start)
-        offset = offsets[nth] if nth < len(offsets) else offsets[-1] + 1
-        return _place(self.text, span.start + offset)
-
-    def problem(self, path: Path, message: str, hint: str = "", *, key: bool = False) -> Problem:
-        """Say that something is wrong with a part; the place is that of its value, or of its key."""
-        line, column = self.key_at(path) if key else self.value_at(path)
-        return Problem(self.filename, line, column, dotted(self.existing(path)), message, hint)
-
-    def existing(self, path: Path) -> Path:
-        """Shorten a path to what the document has."""
-        while path not in self._spans:
-            path = path[:-1]
-        return path
 
 
 def read(text: str, filename: str = "definition") -> Document:
@@ -205,14 +84,6 @@ def read(text: str, filename: str = "definition") -> Document:
     return Document(filename, text, data, reader.spans)
 
 
-def dotted(path: Path) -> str:
-    """Write a path for people: `nodes.CT1.port`, `rules[2].when`."""
-    written = ""
-    for step in path:
-        written += f"[{step}]" if isinstance(step, int) else f".{step}" if written else step
-    return written
-
-
 def _reworded(problem: str) -> tuple[str, str]:
     for pattern, message, hint in _WORDING:
         found = re.search(pattern, problem)
@@ -221,22 +92,14 @@ def _reworded(problem: str) -> tuple[str, str]:
     return problem, ""
 
 
-def _visible(text: str) -> int:
-    return sum(not character.isspace() for character in text)
-
-
-def _place(text: str, offset: int) -> tuple[int, int]:
-    return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
-
-
 class _Reader:
     def __init__(self, text: str, filename: str) -> None:
         self.text = text
         self.filename = filename
-        self.spans: dict[Path, _Span] = {}
+        self.spans: dict[Path, Span] = {}
 
     def error(self, offset: int, message: str, hint: str = "", path: Path = ()) -> DefinitionError:
-        line, column = _place(self.text, offset)
+        line, column = place(self.text, offset)
         return DefinitionError([Problem(self.filename, line, column, dotted(path), message, hint)])
 
     def document(self, events: Iterator[Event]) -> dict[str, Any]:
@@ -258,7 +121,7 @@ class _Reader:
     def value(self, event: Event, events: Iterator[Event], path: Path, key: int | None) -> Any:
         self.refuse_cleverness(event, path)
         start, end = event.start_mark.index, event.end_mark.index
-        self.spans[path] = _Span(key, start, end, getattr(event, "style", None))
+        self.spans[path] = Span(key, start, end, getattr(event, "style", None))
         if isinstance(event, ScalarEvent):
             return self.scalar(event, path)
         if len(path) >= MAX_DEPTH:
@@ -287,7 +150,7 @@ class _Reader:
                     start, "a key has to be a word", "put a value that starts with a bracket in quotes", path
                 )
             if event.value in pairs:
-                first = _place(self.text, self.spans[*path, event.value].key or 0)[0]
+                first = place(self.text, self.spans[*path, event.value].key or 0)[0]
                 raise self.error(
                     start,
                     f"the key {event.value} is here a second time; the first is in line {first}",

@@ -14,8 +14,8 @@ from contracts.fact import AeTitle
 from libs.definition.attributes import is_dicom_keyword
 from libs.definition.calendar import CalendarError, is_country, parse_days
 from libs.definition.clash import clashes
+from libs.definition.document import Path, Problem
 from libs.definition.draft import Draft
-from libs.definition.reading import Path, Problem
 from libs.definition.wording import alike
 
 _AE_TITLE: Final[TypeAdapter[str]] = TypeAdapter(AeTitle)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from contracts.definition import Definition, RuleTest
 from libs.definition.condition import ConditionError, compile_condition
+from libs.definition.document import Document, Problem, dotted
 from libs.definition.draft import Draft, draft
-from libs.definition.reading import Document, Problem, dotted
 from libs.definition.reference import misfits
 from libs.definition.ruleset import RuleSet, RuleTestError, run_test
 

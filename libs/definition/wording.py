@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from contracts.definition import Definition
-from libs.definition.reading import Document, Path, Problem
+from libs.definition.document import Document, Path, Problem
 
 #: Names that pydantic puts into a location for the member of a union that it tried.
 _TAGS: Final = frozenset(("bool", "NodeTls", "str", "dict[str,any]"))

@@ -8,13 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contracts.definition import Definition, Snapshot
 from libs.definition.difference import Change, difference
-from libs.definition.reading import DefinitionError
-from libs.definition.reading import Problem as Flaw
+from libs.definition.document import DefinitionError
+from libs.definition.document import Problem as Flaw
 from libs.snapshot import SnapshotUnavailableError
 from libs.storage.database import Database
 from libs.web.access import AccessList, AccessUnavailableError
 from libs.web.permission import requires
-from libs.web.principal import Principal, principal
 from libs.web.problem import Problem
 from services.network import repository
 from services.network.register import (
@@ -24,8 +23,10 @@ from services.network.register import (
     Register,
     UnexpectedVersionError,
 )
-from services.network.repository import Entry, TakenError, Token, Version
-from services.network.token import Created, NoSuchTokenError, Order, ReservedNameError, TokenRegister
+from services.network.repository import Entry, Version
+from services.network.scope import Caller, whole_network
+from services.network.token import TokenRegister
+from services.network.token_api import token_routes
 
 _YAML = {"requestBody": {"required": True, "content": {"application/yaml": {"schema": {"type": "string"}}}}}
 _ETAG = re.compile(r'^(?:W/)?"(\d{1,9})"$')
@@ -54,34 +55,13 @@ class Differences(BaseModel):
     changes: list[Change]
 
 
-class Tokens(BaseModel):
-    """All tokens, revoked ones too."""
-
-    tokens: list[Token]
-
-
-def whole_network(caller: Annotated[Principal, Depends(principal)]) -> Principal:
-    """Let in only callers whose scope is not narrowed. Raises Problem 403."""
-    if caller.tenants is not None or caller.sites is not None:
-        raise Problem(
-            403,
-            "Not in scope",
-            "The network definition and the tokens concern the whole network, and this token's scope is a part of it.",
-            advice="Ask an administrator for a token without tenants and sites.",
-        )
-    return caller
-
-
-Caller = Annotated[Principal, Depends(whole_network)]
-
-
 def make_router(database: Database, register: Register, tokens: TokenRegister) -> APIRouter:
     """Make the routes over the versions and the tokens."""
     router = APIRouter()
     _definition_routes(router, register)
     _service_routes(router, database)
     _reading_routes(router, database)
-    _token_routes(router, database, tokens)
+    token_routes(router, database, tokens)
     return router
 
 
@@ -190,41 +170,6 @@ def _reading_routes(router: APIRouter, database: Database) -> None:
             old = None if first is None else await _definition(tx, first)
             new = await _definition(tx, last)
         return Differences(from_version=first, to_version=last, changes=difference(old, new))
-
-
-def _token_routes(router: APIRouter, database: Database, tokens: TokenRegister) -> None:
-    @router.get("/tokens", dependencies=[requires("tokens.read"), Depends(whole_network)])
-    async def list_tokens() -> Tokens:
-        """List the tokens, without what only their holders know."""
-        async with database.reading() as tx:
-            return Tokens(tokens=await repository.list_tokens(tx))
-
-    @router.post("/tokens", status_code=201, dependencies=[requires("tokens.manage")])
-    async def create_token(order: Order, caller: Caller) -> Created:
-        """Make a token. This answer shows it; it is not kept."""
-        try:
-            return await tokens.create(order, actor=caller.name)
-        except (ReservedNameError, TakenError) as error:
-            why = "stands for callers without a token" if isinstance(error, ReservedNameError) else "is in use"
-            raise Problem(
-                409,
-                "Name taken",
-                f"The name {order.name} {why}.",
-                advice="Take another name, or revoke the token first.",
-            ) from error
-
-    @router.delete("/tokens/{token_id}", dependencies=[requires("tokens.manage")])
-    async def revoke_token(token_id: str, caller: Caller) -> Token:
-        """Revoke a token for ever."""
-        try:
-            return await tokens.revoke(token_id, actor=caller.name)
-        except NoSuchTokenError as error:
-            raise Problem(
-                404,
-                "No such token",
-                "No token in use has this identifier.",
-                advice="List them with `kivuko token list`.",
-            ) from error
 
 
 async def _latest(tx: Any) -> Entry:

@@ -12,8 +12,9 @@ from contracts.fact import Fact
 from contracts.network import NetworkApplied
 from libs.clock import Clock
 from libs.definition.difference import Change, difference
+from libs.definition.document import DefinitionError
 from libs.definition.force import not_in_force
-from libs.definition.reading import DefinitionError, read
+from libs.definition.reading import read
 from libs.definition.validation import check
 from libs.storage.database import Database
 from services.network import repository

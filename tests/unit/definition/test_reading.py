@@ -16,7 +16,8 @@ from ruamel.yaml.scalarstring import (
     SingleQuotedScalarString,
 )
 
-from libs.definition.reading import MAX_CHARACTERS, DefinitionError, dotted, read
+from libs.definition.document import DefinitionError, dotted
+from libs.definition.reading import MAX_CHARACTERS, read
 
 pytestmark = pytest.mark.unit
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.definition import Definition
-from libs.definition.reading import DefinitionError, Problem, read
+from libs.definition.document import DefinitionError, Problem
+from libs.definition.reading import read
 from libs.definition.validation import check
 
 pytestmark = pytest.mark.unit
