@@ -16,7 +16,7 @@ class AccessUsed(Fact):
     method: str = plain("HTTP method.")
     route: str = plain("Path template of the route, without values.")
     target: str | None = pseudonym("What it was about: a StudyInstanceUID, a version, an identifier.", default=None)
-    status: int = plain("HTTP status of the answer.")
+    status: int = plain("HTTP status of the answer; 100 in the record that is made before a change is tried.")
     address: str = plain("Source address, or `socket`.")
 
 

@@ -46,7 +46,7 @@ class Timeline(BaseModel):
 
     study_instance_uid: str
     entries: tuple[Entry, ...]
-    more: bool = Field(description="Whether there are more entries than were asked for.")
+    more: bool = Field(description="Whether there are later entries: ask again with `since`, the time of the last one.")
 
 
 class RecordSummary(BaseModel):
@@ -111,10 +111,16 @@ def make_router(database: Database, clock: Clock) -> APIRouter:
     router = APIRouter()
 
     @router.get("/studies/{uid}/timeline", dependencies=[requires("studies.read")])
-    async def timeline(request: Request, uid: str, caller: Caller, limit: Limit = 1000) -> Timeline:
+    async def timeline(
+        request: Request,
+        uid: str,
+        caller: Caller,
+        limit: Limit = 1000,
+        since: Annotated[AwareDatetime | None, Query(description="From this time on, with an offset.")] = None,
+    ) -> Timeline:
         """Tell what happened to a study, in order of time."""
         async with database.reading() as tx:
-            found = await repository.of_study(tx, uid, caller, limit + 1)
+            found = await repository.of_study(tx, uid, caller, since, limit + 1)
         _concerns(request, uid, found)
         return Timeline(
             study_instance_uid=uid,

@@ -91,7 +91,9 @@ async def count_in(tx: AsyncSession, source: str, sequence: int, now: datetime) 
         await tx.execute(insert(gaps).values(source=source, first=first, last=last, since=now))
 
 
-async def of_study(tx: AsyncSession, study_instance_uid: str, reader: Principal, limit: int) -> list[Record]:
+async def of_study(
+    tx: AsyncSession, study_instance_uid: str, reader: Principal, since: datetime | None, limit: int
+) -> list[Record]:
     """Give what happened to a study, in order of time, without who looked at it.
 
     A reader that is limited to sites sees all of a study that one of them sent.
@@ -106,6 +108,8 @@ async def of_study(tx: AsyncSession, study_instance_uid: str, reader: Principal,
             records.c.study_instance_uid == study_instance_uid, records.c.site.in_(reader.sites)
         )
         query = query.where(records.c.tenant.in_(sent))
+    if since is not None:
+        query = query.where(records.c.time >= since)
     query = query.order_by(records.c.time, records.c.source, records.c.sequence).limit(limit)
     return _records(await tx.execute(query))
 

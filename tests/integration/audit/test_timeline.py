@@ -191,6 +191,13 @@ async def test_the_timeline_tells_every_step_in_order(stand: Stand) -> None:
     assert entries == sorted(entries, key=lambda entry: str(entry["time"]))
     assert all(entry["sentence"].endswith(".") and entry["region"] == "malabo" for entry in entries)
     assert entries[5]["details"]["destination"] == "pacs"
+    async with stand.client("viewer") as client:
+        path = f"/v1/audit/studies/{STUDY}/timeline"
+        first = (await client.get(path, params={"limit": 4})).json()
+        assert first["more"]
+        later = (await client.get(path, params={"since": first["entries"][-1]["time"]})).json()
+    assert not later["more"]
+    assert first["entries"] + later["entries"][1:] == entries
 
 
 async def test_a_reader_sees_its_own_tenant_and_sites_only(stand: Stand) -> None:
