@@ -25,7 +25,7 @@ LOG_KEYS = frozenset(
     calling_aet called_aet event_id message_id delivery_id delivery item source sequence owner lease
     attempt attempts attempts_left count expected instances items deliveries studies files bytes size free limit
     seconds delay age backlog lag since until at signal pid process profile instance region loop task
-    key object_key bucket sha256 hash exchange routing_key consumer pool kind step state outcome
+    key object_key bucket database sha256 hash exchange routing_key consumer pool kind step state outcome
     duplicate quarantined retried replayed refused skipped
     """.split()  # noqa: SIM905
 )
@@ -45,8 +45,8 @@ SPAN_KEYS = frozenset(f"kivuko.{name}" for name in LOG_KEYS) | frozenset(
     """.split()  # noqa: SIM905
 )
 
-#: Names of spans, which are written in the code: a word, or a verb and a route or a queue.
-_NAME = re.compile(r"[A-Za-z][\w./{}-]{0,199}( [\w./{}-]{1,200})?", re.ASCII)
+#: Names of spans, which are written in the code: a few words, or a verb and a route or a queue.
+_NAME = re.compile(r"(?=.{1,250}$)[A-Za-z][\w./{}-]*( [\w./{}-]+){0,4}", re.ASCII)
 
 
 def clean(value: Any) -> Any:

@@ -168,7 +168,7 @@ class _Handler(logging.Handler):
         getattr(_FOREIGN, method)(**event)
 
 
-def _show_warning(  # noqa: PLR0917 - the signature is that of warnings.showwarning
+def _show_warning(
     message: Warning | str,
     category: type[Warning],
     filename: str,
