@@ -67,6 +67,7 @@ class Bus:
         self._wakers: dict[str, set[Callable[[], None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = False
+        self._patience = True
 
     async def open(self) -> None:
         """Take the lock, open the file, recover.
@@ -94,18 +95,23 @@ class Bus:
         """Finish what was asked, give up what keeps failing, close the file. The messages themselves stay."""
         if not self._open:
             return
+        self.lose_patience()
         self._open = False
         if self._expiry is not None:
             self._expiry.cancel()
-        for timer, request in self._resting.items():
-            timer.cancel()
-            self._fail(request, self._closed())
-        self._resting.clear()
         while self._flushing is not None:
             await asyncio.wait({self._flushing})
         await asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
         self._thread.shutdown()
         self._lock.release()
+
+    def lose_patience(self) -> None:
+        """From now on fail what cannot be written, instead of trying again; the end is near."""
+        self._patience = False
+        for timer, request in self._resting.items():
+            timer.cancel()
+            self._fail(request, self._closed())
+        self._resting.clear()
 
     @property
     def is_open(self) -> bool:
@@ -156,17 +162,15 @@ class Bus:
             while self._requests:
                 batch, self._requests = self._requests, []
                 outcome = await loop.run_in_executor(self._thread, self._commit, batch)
-                if isinstance(outcome, sqlite3.Error) and len({request.patient for request in batch}) > 1:
-                    # Deleting may succeed where adding does not: a full disk must not keep messages from being settled.
-                    for patient in (True, False):
-                        part = [request for request in batch if request.patient is patient]
-                        self._resolve(part, await loop.run_in_executor(self._thread, self._commit, part))
-                else:
+                parts = _parts(batch, outcome)
+                if not parts:
                     self._resolve(batch, outcome)
+                for part in parts:
+                    self._resolve(part, await loop.run_in_executor(self._thread, self._commit, part))
         finally:
             self._flushing = None
 
-    def _commit(self, batch: list[_Request]) -> "_Committed | sqlite3.Error":
+    def _commit(self, batch: list[_Request]) -> "_Committed | Exception":
         results: list[Any] = []
         try:
             self._store.begin()
@@ -177,19 +181,22 @@ class Bus:
                     results.append(error)
             expiry = self._store.next_expiry()
             self._store.commit()
-        except sqlite3.Error as error:
-            self._store.rollback()
+        except Exception as error:  # noqa: BLE001 - it goes to those who asked; the bus must go on for the others
+            try:
+                self._store.rollback()
+            except sqlite3.Error as second:
+                _LOG.error("a failed commit could not be undone yet; it is before the next one", exc_info=second)
             return error
         woken, self._store.woken = self._store.woken, set()
         return _Committed(results, woken, expiry)
 
-    def _resolve(self, batch: list[_Request], outcome: "_Committed | sqlite3.Error") -> None:
-        if isinstance(outcome, sqlite3.Error):
-            _LOG.error(
-                "the message bus could not be written", reason=str(outcome), path=str(self.path), count=len(batch)
-            )
+    def _resolve(self, batch: list[_Request], outcome: "_Committed | Exception") -> None:
+        if not isinstance(outcome, _Committed):
+            _LOG.error("the message bus could not be written", exc_info=outcome, count=len(batch))
             for request in batch:
-                if request.patient and self._open:
+                if not isinstance(outcome, sqlite3.Error):
+                    self._fail(request, outcome)
+                elif request.patient and self._patience:
                     self._rest(request)
                 else:
                     self._fail(request, BusUnavailableError(self.path, outcome))
@@ -246,6 +253,17 @@ class _Committed:
     results: list[Any]
     woken: set[str]
     expiry: float | None
+
+
+def _parts(batch: list[_Request], outcome: "_Committed | Exception") -> list[list[_Request]]:
+    """Split a batch that failed, where a part of it may succeed; nothing where it is to be taken as a whole."""
+    if isinstance(outcome, _Committed) or len(batch) == 1:
+        return []
+    if not isinstance(outcome, sqlite3.Error):
+        return [[request] for request in batch]  # only the one to blame shall fail
+    # Deleting may succeed where adding does not: a full disk must not keep messages from being settled.
+    parts = [[request for request in batch if request.patient is patient] for patient in (True, False)]
+    return parts if all(parts) else []
 
 
 def _sync_folder(folder: Path) -> None:

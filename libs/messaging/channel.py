@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from itertools import count
 from typing import Any
+from uuid import uuid4
 
 from aio_pika import IncomingMessage
 from aio_pika.abc import AbstractMessage
-from aio_pika.exceptions import ChannelInvalidStateError, ChannelNotFoundEntity, ConnectionClosed, PublishError
+from aio_pika.exceptions import AMQPConnectionError, ChannelInvalidStateError, ChannelNotFoundEntity, PublishError
 from aiormq.abc import DeliveredMessage
 from pamqp import commands as spec
 from pamqp.header import ContentHeader
@@ -58,7 +59,8 @@ class EmbeddedConnection:
         return opened
 
     async def close(self, exc: BaseException | None = None) -> None:
-        """Close all channels, then the bus."""
+        """Close all channels, then the bus. What cannot be written now is not waited for: it stays as it is."""
+        self.bus.lose_patience()
         for channel in self._channels:
             await channel.close(exc)
         self.connected.clear()
@@ -91,12 +93,18 @@ class EmbeddedChannel:
         if self.is_closed:
             return
         self.is_closed = True
-        for consumer in list(self.consumers.values()):
-            await consumer.stop()
+        for consumer in self.consumers.values():
+            consumer.stop()
+        for consumer in self.consumers.values():
+            await consumer.finished()
         self.consumers.clear()
         held, self.holders = list(self.holders), {}
-        if held and self.bus.is_open:
+        if not held:
+            return
+        try:
             await self.bus.run(lambda store: store.give_back(held), patient=True)
+        except AMQPConnectionError as error:
+            _LOG.warning("messages wait until the bus opens again", count=len(held), exc_info=error)
 
     async def declare_exchange(
         self,
@@ -191,6 +199,7 @@ class EmbeddedExchange:
         if self._channel.is_closed:
             raise ChannelInvalidStateError("the channel is closed: nothing was published")
         properties = message.properties
+        properties.message_id = properties.message_id or uuid4().hex  # as RabbitMQ's client does
         header = ContentHeader(0, len(message.body), properties)
         ttl_ms = int(properties.expiration) if properties.expiration else None
         packed = pack(header)
@@ -234,9 +243,9 @@ class EmbeddedQueue:
 
     async def cancel(self, consumer_tag: str, **_: Any) -> None:
         """Stop a consumer; what it holds can still be settled."""
-        consumer = self.channel.consumers.pop(consumer_tag, None)
+        consumer = self.channel.consumers.get(consumer_tag)
         if consumer is not None:
-            await consumer.stop()
+            consumer.stop()
 
 
 class Consumer:
@@ -257,13 +266,15 @@ class Consumer:
         self._bus.watch(queue, self._wake.set)
         self._loop = asyncio.create_task(self._run())
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Take no more messages. Handlers that have begun go on."""
         self._stopped = True
         self._bus.unwatch(self._queue, self._wake.set)
         self._wake.set()
-        if asyncio.current_task() is not self._loop:
-            await asyncio.wait({self._loop})
+
+    async def finished(self) -> None:
+        """Return when a stopped consumer has given back what it was about to take."""
+        await asyncio.wait({self._loop})
 
     def settled(self) -> None:
         """Make room for one more message."""
@@ -281,8 +292,8 @@ class Consumer:
                     if not claimed:
                         break
                     await self._take(claimed)
-        except ConnectionClosed:
-            _LOG.debug("the bus closed under a consumer", queue=self._queue)
+        except AMQPConnectionError as error:  # the bus is closing: what was claimed meanwhile comes again
+            _LOG.debug("the bus closed under a consumer", queue=self._queue, exc_info=error)
 
     async def _take(self, claimed: Iterable[Claimed]) -> None:
         messages = list(claimed)

@@ -21,7 +21,7 @@ from libs.messaging.failure import Refuse
 from libs.messaging.ladder import LADDER, next_delay
 from libs.messaging.tables import MessagingTables
 from libs.messaging.topology import replica, work_queue
-from libs.messaging.verdict import invalid, judge
+from libs.messaging.verdict import invalid, judge, not_begun
 from libs.storage.database import Database
 from libs.telemetry import log
 
@@ -199,22 +199,27 @@ def _transactional(
     tables: MessagingTables,
     clock: Clock,
 ) -> Receiver:
-    async def process(body: bytes) -> str:
-        event = parse(body)
+    async def process(event: Event[Any], body: bytes, begun: asyncio.Event) -> str:
         with _span(event, desk.queue):
             async with database.transaction() as tx:
-                if not await inbox.record(tx, tables, queue=desk.queue, source=event.source, id=event.id, now=clock()):
+                first = await inbox.record(tx, tables, queue=desk.queue, source=event.source, id=event.id, now=clock())
+                begun.set()
+                if not first:
                     return "repeated"
                 await handle(body, tx, event)
         return "processed"
 
     async def receive(message: RabbitMessage) -> None:
+        begun = asyncio.Event()
         try:
-            outcome = await process(message.body)
+            event = parse(message.body)
+        except Refuse as refusal:
+            return await desk.fail(message, judge(refusal))
+        try:
+            outcome = await process(event, message.body, begun)
         except Exception as error:  # noqa: BLE001 - judged, logged, and sent up the ladder or to the dead letters
-            await desk.fail(message, judge(error))
-        else:
-            await desk.settle(message, outcome)
+            return await desk.fail(message, judge(error) if begun.is_set() else not_begun(error))
+        return await desk.settle(message, outcome)
 
     return receive
 

@@ -13,7 +13,7 @@ from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchang
 from faststream.rabbit.annotations import RabbitMessage
 
 from contracts.topics import dead_letter_queue
-from libs.messaging.ladder import attempt, delay_name, failed, next_delay
+from libs.messaging.ladder import attempt, delay_name, failed, next_delay, patient_delay
 from libs.messaging.metric import CONSUMED
 from libs.messaging.topology import DEAD_LETTERS, QueueSpec
 from libs.messaging.verdict import Verdict
@@ -52,8 +52,10 @@ class Desk:
 
     async def fail(self, message: RabbitMessage, verdict: Verdict) -> None:
         """Hand a failed event over to the ladder or to the dead letters, and only then acknowledge it."""
-        failures = attempt(message.headers) + 1
-        delay = None if verdict.final else next_delay(failures, self.ladder)
+        failures = attempt(message.headers) + (0 if verdict.ours else 1)
+        delay = patient_delay(self.ladder) if verdict.ours else next_delay(failures, self.ladder)
+        if verdict.final:
+            delay = None
         _LOG.warning(
             "event became a dead letter" if delay is None else "event failed and will be tried again",
             service=self.service, queue=self.queue, message_id=message.message_id,

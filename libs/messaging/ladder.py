@@ -38,6 +38,11 @@ def next_delay(failures: int, ladder: Sequence[float]) -> float | None:
     return ladder[failures - 1] if failures <= len(ladder) else None
 
 
+def patient_delay(ladder: Sequence[float]) -> float | None:
+    """Give the wait of an event that cannot be begun, which does not climb: a middle rung."""
+    return ladder[len(ladder) // 2] if ladder else None
+
+
 def failed(
     headers: Mapping[str, Any], *, failures: int, reason: str, queue: str, message_id: str | None
 ) -> dict[str, Any]:

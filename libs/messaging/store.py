@@ -127,6 +127,8 @@ class Store:
 
     def begin(self) -> None:
         """Begin a transaction."""
+        if self._db.in_transaction:  # one that could not be rolled back
+            self.rollback()
         self._db.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:

@@ -24,10 +24,14 @@ class Verdict:
         Whether trying again is pointless.
     reason
         Why, for logs and people.
+    ours
+        Whether the event has nothing to do with it: the service's own database was away. That is no failure of the
+        event, however often it happens.
     """
 
     final: bool
     reason: str
+    ours: bool = False
 
 
 def judge(error: Exception) -> Verdict:
@@ -39,6 +43,11 @@ def judge(error: Exception) -> Verdict:
             return Verdict(final=False, reason=_said(error))
         case _:
             return Verdict(final=False, reason=f"{type(error).__name__} at {_where(error)}")
+
+
+def not_begun(error: Exception) -> Verdict:
+    """Judge what went wrong before the handler was called."""
+    return Verdict(final=False, reason=f"the database was not to be had: {type(error).__name__}", ours=True)
 
 
 def invalid(error: ValidationError) -> str:

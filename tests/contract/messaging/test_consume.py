@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from faststream.rabbit.annotations import RabbitMessage
 from opentelemetry import propagate, trace
 from opentelemetry.sdk.trace import TracerProvider
 from sqlalchemy import insert
@@ -17,6 +18,7 @@ from libs.clock import utc_now
 from libs.messaging.consume import consume, consume_all, consume_replica
 from libs.messaging.deadletter import DeadLetters, take_dead_letters
 from libs.messaging.failure import Refuse, Retry
+from libs.messaging.topology import QueueSpec, declare, declare_queues, delay_queue
 from tests.contract.messaging.station import (
     LADDER,
     PATIENCE_S,
@@ -28,6 +30,8 @@ from tests.contract.messaging.station import (
     tables,
     until,
 )
+from tests.support.postgresql import PostgreSQL
+from tests.support.rabbitmq import RabbitMQ
 
 pytestmark = pytest.mark.contract
 SECRET = "Mwangi^Achieng"
@@ -128,6 +132,39 @@ async def test_after_the_last_rung_it_is_a_dead_letter_with_its_reason_and_witho
     assert SECRET not in letter.reason + str(letter.headers) + str(letter.deaths)
     assert (letter.queue, letter.message_id, letter.subject) == ("rules.study.completed.v1", "event-1", "1.2.3")
     assert await station.rows(tables.inbox) == 0
+
+
+async def test_an_outage_of_the_database_makes_no_dead_letters(rabbitmq: RabbitMQ, postgresql: PostgreSQL) -> None:
+    station = Station(rabbitmq.vhost(), postgresql.database(), "rules")
+    await make_tables(station.database)
+
+    @consume(station.broker, "rules", StudyCompleted, station.database, tables, utc_now, ladder=LADDER)
+    async def handle(event: Event[StudyCompleted], tx: AsyncSession) -> None:
+        await tx.execute(insert(note).values(text=event.id))
+
+    returns: asyncio.Queue[RabbitMessage] = asyncio.Queue()
+    rung = delay_queue(LADDER[len(LADDER) // 2])
+    await station.broker.connect()
+    await declare(station.broker, ladder=LADDER)
+    copies = QueueSpec("copies", {"x-queue-type": "quorum"}, ((rung.name, "#"),))
+    await declare_queues(station.broker, [copies])
+    connection = await station.broker.connect()
+    queue = await (await connection.channel()).declare_queue("copies", passive=True)
+    await queue.consume(returns.put, no_ack=True)  # type: ignore[arg-type] # aio-pika's messages do here
+    await asyncio.to_thread(postgresql.stop)
+    await station.broker.start()
+    await station.publish(event(id="patient"))
+    try:
+        for _ in range(len(LADDER) + 3):  # more often than it would survive if each were counted
+            assert (await asyncio.wait_for(returns.get(), PATIENCE_S)).headers["x-attempt"] == 0
+    finally:
+        await asyncio.to_thread(postgresql.start)
+
+    async def handled() -> bool:
+        return await station.notes() == ["patient"]
+
+    await until(handled, "the event, once the database is back")
+    await station.close()
 
 
 async def test_what_is_refused_is_a_dead_letter_at_once(station: Station) -> None:

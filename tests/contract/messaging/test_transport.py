@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,10 +15,11 @@ from faststream.rabbit.annotations import RabbitMessage
 
 from contracts.topics import EXCHANGE, SERVICES, TOPICS, dead_letter_queue
 from libs.messaging.broker import make_broker
-from libs.messaging.bus import BusUnavailableError
+from libs.messaging.bus import Bus, BusUnavailableError
 from libs.messaging.death import deaths
 from libs.messaging.desk import serve
 from libs.messaging.lock import LockedError
+from libs.messaging.store import Store
 from libs.messaging.topic import matches
 from libs.messaging.topology import EVENTS, QueueSpec, declare, declare_queues, delay_queue, service_queues, work_queue
 from tests.contract.messaging.station import LADDER, PATIENCE_S, publish
@@ -284,3 +286,44 @@ async def test_closing_under_load_neither_hangs_nor_loses(tmp_path: Path) -> Non
         await broker.start()
         found = {(await get(received)).body for _ in confirmed}
         assert set(confirmed) <= found
+
+
+async def test_the_bus_closes_although_its_disk_is_full(tmp_path: Path) -> None:
+    async with connected(f"sqlite:///{tmp_path / 'bus.db'}") as broker:
+        received = receive(broker, one_queue(), prefetch=1)
+        await broker.start()
+        await publish(broker, b"kept", KEY)
+        held = await get(received)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "bus.db-wal").stat().st_size, hard))
+        try:
+            settling = asyncio.create_task(held.ack())
+            await asyncio.wait_for(broker.stop(), PATIENCE_S)
+            with pytest.raises((AMQPError, RuntimeError)):
+                await asyncio.wait_for(settling, PATIENCE_S)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    async with connected(f"sqlite:///{tmp_path / 'bus.db'}") as broker:
+        received = receive(broker, one_queue())
+        await broker.start()
+        again = await get(received)
+        assert (again.body, again.raw_message.redelivered) == (b"kept", True)
+        await again.ack()
+
+
+async def test_one_bad_request_does_not_fail_those_who_share_its_commit(tmp_path: Path) -> None:
+    bus = Bus(tmp_path / "bus.db", time.time)
+    await bus.open()
+
+    def bad(_store: Store) -> None:
+        raise KeyError("a bug")
+
+    outcomes = await asyncio.gather(
+        bus.run(lambda store: store.declare_queue("one", {}, passive=False)),
+        bus.run(bad),
+        bus.run(lambda store: store.declare_queue("two", {}, passive=False)),
+        return_exceptions=True,
+    )
+    assert [type(outcome) for outcome in outcomes] == [int, KeyError, int]
+    assert await bus.run(lambda store: store.route("", "two")) == ("two",)
+    await bus.close()
