@@ -60,6 +60,8 @@ if [ -n "$certificate" ] && [ -z "${SSL_CERT_FILE:-}" ]; then
     export SSL_CERT_FILE="$certificate"
 fi
 export UV_PYTHON_DOWNLOADS=never UV_PYTHON="$python" UV_PROJECT_ENVIRONMENT=.venv
+# Compiled here once: every start is faster, also where Python may not write beside its sources.
+export UV_COMPILE_BYTECODE=1
 unset VIRTUAL_ENV
 
 case "$wanted" in
