@@ -71,9 +71,13 @@ class FolderStore:
     def adopt(self, key: str, path: Path, *, if_absent: bool = False) -> bool:
         """Take over a synced file: see `ObjectStore.adopt`."""
         target = self._path(key)
-        if path.stat().st_dev == self._temporary.stat().st_dev:
+        path.stat()  # a file that isn't there is the caller's error, not the store's
+        try:
             placed = self._place(path, target, if_absent=if_absent)
-        else:
+        except StoreUnavailableError as error:
+            # Two mounts of one file system are two file systems here, so only trying tells.
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EXDEV:
+                raise
             with path.open("rb") as data:
                 placed = self.put(key, data, if_absent=if_absent)
         if placed:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -164,6 +165,22 @@ def test_adopt_from_another_file_system(small_disk: Path, tmp_path: Path) -> Non
     assert not spool.exists()
     with store.open("a") as file:
         assert file.read() == b"content"
+    store.close()
+
+
+def test_adopt_from_another_mount_of_the_same_file_system(small_disk: Path) -> None:
+    store = FolderStore(small_disk / "objects")
+    (small_disk / "spool").mkdir()
+    (small_disk / "seen").mkdir()
+    subprocess.run(["mount", "--bind", str(small_disk / "spool"), str(small_disk / "seen")], check=True)
+    spool = small_disk / "seen" / "a"
+    spool.write_bytes(b"content")
+    assert spool.stat().st_dev == (small_disk / "objects").stat().st_dev
+    assert store.adopt("a", spool, if_absent=True) is True
+    assert list((small_disk / "spool").iterdir()) == []
+    with store.open("a") as file:
+        assert file.read() == b"content"
+    subprocess.run(["umount", str(small_disk / "seen")], check=True)
     store.close()
 
 
