@@ -83,7 +83,7 @@ def make_ct(
         _element(tag, vr, _encoded(vr, value), implicit) for tag, (vr, value) in sorted(elements.items())
     )
     # Pixels from the UID: instances differ from each other, and one that is made again is the same.
-    pixels = random.Random(sop_uid).randbytes(rows * cols * 2)  # noqa: S311 - pixels, not a secret
+    pixels = random.Random(sop_uid).randbytes(rows * cols * 2)
     dataset += _element(_PIXEL_DATA, "OW", pixels, implicit)
     path = folder / f"{sop_uid}.dcm"
     syntax = IMPLICIT_LITTLE_ENDIAN if implicit else EXPLICIT_LITTLE_ENDIAN
