@@ -13,7 +13,6 @@ from uuid import uuid4
 from faststream.rabbit import RabbitBroker
 from faststream.rabbit.annotations import RabbitMessage
 from sqlalchemy import Row, select, update
-from sqlalchemy.exc import SQLAlchemyError
 
 from libs.clock import Clock
 from libs.messaging import ladder, outbox
@@ -155,26 +154,31 @@ def take_dead_letters(
     """Take the service's dead letters from its queue into its table, from when the broker starts."""
 
     async def receive(message: RabbitMessage) -> None:
-        values = _write(message, clock())
         for delay in ladder.LADDER:
             try:
+                values = _write(message, clock())
                 async with database.transaction() as tx:
                     row = insert(tx, tables.dead_letter).values(**values).on_conflict_do_nothing()
                     new = (await tx.execute(row.returning(tables.dead_letter.c.id))).first() is not None
-            except (SQLAlchemyError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever is wrong, a dead letter is kept and tried again slowly
                 _LOG.error("a dead letter could not be kept; tried again", service=service, exc_info=error, delay=delay)
                 await sleep(delay)
             else:
                 if new:
-                    DEAD.labels(service=service, queue=values["queue"]).inc()
-                    _LOG.error(
-                        "dead letter: look at it with `kivuko dead show`",
-                        service=service, queue=values["queue"], type=values["type"], reason=values["reason"],
-                    )  # fmt: skip
+                    _tell(service, values)
                 return await message.ack()
         return await message.reject(requeue=True)
 
     serve(broker, dead_queue(service), receive, _PREFETCH)
+
+
+def _tell(service: str, values: Mapping[str, Any]) -> None:
+    queue = values["queue"] if replayable(values["queue"]) else "other"
+    DEAD.labels(service=service, queue=queue).inc()
+    _LOG.error(
+        "dead letter: look at it with `kivuko dead show`",
+        service=service, queue=queue, type=values["type"], reason=values["reason"],
+    )  # fmt: skip
 
 
 def _write(message: RabbitMessage, now: datetime) -> dict[str, Any]:

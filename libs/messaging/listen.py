@@ -10,6 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from libs.storage.database import Database
 from libs.telemetry import log
 
+#: What a database raises while it is away. SQLAlchemy passes some of the driver's errors on as they are.
+DATABASE_AWAY = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 _AGAIN_S = 5.0
 _LOG = log.get(__name__)
 
@@ -19,7 +21,7 @@ async def listen(database: Database, channel: str, wake: Callable[[], None]) -> 
     while True:
         try:
             await _listen(database, channel, wake)
-        except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except DATABASE_AWAY as error:
             _LOG.warning("notifications are not heard for the moment", queue=channel, exc_info=error, delay=_AGAIN_S)
         await asyncio.sleep(_AGAIN_S)
 

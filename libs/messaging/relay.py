@@ -13,12 +13,11 @@ from faststream.exceptions import IncorrectState
 from faststream.rabbit import RabbitBroker, RabbitExchange
 from opentelemetry import context, propagate
 from sqlalchemy import Row, delete, select, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.clock import Clock
 from libs.messaging import inbox
-from libs.messaging.listen import listen
+from libs.messaging.listen import DATABASE_AWAY, listen
 from libs.messaging.metric import OUTBOX_AGE, PUBLISH_FAILED, PUBLISHED
 from libs.messaging.outbox import PENDING, channel
 from libs.messaging.tables import MessagingTables
@@ -126,7 +125,7 @@ class Relay:
                 taken = await self.relay_once()
                 pending = await self._pending()
                 away = 0
-            except (SQLAlchemyError, OSError) as error:
+            except DATABASE_AWAY as error:
                 pause = _AWAY_S[min(away, len(_AWAY_S) - 1)]
                 away += 1
                 _LOG.warning(
@@ -243,7 +242,7 @@ class Relay:
             try:
                 count = await inbox.prune(self._database, self._tables, self._clock, self._keep)
                 _LOG.debug("inbox pruned", service=self._service, count=count)
-            except (SQLAlchemyError, OSError) as error:
+            except DATABASE_AWAY as error:
                 _LOG.warning("the inbox could not be pruned; tried again later", service=self._service, exc_info=error)
             await asyncio.sleep(_PRUNE_S)
 
