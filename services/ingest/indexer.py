@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,7 +20,7 @@ from libs.storage.database import Database
 from libs.storage.objects import ObjectStore, StoreFullError, StoreUnavailableError
 from libs.telemetry import log, trace
 from services.ingest import identity, metric, repository
-from services.ingest.arrival import Entry
+from services.ingest.arrival import Arrival, Entry
 from services.ingest.identity import Objection
 from services.ingest.settings import IngestSettings
 from services.ingest.spool import Spool, examine
@@ -251,24 +251,14 @@ class Indexer:
             arrivals={"stored": sorted_.new, "duplicate": sorted_.duplicates},
             headers=headers,
         )
-        async with self._database.transaction() as tx:
-            await repository.index(tx, batch, now=now, due_at=now + timedelta(seconds=self._settings.quiet_seconds))
+        try:
+            await self._write(batch, first, now)
+        except repository.RacedError:
+            # Surely rolled back. After any other failure it may stand, and the next start looks.
             if headers is not None:
-                shared = shared_attributes([each.attributes for each in stored])
-                event = InstancesStored(
-                    study_instance_uid=study_uid,
-                    source=first.source,
-                    association_id=first.association_id,
-                    attributes=shared,
-                    instances=tuple(
-                        each.model_copy(
-                            update={"attributes": {k: v for k, v in each.attributes.items() if k not in shared}}
-                        )
-                        for each in stored
-                    ),
-                    headers=headers,
-                )
-                await self._outbox.emit(tx, event, subject=study_uid, tenant=tenant, site=first.source.site)
+                await asyncio.to_thread(self._objects.delete, headers.key)
+                await asyncio.to_thread(self._spool.forget_headers, batch_id)
+            raise
         metric.INDEXED.labels(outcome="stored").inc(len(sorted_.new))
         metric.INDEXED.labels(outcome="duplicate").inc(len(sorted_.duplicates))
         for entry in entries:
@@ -284,6 +274,28 @@ class Indexer:
             instances=len(stored),
             duplicate=len(sorted_.duplicates),
         )
+
+    async def _write(self, batch: repository.Indexed, first: Arrival, now: datetime) -> None:
+        due_at = now + timedelta(seconds=self._settings.quiet_seconds)
+        async with self._database.transaction() as tx:
+            await repository.index(tx, batch, now=now, due_at=due_at)
+            if batch.headers is None:
+                return
+            shared = shared_attributes([each.attributes for each in batch.new])
+            event = InstancesStored(
+                study_instance_uid=batch.study_uid,
+                source=first.source,
+                association_id=first.association_id,
+                attributes=shared,
+                instances=tuple(
+                    each.model_copy(
+                        update={"attributes": {k: v for k, v in each.attributes.items() if k not in shared}}
+                    )
+                    for each in batch.new
+                ),
+                headers=batch.headers,
+            )
+            await self._outbox.emit(tx, event, subject=batch.study_uid, tenant=batch.tenant, site=first.source.site)
 
     def _put_headers(self, key: str, documents: dict[str, Any]) -> ObjectRef:
         data = gzip.compress(json.dumps({"instances": documents}, sort_keys=True).encode(), mtime=0)

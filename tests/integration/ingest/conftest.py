@@ -72,7 +72,7 @@ class Running:
         """Wait for something; fails after 30 s."""
         try:
             async with asyncio.timeout(30):
-                while not await met():
+                while not await met():  # noqa: ASYNC110 (what is waited for is in a database)
                     await asyncio.sleep(0.02)
         except TimeoutError:
             pytest.fail(f"waited 30 s for {what}")
@@ -104,7 +104,7 @@ async def running(
     home: Path, *, network: dict[str, Any] | None = NETWORK, loops: bool = True, **settings: Any
 ) -> AsyncIterator[Running]:
     """Run ingest in a folder until the block ends."""
-    own = Settings(home=home, dicom_port=0, _env_file=None, **settings)  # type: ignore[call-arg]  # pydantic-settings'
+    own = Settings(home=home, dicom_port=0, _env_file=None, **settings)
 
     async def fetch() -> Snapshot | None:
         if network is None:

@@ -50,7 +50,7 @@ def store(
     request._affected_sop_instance_uid = UID(sop_uid)
     request.DataSet = io.BytesIO(dataset)
     (chosen,) = [
-        each.context_id
+        int(each.context_id or 0)
         for each in association.accepted_contexts
         if (each.abstract_syntax, each.transfer_syntax[0]) == context
     ]
@@ -61,7 +61,8 @@ def store(
     association.dimse.send_msg(request, chosen)
     _, response = association.dimse.get_msg(block=True)
     association._reactor_checkpoint.set()
-    return None if response is None else int(response.Status)
+    status = getattr(response, "Status", None)
+    return None if status is None else int(status)
 
 
 def read(path: Path) -> tuple[part10.Meta, bytes]:

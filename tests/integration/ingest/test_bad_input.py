@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
@@ -159,7 +160,7 @@ async def test_a_full_disk_refuses_and_recovers_by_itself(
     tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch, min_free: int
 ) -> None:
     monkeypatch.setenv("KIVUKO_INGEST_MIN_FREE_BYTES", str(min_free))
-    elsewhere = {
+    elsewhere: dict[str, Any] = {
         "database_url": f"sqlite:///{tmp_path}/db",
         "broker_url": f"sqlite:///{tmp_path}/bus.db",
         "objects_url": f"file://{tmp_path}/objects",
@@ -171,8 +172,7 @@ async def test_a_full_disk_refuses_and_recovers_by_itself(
         assert not ingest.spool
         filler = small_disk / "filler"
         with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-            while True:
-                file.write(bytes(4096))
+            file.writelines(bytes(4096) for _ in range(6 << 8))
         assert await asyncio.to_thread(send, ingest.port, make_study(tmp_path, 2)) == [0xA700, 0xA700]
         assert not ingest.spool
         filler.unlink()
