@@ -1,0 +1,85 @@
+from collections import Counter
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from services.ingest.arrival import arrival_id
+from services.ingest.scp import is_storage
+from services.ingest.work import Work
+
+pytestmark = pytest.mark.unit
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+associations = st.sampled_from(["a", "b"])
+arrivals = st.integers(0, 5).map(str)
+studies = st.sampled_from([("t", "1.2"), ("t", "1.3")])
+
+
+class WorkMachine(RuleBasedStateMachine):
+    """Work against the plain definition: an association that sent of the study is open, or an entry is unindexed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.work = Work(lambda: None)
+        self.open: dict[str, set[tuple[str, str]]] = {}
+        self.entries: dict[str, tuple[str, str]] = {}
+
+    @rule(name=associations)
+    def opened(self, name: str) -> None:
+        if name not in self.open:
+            self.work.opened(name)
+            self.open[name] = set()
+
+    @rule(name=associations)
+    def closed(self, name: str) -> None:
+        self.work.closed(name)
+        self.open.pop(name, None)
+
+    @rule(arrival=arrivals, name=associations, study=studies)
+    def spooled(self, arrival: str, name: str, study: tuple[str, str]) -> None:
+        if arrival not in self.entries:
+            self.work.spooled(arrival, name, study, NOW)
+            self.entries[arrival] = study
+            if name in self.open:
+                self.open[name].add(study)
+
+    @rule(arrival=arrivals)
+    def indexed(self, arrival: str) -> None:
+        self.work.indexed(arrival)
+        self.entries.pop(arrival, None)
+
+    @invariant()
+    def in_hand_exactly_while_there_is_work(self) -> None:
+        expected = Counter([*self.entries.values(), *(study for sent in self.open.values() for study in sent)])
+        assert sorted(self.work.studies()) == sorted(expected)
+        assert all(self.work.has(study) for study in expected)
+        assert self.work.depth() == len(self.entries)
+
+
+TestWork = WorkMachine.TestCase
+
+
+def test_names_of_arrivals_sort_by_time() -> None:
+    later = NOW.replace(microsecond=1)
+    assert arrival_id(NOW, b"\xff") < arrival_id(later, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("uid", "storage"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.2", True),
+        ("1.2.840.10008.5.1.4.1.1.88.11", True),
+        ("1.2.840.10008.5.1.4.1.1.481.5", True),
+        ("1.2.840.10008.5.1.4.34.7", True),
+        ("1.3.12.2.1107.5.9.1", True),
+        ("1.2.840.10008.5.1.4.1.1.999.1", True),
+        ("1.2.840.10008.1.1", False),
+        ("1.2.840.10008.1.20.1", False),
+        ("1.2.840.10008.5.1.4.31", False),
+        ("1.2.840.10008.5.1.4.1.2.2.1", False),
+        ("1.2.840.10008.3.1.2.3.3", False),
+    ],
+)
+def test_which_classes_are_storage(uid: str, storage: bool) -> None:
+    assert is_storage(uid) == storage
