@@ -12,7 +12,6 @@ from starlette.responses import JSONResponse, Response
 from libs.web.permission import Requires
 from libs.web.principal import Principal
 from libs.web.problem import Problem
-from libs.web.recording import use_of
 from services.ingest import api
 from tests.integration.ingest.conftest import Running, running
 from tests.integration.ingest.peer import read, send
@@ -33,12 +32,14 @@ class _Use:
     def declared(self, permission: str, caller: Principal) -> None:
         """Recording has tests of its own."""
 
+    async def begin(self) -> None:
+        """Recording has tests of its own."""
+
 
 def client(ingest: Running, caller: Principal) -> httpx.AsyncClient:
     """Call the routes as a caller."""
     app = FastAPI()
     app.include_router(api.make_router(ingest.database), prefix="/v1/ingest")
-    app.dependency_overrides[use_of] = _Use
 
     @app.middleware("http")
     async def authenticated(request: Request, call: RequestResponseEndpoint) -> Response:
