@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 
 from contracts.definition import RuleTest
@@ -14,6 +14,7 @@ from libs.storage.database import Database
 from libs.web.permission import requires
 from libs.web.principal import Principal, principal
 from libs.web.problem import Problem
+from libs.web.recording import use_of
 from services.rules import repository
 from services.rules.decider import InForce
 
@@ -72,6 +73,7 @@ def make_router(database: Database, in_force: Callable[[], InForce | None]) -> A
 
     @router.get("/decisions", dependencies=[requires("decisions.read")])
     async def list_decisions(
+        request: Request,
         caller: Caller,
         study: Annotated[str, Query(description="StudyInstanceUID.", max_length=64)],
         after: int = 0,
@@ -81,6 +83,8 @@ def make_router(database: Database, in_force: Callable[[], InForce | None]) -> A
         async with database.reading() as tx:
             rows = await repository.decisions_of(tx, study, after, limit)
         seen = [row for row in rows if caller.sees(row.tenant, row.decided["source"]["site"])]
+        if seen:
+            use_of(request).concerns(study, seen[0].tenant)
         decisions = [
             Decision(id=row.id, tenant=row.tenant, decided_at=row.decided_at, decision=row.decided) for row in seen
         ]

@@ -6,7 +6,6 @@ import pytest
 
 from contracts.routing import RoutingDecided
 from services.rules import repository
-from tests.support.postgresql import PostgreSQL
 from tests.unit.rules.scene import (
     PACS,
     SERIES,
@@ -285,10 +284,3 @@ async def test_decisions_are_kept_for_people_who_ask_why(scene: Scene) -> None:
     assert [RoutingDecided.model_validate(row.decided).trigger for row in rows] == ["instance", "study"]
     assert {(row.tenant, row.site) for row in rows} == {("minsabs", "malabo")}
     assert SERIES not in str(rows[0].decided)
-
-
-@pytest.mark.integration
-async def test_the_same_on_postgresql(postgresql: PostgreSQL, tmp_path: Path) -> None:
-    scene = await make_scene(tmp_path, postgresql.database())
-    await test_late_instances_do_not_hold_up_the_version_before(scene)
-    await scene.database.close()
