@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx
+
 from contracts.topics import SERVICES
+from libs.web.server import socket_name
 from tests.support.process import Program, wait_until
 
 _KIVUKO = str(Path(sys.executable).parent / "kivuko")
@@ -88,14 +91,11 @@ class Process:
             capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
 
-    def json(self, *arguments: str) -> Any:
-        """Run a command with `--json` that must succeed; gives what it printed."""
-        done = self.cli(*arguments, "--json")
-        if done.returncode != 0:
-            raise RuntimeError(
-                f"kivuko {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
-            )
-        return json.loads(done.stdout)
+    def get(self, path: str, **query: str | int) -> Any:
+        """GET over the Unix socket, as the command line does, without starting one; gives the decoded JSON."""
+        transport = httpx.HTTPTransport(uds=socket_name(self.home / "kivuko.sock"))
+        with httpx.Client(base_url="http://kivuko", transport=transport, timeout=30) as client:
+            return client.get(path, params=query).raise_for_status().json()
 
     def _ready_lines(self) -> list[str]:
         if not self.log.exists():
@@ -142,12 +142,12 @@ class System:
 
     def timeline(self, uid: str) -> list[dict[str, Any]]:
         """Give the timeline of a study."""
-        entries: list[dict[str, Any]] = self.of("audit").json("study", "trace", uid)["entries"]
+        entries: list[dict[str, Any]] = self.of("audit").get(f"/v1/audit/studies/{uid}/timeline")["entries"]
         return entries
 
     def studies(self) -> list[dict[str, Any]]:
         """List the studies."""
-        studies: list[dict[str, Any]] = self.of("ingest").json("study", "list", "--limit", "500")["studies"]
+        studies: list[dict[str, Any]] = self.of("ingest").get("/v1/ingest/studies", limit=500)["studies"]
         return studies
 
 
