@@ -134,8 +134,10 @@ class Relay:
                 await asyncio.sleep(pause)
                 continue
             if taken < IN_FLIGHT:
+                # Not `wait_for`: on Python 3.11 it swallows a cancellation that comes together with the wake-up.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), BUSY_S if pending else IDLE_S)
+                    async with asyncio.timeout(BUSY_S if pending else IDLE_S):
+                        await self._wake.wait()
 
     @property
     def _service(self) -> str:

@@ -1,6 +1,7 @@
 """Where rules are wired."""
 
 import asyncio
+from contextlib import suppress
 
 from contracts.definition import Snapshot
 from libs.messaging.outbox import Outbox
@@ -39,10 +40,9 @@ def build(platform: Platform) -> Service:
             async with database.reading() as tx:
                 for reason, count in (await repository.count_waiting(tx)).items():
                     metric.WAITING.labels(reason=reason).set(count)
-            try:
-                await asyncio.wait_for(changed.wait(), _LOOK_AGAIN)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_AGAIN):
+                    await changed.wait()
 
     async def definition() -> None:
         refused = decider.refused()
