@@ -68,7 +68,9 @@ class Completion:
                 _LOG.warning("studies not completed, tried again", reason=reason, delay=_LONGEST_WAIT)
                 wait = _LONGEST_WAIT
             try:
-                await asyncio.wait_for(self._wake.wait(), wait)
+                # Not `wait_for`: on Python 3.11 it swallows a cancellation that comes together with the wake-up.
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 

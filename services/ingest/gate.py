@@ -112,7 +112,9 @@ class Gate:
             self._wake.clear()
             await self.resolve()
             try:
-                await asyncio.wait_for(self._wake.wait(), _RESOLVE_EVERY)
+                # Not `wait_for`: on Python 3.11 it swallows a cancellation that comes together with the wake-up.
+                async with asyncio.timeout(_RESOLVE_EVERY):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 

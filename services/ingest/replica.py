@@ -136,7 +136,9 @@ class Replica:
                 metric.FAILURES.labels(kind="replica").inc()
                 _LOG.warning("replica's entry not renewed, tried again", reason=type(error).__name__)
             try:
-                await asyncio.wait_for(self._wake.wait(), _HEARTBEAT)
+                # Not `wait_for`: on Python 3.11 it swallows a cancellation that comes together with the wake-up.
+                async with asyncio.timeout(_HEARTBEAT):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 
