@@ -120,9 +120,10 @@ class System:
         return self.of("ingest").dicom_port
 
     def start(self) -> None:
-        """Start every process."""
+        """Start every process that does not run yet."""
         for process in self.processes.values():
-            process.start()
+            if not process.running:
+                process.start()
 
     def kill(self) -> None:
         """End every process as a power cut would."""
