@@ -4,18 +4,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from contracts.definition import Definition, Rule, RuleTest
 from contracts.fact import Attributes, Source
 from contracts.routing import Priority, Trigger
 from libs.definition.attributes import CIRCUMSTANCES, coerce, offered_attributes
-from libs.definition.calendar import working
-from libs.definition.condition import Bound, Condition, ConditionFailed, Inputs, bind, compile_condition
+from libs.definition.calendar import CalendarError, working
+from libs.definition.condition import Bound, Condition, ConditionError, ConditionFailed, Inputs, bind, compile_condition
 from libs.definition.diagnosis import did_you_mean, unknown_field
 
 #: A moment for tests whose rules don't ask for the time.
 _ANY_MOMENT: Final = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+class RuleSetError(ValueError):
+    """The rules of a definition can't be used; the message says which and why."""
 
 
 class RuleTestError(ValueError):
@@ -77,20 +81,20 @@ class RuleSet:
 
     Raises
     ------
-    ConditionError
-        If a condition is wrong.
+    RuleSetError
+        If a condition, a calendar or the time zone can't be used.
     """
 
     def __init__(self, definition: Definition) -> None:
         self.definition: Final = definition
+        try:
+            working(definition.calendars, _ANY_MOMENT, definition.timezone)
+        except (CalendarError, ZoneInfoNotFoundError, ValueError) as error:
+            raise RuleSetError(f"a calendar or the time zone can't be used: {error}") from error
         self._scopes: dict[Trigger, frozenset[str]] = {}
         self._rules: dict[Trigger, tuple[tuple[Rule, Condition], ...]] = {}
         for trigger in ("instance", "study"):
-            compiled = [
-                (rule, compile_condition(rule.when, trigger=trigger, calendars=definition.calendars))
-                for rule in definition.rules
-                if rule.trigger == trigger
-            ]
+            compiled = [(rule, _compile(rule, definition)) for rule in definition.rules if rule.trigger == trigger]
             scope: frozenset[str] = frozenset().union(*(condition.attributes for _, condition in compiled))
             self._scopes[trigger] = scope
             self._rules[trigger] = tuple((rule, condition.within(scope)) for rule, condition in compiled)
@@ -184,6 +188,13 @@ class RuleSet:
             return True
         node = self.definition.nodes.get(target.node)
         return node is not None and not node.retired and node.port is not None and target.node != source_node
+
+
+def _compile(rule: Rule, definition: Definition) -> Condition:
+    try:
+        return compile_condition(rule.when, trigger=rule.trigger, calendars=definition.calendars)
+    except ConditionError as error:
+        raise RuleSetError(f"rule `{rule.name}`: {error}") from error
 
 
 def _seen(condition: Condition, bound: Bound, inputs: Inputs) -> Attributes:

@@ -14,8 +14,7 @@ from contracts.routing import RoutingDecided
 from contracts.study import StudyAmended, StudyCompleted
 from libs.clock import Clock
 from libs.definition.attributes import STUDY_EXTRAS
-from libs.definition.condition import ConditionError
-from libs.definition.ruleset import RuleSet
+from libs.definition.ruleset import RuleSet, RuleSetError
 from libs.dicom.header import BASE_KEYWORDS
 from libs.messaging.outbox import Outbox
 from libs.snapshot import NetworkView
@@ -76,10 +75,10 @@ class Decider:
         if self._in_force is None or self._in_force.version != snapshot.version:
             try:
                 self._in_force = InForce(snapshot.version, RuleSet(snapshot.definition))
-            except ConditionError as error:
+            except RuleSetError as error:
                 self._refused = snapshot.version
                 _LOG.error(
-                    "rules not readable, the ones before stay in force", version=snapshot.version, reason=error.message
+                    "rules not readable, the ones before stay in force", version=snapshot.version, reason=str(error)
                 )
         return self._in_force
 

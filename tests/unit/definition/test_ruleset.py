@@ -8,8 +8,7 @@ import yaml
 
 from contracts.definition import Definition, RuleTest
 from contracts.fact import Source
-from libs.definition.condition import ConditionError
-from libs.definition.ruleset import RuleSet, RuleTestError, explain, run_test
+from libs.definition.ruleset import RuleSet, RuleSetError, RuleTestError, explain, run_test
 
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)  # Friday, 10:30 in Malabo
 NATIONAL = Path(__file__).parents[3] / "docs" / "examples" / "national.yaml"
@@ -106,8 +105,17 @@ def test_an_unreadable_attribute_is_absent_and_said() -> None:
 
 
 def test_a_wrong_condition_is_refused_at_once() -> None:
-    with pytest.raises(ConditionError, match="Modality"):
+    with pytest.raises(RuleSetError, match=r"rule `r`: .*Modality"):
         rules(rule("r", when='instance.Modalty == "CT"'))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{"timezone": "Africa/Mallabo"}, {"calendars": {"c": {"days": "Lun"}}}, {"calendars": {"c": {"holidays": "XX"}}}],
+)
+def test_a_calendar_or_zone_that_cannot_be_used_is_refused_at_once(parts: dict[str, Any]) -> None:
+    with pytest.raises(RuleSetError, match="a calendar or the time zone"):
+        RuleSet(definition(**{"calendars": {"office": {}}, **parts}))
 
 
 @pytest.mark.parametrize(
