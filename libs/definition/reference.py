@@ -12,7 +12,7 @@ from pydicom.datadict import keyword_dict
 from contracts.definition import Destination, Node
 from contracts.fact import AeTitle
 from libs.definition.attributes import is_dicom_keyword
-from libs.definition.calendar import CalendarError, is_country, parse_days, parse_hours
+from libs.definition.calendar import CalendarError, is_country, parse_days
 from libs.definition.clash import clashes
 from libs.definition.document import Path, Problem
 from libs.definition.draft import Draft
@@ -60,10 +60,6 @@ def _calendars(draft: Draft) -> Iterator[Problem]:
             parse_days(calendar.days)
         except CalendarError as error:
             yield draft.document.problem(("calendars", key, "days"), str(error))
-        try:
-            parse_hours(calendar.hours)
-        except CalendarError as error:
-            yield draft.document.problem(("calendars", key, "hours"), str(error))
 
 
 def _nodes(draft: Draft) -> Iterator[Problem]:
