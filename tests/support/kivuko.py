@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -121,9 +122,10 @@ class System:
 
     def start(self) -> None:
         """Start every process that does not run yet."""
-        for process in self.processes.values():
-            if not process.running:
-                process.start()
+        waiting = [process for process in self.processes.values() if not process.running]
+        with ThreadPoolExecutor(len(waiting)) as together:
+            for started in [together.submit(process.start) for process in waiting]:
+                started.result()
 
     def kill(self) -> None:
         """End every process as a power cut would."""
