@@ -127,10 +127,11 @@ class Condition:
 
     def holds(self, bound: Bound) -> bool:
         """Decide on inputs that were bound with the condition's scope. Raises ConditionFailed."""
-        value = self._program.eval(bound.activation)
-        if value.type() == cel.Type.BOOL:
-            return bool(value.value())
-        said = str(value.value())
+        value = self._program.eval(bound.activation).value()
+        # What failed is a text here; asking the library for the type costs as much as evaluating.
+        if isinstance(value, bool):
+            return value
+        said = str(value)
         raise ConditionFailed(next((reason for mark, reason in _FAILURES if mark in said), "it can't be evaluated"))
 
 
