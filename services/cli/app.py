@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import typer
 
-from services.cli import dead, doctor, host, network, study, token
+from services.cli import dead, demo, doctor, host, network, send, study, token
 
 app = typer.Typer(
     name="kivuko",
@@ -18,21 +18,19 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(host.up)
-app.command()(host.run)
-app.command()(host.migrate)
-app.command()(network.apply)
+app.command(epilog=host.UP)(host.up)
+app.command(epilog=host.RUN)(host.run)
+app.command(epilog=host.MIGRATE)(host.migrate)
+app.command(epilog=network.APPLY)(network.apply)
 app.add_typer(network.app, name="network")
 app.add_typer(study.app, name="study")
 app.add_typer(dead.app, name="dead")
 app.add_typer(token.app, name="token")
-app.command()(doctor.doctor)
+app.command(epilog=doctor.EXAMPLE)(doctor.doctor)
 # These two send with egress's own sender, which the image of another service doesn't hold.
 if find_spec("services.egress") is not None:
-    from services.cli import demo, send
-
-    app.command()(send.send)
-    app.command()(demo.demo)
+    app.command(epilog=send.EXAMPLE)(send.send)
+    app.command(epilog=demo.EXAMPLE)(demo.demo)
 
 
 def main() -> None:

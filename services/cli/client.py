@@ -1,34 +1,41 @@
 """HTTP to a running Kivuko: over the Unix socket of `KIVUKO_HOME`, or to `KIVUKO_URL` with `KIVUKO_TOKEN`."""
 
-from typing import Any, NoReturn
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import httpx
-import typer
-from pydantic import SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from libs.settings import Settings
+from services.cli.environment import read_settings
 from services.cli.output import fail
+
+if TYPE_CHECKING:
+    import httpx
 
 #: The answer was no: bad input, or something that does not exist.
 EXIT_REFUSED = 1
-#: Nothing answers.
+#: Nothing answers, or what answers cannot do so now.
 EXIT_UNREACHABLE = 3
 #: The token is missing, wrong, or not allowed to.
 EXIT_FORBIDDEN = 4
 
-
-class _Target(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="KIVUKO_", frozen=True, extra="ignore")
-
-    url: str | None = None
-    token: SecretStr | None = None
+_NOT_ALLOWED = (401, 403)
+_TRY_LATER = (429, 502, 503, 504)
+_TIMEOUT_S = 60
 
 
 class Client:
-    """Calls routes; a failure is told to the person and ends the command with the exit code that fits."""
+    """Calls routes; a failure is told to the person and ends the command with the exit code that fits.
 
-    def __init__(self, http: httpx.Client, where: str, *, json_output: bool) -> None:
+    Parameters
+    ----------
+    http
+        Knows the address and the token.
+    where
+        The address, for people.
+    json_output
+        Whether failures are told as JSON.
+    """
+
+    def __init__(self, http: "httpx.Client", where: str, *, json_output: bool) -> None:
         self._http = http
         self._where = where
         self._json_output = json_output
@@ -46,39 +53,49 @@ class Client:
         return self._call("DELETE", path)
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
+        import httpx  # noqa: PLC0415 - slow, and `--help` does without
+
         try:
             response = self._http.request(method, path, **options)
-        except (httpx.ConnectError, FileNotFoundError) as error:
+        except httpx.ConnectError as error:
             self._unreachable(error)
         except httpx.HTTPError as error:
-            fail(
-                f"{self._where} did not answer as expected ({type(error).__name__}).",
-                "Look at its log, and run `kivuko doctor`.",
-                code=EXIT_UNREACHABLE,
-                json_output=self._json_output,
-            )
-        if response.is_success:
+            self._strange(f"did not answer as expected ({type(error).__name__})")
+        if not response.is_success:
+            self._refused(response)
+        try:
             return response.json() if response.content else None
-        self._refused(response)
+        except ValueError:
+            self._strange("answered with something that is not JSON: it may not be Kivuko")
 
     def _unreachable(self, error: Exception) -> NoReturn:
         fail(
-            f"Nothing answers at {self._where} ({type(error).__name__}).",
+            f"Nothing answers at {self._where} ({error}).",
             "Start Kivuko with `kivuko up`, or set KIVUKO_HOME (or KIVUKO_URL and KIVUKO_TOKEN) to where it runs.",
             code=EXIT_UNREACHABLE,
             json_output=self._json_output,
         )
 
-    def _refused(self, response: httpx.Response) -> NoReturn:
+    def _strange(self, how: str) -> NoReturn:
+        fail(
+            f"{self._where} {how}.",
+            "Look at its log, and run `kivuko doctor` on its machine.",
+            code=EXIT_UNREACHABLE,
+            json_output=self._json_output,
+        )
+
+    def _refused(self, response: "httpx.Response") -> NoReturn:
         try:
             problem = response.json()
         except ValueError:
             problem = {}
-        code = EXIT_REFUSED
-        if response.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-            code = EXIT_FORBIDDEN
         if not isinstance(problem, dict):
             problem = {}
+        code = EXIT_REFUSED
+        if response.status_code in _NOT_ALLOWED:
+            code = EXIT_FORBIDDEN
+        elif response.status_code in _TRY_LATER:
+            code = EXIT_UNREACHABLE
         fail(
             str(problem.get("detail") or problem.get("title") or f"{self._where} answered {response.status_code}."),
             str(problem.get("advice") or ""),
@@ -90,25 +107,36 @@ class Client:
 
 def connect(*, json_output: bool) -> Client:
     """Connect by the environment: `KIVUKO_URL` if it is set, else the socket in `KIVUKO_HOME`."""
-    target = _Target()
-    if target.url is not None:
-        if target.token is None:
-            fail(
-                "KIVUKO_URL is set, but KIVUKO_TOKEN is not.",
-                "Make a token with `kivuko token create` on the machine itself, and put it in KIVUKO_TOKEN.",
-                code=EXIT_FORBIDDEN,
-                json_output=json_output,
-            )
-        headers = {"authorization": f"Bearer {target.token.get_secret_value()}"}
-        return Client(
-            httpx.Client(base_url=target.url, headers=headers, timeout=60), target.url, json_output=json_output
+    import httpx  # noqa: PLC0415 - slow, and `--help` does without
+
+    url, token = os.environ.get("KIVUKO_URL"), os.environ.get("KIVUKO_TOKEN")
+    if not url:
+        path = read_settings(json_output=json_output).socket_path
+        transport = httpx.HTTPTransport(uds=_short(path))
+        http = httpx.Client(base_url="http://kivuko", transport=transport, timeout=_TIMEOUT_S)
+        return Client(http, str(path), json_output=json_output)
+    if not token:
+        fail(
+            "KIVUKO_URL is set, but KIVUKO_TOKEN is not.",
+            "Make a token with `kivuko token create` on the machine itself, and put it in KIVUKO_TOKEN.",
+            code=EXIT_FORBIDDEN,
+            json_output=json_output,
         )
-    path = Settings().socket_path
-    transport = httpx.HTTPTransport(uds=str(path))
-    http = httpx.Client(base_url="http://kivuko", transport=transport, timeout=60)
-    return Client(http, str(path), json_output=json_output)
+    try:
+        http = httpx.Client(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=_TIMEOUT_S)
+        valid = http.base_url.scheme in ("http", "https") and bool(http.base_url.host)
+    except (httpx.InvalidURL, UnicodeEncodeError):
+        valid = False
+    if not valid:
+        fail(
+            "KIVUKO_URL or KIVUKO_TOKEN is not valid.",
+            "Write the address as http://HOST:PORT or https://HOST, and the token as it was shown.",
+            code=2,
+            json_output=json_output,
+        )
+    return Client(http, url, json_output=json_output)
 
 
-def exit_with(code: int) -> NoReturn:
-    """End the command."""
-    raise typer.Exit(code)
+def _short(path: Path) -> str:
+    """Write the path of a Unix socket the shorter way: only 107 bytes fit."""
+    return min(str(path.absolute()), os.path.relpath(path), key=len)

@@ -6,9 +6,9 @@ import importlib.util
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
-import httpx
+from sqlalchemy.exc import ArgumentError
 
 from contracts.topics import SERVICES
 from libs.clock import utc_now
@@ -21,6 +21,11 @@ from libs.storage.database import Database
 from libs.storage.objects import open_store
 from libs.web.access import AccessView
 from libs.web.access import http_fetch as http_fetch_access
+
+if TYPE_CHECKING:
+    import httpx
+
+T = TypeVar("T")
 
 #: Receivers of events start before their producers; ingest opens its port last.
 _ORDER = ("network", "audit", "egress", "rules", "worklist", "sla", "console", "ingest")
@@ -61,7 +66,7 @@ def embedded(settings: Settings, config: Path | None) -> Host:
     return Host(services, platform, access, version=version(), name="network", own_storage=True, prepare=apply)
 
 
-def single(service: str, settings: Settings, http: httpx.AsyncClient) -> Host:
+def single(service: str, settings: Settings, http: "httpx.AsyncClient") -> Host:
     """Compose one service of a cluster. Raises MisconfiguredError."""
     if service == "network":
         return _network(settings)
@@ -88,16 +93,26 @@ def _network(settings: Settings) -> Host:
 def _platform(settings: Settings, fetch: Callable[[Database], Fetch]) -> Platform:
     @cache
     def database(service: str) -> Database:
-        return Database(settings.database, service)
+        return _opened("KIVUKO_DATABASE_URL", lambda: Database(settings.database, service))
 
     return Platform(
         settings=settings,
-        broker=make_broker(settings.broker, instance=settings.instance),
-        objects=open_store(settings.objects),
+        broker=_opened("KIVUKO_BROKER_URL", lambda: make_broker(settings.broker, instance=settings.instance)),
+        objects=_opened("KIVUKO_OBJECTS_URL", lambda: open_store(settings.objects)),
         network=NetworkView(fetch(database("network")), settings.home / "network-snapshot.json"),
         clock=utc_now,
         database=database,
     )
+
+
+def _opened(variable: str, make: Callable[[], T]) -> T:
+    try:
+        return make()
+    except ValueError as error:
+        raise MisconfiguredError(f"{variable} does not fit: {error}") from error
+    except ArgumentError as error:
+        # The library's sentence may repeat the address, with its password.
+        raise MisconfiguredError(f"{variable} is not an address: see `kivuko up --help` and the README") from error
 
 
 def _build(name: str, platform: Platform) -> Service:

@@ -13,7 +13,13 @@ from services.cli.output import Json, fail, local_time, out, print_json, print_t
 
 app = typer.Typer(help="Show, compare and roll back the network definition.", no_args_is_help=True)
 
-_SIGNS = {"added": "[green]+[/]", "removed": "[red]-[/]", "changed": "[yellow]~[/]"}
+APPLY = "Example: kivuko apply docs/examples/clinic.yaml --dry-run"
+_SHOW = "Example: kivuko network show 3 > definition-3.yaml"
+_HISTORY = "Example: kivuko network history"
+_ROLLBACK = "Example: kivuko network rollback 2"
+
+_SIGNS = {"added": "[green]+[/]", "removed": "[red]-[/]", "changed": "[yellow]~[/]", "moved": "[yellow]~[/]"}
+_LONGEST = 100
 
 
 def apply(
@@ -33,17 +39,13 @@ def apply(
     answer = connect(json_output=json_output).post(
         "/v1/network/definition",
         content=text,
-        params={"dry_run": str(dry_run).lower(), "filename": file.name},
+        params={"dry_run": str(dry_run).lower(), "filename": "standard input" if str(file) == "-" else file.name},
         headers={"content-type": "application/yaml"},
     )
     if json_output:
         print_json(answer)
         return
-    _print_changes(answer["changes"])
-    for sentence in answer["not_in_force"]:
-        out.print(f"[yellow]not in force yet:[/] {escape(sentence)}")
-    for sentence in answer.get("warnings", ()):
-        out.print(f"[yellow]warning:[/] {escape(sentence)}")
+    _print_changes(answer)
     if dry_run:
         out.print("Nothing was applied: this was a dry run.")
     elif answer["applied"]:
@@ -52,7 +54,7 @@ def apply(
         out.print(f"Nothing to do: version {answer['version']} says the same.")
 
 
-@app.command()
+@app.command(epilog=_SHOW)
 def show(
     version: Annotated[int | None, typer.Argument(help="Version; the one in force if left out.")] = None,
     *,
@@ -67,7 +69,7 @@ def show(
     sys.stdout.write(found["text"])
 
 
-@app.command()
+@app.command(epilog=_HISTORY)
 def history(*, json_output: Json = False) -> None:
     """List the versions, the newest first."""
     found = connect(json_output=json_output).get("/v1/network/history")
@@ -92,7 +94,7 @@ def history(*, json_output: Json = False) -> None:
     )
 
 
-@app.command()
+@app.command(epilog=_ROLLBACK)
 def rollback(
     version: Annotated[int, typer.Argument(help="Version to go back to, as `kivuko network history` lists it.")],
     *,
@@ -103,20 +105,28 @@ def rollback(
     if json_output:
         print_json(answer)
         return
-    _print_changes(answer["changes"])
-    out.print(f"[green]Version {answer['version']} is in force; it says what version {version} said.[/]")
+    _print_changes(answer)
+    if answer["applied"]:
+        out.print(f"[green]Version {answer['version']} is in force; it says what version {version} said.[/]")
+    else:
+        out.print(f"Nothing to do: version {answer['version']} says the same.")
 
 
-def _print_changes(changes: list[dict[str, Any]]) -> None:
-    for change in changes:
+def _print_changes(answer: dict[str, Any]) -> None:
+    for change in answer["changes"]:
         text = f"{_SIGNS.get(change['kind'], '?')} {escape(change['path'])}"
-        if change["kind"] == "changed":
-            text += f": {escape(_short(change['old']))} -> {escape(_short(change['new']))}"
-        elif change["kind"] == "added":
-            text += f": {escape(_short(change['new']))}"
+        match change["kind"]:
+            case "changed":
+                text += f": {escape(_short(change['old']))} -> {escape(_short(change['new']))}"
+            case "added":
+                text += f": {escape(_short(change['new']))}"
+            case "moved":
+                text += f": the order is now {escape(', '.join(change['new']))}"
         out.print(text)
+    for sentence in answer["not_in_force"]:
+        out.print(f"[yellow]not in force yet:[/] {escape(sentence)}")
 
 
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 100 else text[:97] + "..."  # noqa: PLR2004  # what fits a line
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

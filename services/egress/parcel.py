@@ -3,9 +3,18 @@
 import hashlib
 from dataclasses import dataclass
 from io import BytesIO
+from typing import BinaryIO, Protocol
 
 from libs.dicom import part10
-from libs.storage.objects import ObjectMissingError, ObjectStore
+from libs.storage.objects import ObjectMissingError
+
+
+class Readable(Protocol):
+    """Where instances are read from: an object store, or whatever else gives Part 10 files by key."""
+
+    def open(self, key: str) -> BinaryIO:
+        """Read one from its beginning. Raises ObjectMissingError, and StoreUnavailableError if it can't now."""
+        ...
 
 
 class DamagedError(Exception):
@@ -39,7 +48,7 @@ class Parcel:
     size: int
 
 
-def dataset(parcel: Parcel, objects: ObjectStore) -> bytes:
+def dataset(parcel: Parcel, objects: Readable) -> bytes:
     """Read the bytes of the dataset, without preamble and file meta information.
 
     Raises

@@ -14,7 +14,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import PresentationContext, build_context
 
-from libs.storage.objects import ObjectStore, StoreUnavailableError
+from libs.storage.objects import StoreUnavailableError
 from services.egress.outcome import (
     NO_ANSWER,
     NO_CONTEXT,
@@ -25,7 +25,7 @@ from services.egress.outcome import (
     Verdict,
     of_status,
 )
-from services.egress.parcel import DamagedError, Parcel, dataset
+from services.egress.parcel import DamagedError, Parcel, Readable, dataset
 from services.egress.reach import Target
 
 #: PS3.8 section 9.3.2.2: presentation context identifiers are the odd numbers from 1 to 255.
@@ -96,7 +96,7 @@ class Scu:
         How long silence is borne.
     """
 
-    def __init__(self, objects: ObjectStore, timeouts: Timeouts) -> None:
+    def __init__(self, objects: Readable, timeouts: Timeouts) -> None:
         self._objects = objects
         self._timeouts = timeouts
 

@@ -1,0 +1,183 @@
+"""The processes behind `kivuko up`, `kivuko run` and `kivuko migrate`."""
+
+import asyncio
+import errno
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from aiormq.exceptions import AMQPError
+from pydantic import ValidationError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from libs.definition.document import DefinitionError
+from libs.host import Host
+from libs.messaging.bus import BusUnavailableError
+from libs.messaging.lock import LockedError
+from libs.messaging.topology import TopologyError
+from libs.settings import Settings
+from libs.storage.database import Database
+from libs.storage.migration import MigrationError
+from libs.storage.migration import migrate as migrate_tables
+from libs.storage.objects import StoreFullError, StoreUnavailableError
+from libs.telemetry import log, trace
+from libs.web.server import ListenError
+from services.cli.composition import MisconfiguredError, embedded, migrated_services, single
+from services.cli.environment import misfit
+from services.cli.output import fail
+
+#: Why a process can't start; the messages say what to do.
+_REASONS = (
+    BusUnavailableError, ListenError, LockedError, MigrationError, StoreFullError, StoreUnavailableError, TopologyError,
+)  # fmt: skip
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+#: Enough that a disk on which nothing can be started is found out before anything is.
+_PROBE = bytes(1 << 16)
+
+#: Makes the host of a process; what has to be closed after it goes on the stack.
+Compose = Callable[[AsyncExitStack], Coroutine[Any, Any, Host]]
+
+
+def up(settings: Settings, config: Path | None, *, json_output: bool) -> None:
+    """Run all services until SIGTERM or SIGINT."""
+
+    async def compose(_stack: AsyncExitStack) -> Host:
+        return embedded(settings, config)
+
+    _run(settings, "kivuko", compose, json_output=json_output)
+
+
+def run(service: str, settings: Settings, *, json_output: bool) -> None:
+    """Run one service of a cluster until SIGTERM or SIGINT."""
+
+    async def compose(stack: AsyncExitStack) -> Host:
+        import httpx  # noqa: PLC0415 - slow, and the embedded profile does without
+
+        return single(service, settings, await stack.enter_async_context(httpx.AsyncClient()))
+
+    _run(settings, service, compose, json_output=json_output)
+
+
+def migrate(settings: Settings, *, json_output: bool) -> list[str]:
+    """Bring the tables of the services of this image up to date; give their names."""
+    log.configure(settings.log_level)
+    names = migrated_services()
+    try:
+        asyncio.run(_migrate(settings, names))
+    except MigrationError as error:
+        fail(_sentence(error), "", code=1, json_output=json_output)
+    except ValueError as error:
+        fail(f"KIVUKO_DATABASE_URL does not fit: {error}.", "", code=2, json_output=json_output)
+    except (OSError, SQLAlchemyError) as error:
+        fail(
+            f"The database does not answer as it should ({type(error).__name__}).",
+            "Check KIVUKO_DATABASE_URL and run `kivuko doctor`.",
+            code=1,
+            json_output=json_output,
+        )
+    return names
+
+
+async def _migrate(settings: Settings, names: list[str]) -> None:
+    for name in names:
+        database = Database(settings.database, name)
+        try:
+            await migrate_tables(database, f"services.{name}")
+        finally:
+            await database.close()
+
+
+def _run(settings: Settings, name: str, compose: Compose, *, json_output: bool) -> None:
+    log.configure(settings.log_level)
+    trace.configure(settings, name)
+    try:
+        _prepare_home(settings.home)
+        asyncio.run(_serve(compose, json_output=json_output))
+    except asyncio.CancelledError:
+        return  # told to stop before it was ready; what had started was stopped
+    except DefinitionError as error:
+        count = len(error.problems)
+        fail(
+            f"The network definition has {count} {'problem' if count == 1 else 'problems'}; nothing was started.",
+            "Mend what is listed, then start again.",
+            code=1,
+            json_output=json_output,
+            problem={"problems": [asdict(problem) for problem in error.problems]},
+        )
+    except MisconfiguredError as error:
+        fail(_sentence(error), "", code=2, json_output=json_output)
+    except ValidationError as error:
+        if not error.title.endswith("Settings"):
+            raise
+        fail(*misfit(error), code=2, json_output=json_output)
+    except _REASONS as error:
+        fail(_sentence(error), "", code=1, json_output=json_output)
+    except AMQPError as error:
+        what = f"The broker does not answer ({type(error).__name__})."
+        fail(what, "Check KIVUKO_BROKER_URL and run `kivuko doctor`.", code=1, json_output=json_output)
+    except SQLAlchemyError as error:
+        fail(*_no_database(error, settings), code=1, json_output=json_output)
+    except OSError as error:
+        fail(*_no_home(error, settings.home), code=1, json_output=json_output)
+    finally:
+        trace.shutdown()
+
+
+async def _serve(compose: Compose, *, json_output: bool) -> None:
+    stop = asyncio.Event()
+    ready = asyncio.Event()
+    this = asyncio.current_task()
+
+    def end() -> None:
+        stop.set()
+        if not ready.is_set() and this is not None:
+            this.cancel()
+
+    def announce(addresses: Mapping[str, str]) -> None:
+        ready.set()
+        line = " ".join(["ready", *(f"{name}={address}" for name, address in addresses.items())])
+        sys.stdout.write((json.dumps({"ready": True, "addresses": addresses}) if json_output else line) + "\n")
+        sys.stdout.flush()
+
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(sign, end)
+    async with AsyncExitStack() as stack:
+        await (await compose(stack)).run(announce, stop)
+
+
+def _prepare_home(home: Path) -> None:
+    """Make the folder and see that it takes bytes. Raises OSError."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryFile(dir=home) as file:
+        file.write(_PROBE)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _no_home(error: OSError, home: Path) -> tuple[str, str]:
+    why = os.strerror(error.errno) if error.errno else type(error).__name__
+    what = f"The folder {home.absolute()} cannot be used ({why}); nothing was started."
+    if error.errno in _NO_ROOM:
+        return what, "Free some space there, or set KIVUKO_HOME to a folder on a larger disk."
+    return what, "Give this user the right to write there on a local disk, or set KIVUKO_HOME to another folder."
+
+
+def _no_database(error: SQLAlchemyError, settings: Settings) -> tuple[str, str]:
+    if settings.database.startswith("sqlite:"):
+        # The driver's sentence, such as "database or disk is full", holds no values.
+        why = str(error.orig) if isinstance(error, DBAPIError) else type(error).__name__
+        return f"The tables in {settings.home.absolute()} cannot be used ({why}).", "Run `kivuko doctor`."
+    what = f"The database does not answer as it should ({type(error).__name__})."
+    return what, "Check KIVUKO_DATABASE_URL and run `kivuko doctor`."
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error)
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
