@@ -244,10 +244,14 @@ async def quarantine_has(tx: AsyncSession, arrival_id: str) -> bool:
 
 
 async def lease_due(tx: AsyncSession, replica: str, *, now: datetime, until: datetime, limit: int) -> list[Due]:
-    """Take studies whose quiet time is over; no other replica gets them until the lease ends."""
+    """Take studies whose quiet time is over; no other replica gets them until the lease ends.
+
+    A replica finishes what it has leased before it leases again: what it still holds, its life before this one left.
+    """
+    free = or_(studies.c.leased_until.is_(None), studies.c.leased_until <= now, studies.c.leased_by == replica)
     rows = await tx.execute(
         select(studies)
-        .where(studies.c.due_at <= now, or_(studies.c.leased_until.is_(None), studies.c.leased_until <= now))
+        .where(studies.c.due_at <= now, free)
         .order_by(studies.c.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -1,22 +1,26 @@
 """Whatever ends the process: what was acknowledged is indexed at the next start, and nothing is left over."""
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
+from libs.clock import utc_now
 from libs.storage.objects import StoreUnavailableError
 from services.ingest import repository
-from services.ingest.models import arrivals, batches, instances
+from services.ingest.models import arrivals, batches, instances, studies
 from tests.integration.ingest.conftest import Running, running
 from tests.integration.ingest.peer import send
 from tests.support.postgresql import PostgreSQL
 from tests.support.synthetic import make_ct, make_study
 
 pytestmark = pytest.mark.integration
+
+HOUR = timedelta(hours=1)
 
 
 async def nothing_is_left_over(ingest: Running) -> None:
@@ -165,3 +169,16 @@ async def test_two_replicas_take_one_study(tmp_path: Path, postgresql: PostgreSQ
             for each in event["data"]["instances"]
         ]
         assert sorted(told) == sorted(path.stem for path in paths)
+
+
+async def test_a_study_that_was_leased_when_the_process_was_killed_is_completed_at_once(tmp_path: Path) -> None:
+    paths = make_study(tmp_path, 2)
+    async with running(tmp_path / "home", instance="ingest-0") as ingest:
+        await asyncio.to_thread(send, ingest.port, paths)
+        await ingest.until_events("study.completed", 1)
+        async with ingest.database.transaction() as tx:
+            # As if the second image had come after the first version, and the kill between lease and version.
+            leased = {"version": 0, "due_at": utc_now(), "leased_by": "ingest-0", "leased_until": utc_now() + HOUR}
+            await tx.execute(update(studies).values(leased))
+    async with running(tmp_path / "home", instance="ingest-0") as ingest:
+        await ingest.until_events("study.completed", 2)
