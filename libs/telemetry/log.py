@@ -27,6 +27,9 @@ Level = Literal["debug", "info", "warning", "error"]
 #: Libraries whose message templates hold no values; the arguments are left out all the same.
 TEMPLATES_KNOWN = ("uvicorn", "alembic", "aio_pika", "aiormq", "opentelemetry")
 
+#: Libraries whose outcomes we report ourselves; only exceptions are heard from them, for they may be from our own code.
+TOLD_BY_US = ("pynetdicom",)
+
 _LOST = metric.counter("kivuko_log_lines_lost_total", "Log lines that could not be written.")
 _FIRST = ("time", "level", "service", "event")
 
@@ -156,6 +159,8 @@ class _Handler(logging.Handler):
     """Takes the messages of libraries into the same lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.name.split(".")[0] in TOLD_BY_US and not record.exc_info and record.levelno < logging.CRITICAL:
+            return
         known = record.name.split(".")[0] in TEMPLATES_KNOWN and isinstance(record.msg, str)
         place = f"{'/'.join(PurePath(record.pathname).parts[-2:])}:{record.lineno} {record.funcName}"
         event: dict[str, Any] = {

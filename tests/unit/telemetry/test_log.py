@@ -166,14 +166,24 @@ def test_texts_that_their_type_vouches_for_are_kept(lines: io.StringIO) -> None:
 
 def test_messages_of_libraries(lines: io.StringIO) -> None:
     logging.getLogger("uvicorn.error").warning("Invalid %s", "DOE")
-    logging.getLogger("pynetdicom.acse").warning("Bad DOE")
-    logging.getLogger("pynetdicom.acse").info("Bad DOE")
+    logging.getLogger("asyncio").warning("Bad DOE")
+    logging.getLogger("asyncio").info("Bad DOE")
     logging.getLogger("sqlalchemy.engine").info("INSERT DOE")
     known, unknown = parsed(lines)
     assert known["event"] == "Invalid %s"
     assert known["logger"] == "uvicorn.error"
     assert unknown["event"] == "message of a library"
     assert "test_log.py" in str(unknown["where"])
+    assert "DOE" not in lines.getvalue()
+
+
+def test_what_we_report_ourselves_is_not_told_twice(lines: io.StringIO) -> None:
+    logging.getLogger("pynetdicom.transport").error("unable to connect to DOE")
+    assert not lines.getvalue()
+    logging.getLogger("pynetdicom.transport").critical("Bad DOE")
+    logging.getLogger("pynetdicom.events").error(ValueError("DOE"), exc_info=ValueError("DOE"))
+    _, failed = parsed(lines)
+    assert failed["error"] == "ValueError"
     assert "DOE" not in lines.getvalue()
 
 
