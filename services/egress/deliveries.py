@@ -1,6 +1,6 @@
 """What happens to deliveries: each step is one transaction that changes them and says so."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -177,14 +177,11 @@ class Deliveries:
             circuit = await self._judge(tx, claim, progress, ending, known or Circuit())
             if row is not None and row.lease_owner == self._worker:
                 await repository.update_delivery(tx, claim.delivery_id, lease_owner=None, lease_until=None)
-            next_attempt_at = await self._settle(tx, claim.delivery_id, circuit)
-            await self._outbox.emit(
-                tx,
-                report.attempted(claim, progress, ending, now, next_attempt_at),
-                subject=claim.study_instance_uid,
-                tenant=claim.tenant,
-                site=claim.site,
-            )
+
+            def attempted(next_attempt_at: datetime | None) -> Fact:
+                return report.attempted(claim, progress, ending, now, next_attempt_at)
+
+            await self._settle(tx, claim.delivery_id, circuit, attempted)
             tx.info[WORK] = True
         metric.count_attempt(claim.destination, ending.kind, progress.outcomes)
 
@@ -269,13 +266,23 @@ class Deliveries:
         await repository.not_reached(tx, claim.destination, circuit, now)
         return circuit
 
-    async def _settle(self, tx: AsyncSession, key: str, circuit: Circuit | None = None) -> datetime | None:
+    async def _settle(
+        self,
+        tx: AsyncSession,
+        key: str,
+        circuit: Circuit | None = None,
+        attempted: Callable[[datetime | None], Fact] | None = None,
+    ) -> None:
         """Give a locked delivery the state that follows from its items, and tell what follows from that.
 
-        Returns
-        -------
-        datetime or None
-            When the next attempt is due, if one is.
+        Parameters
+        ----------
+        tx, key
+            The delivery.
+        circuit
+            Its destination's, if that is left alone for a while.
+        attempted
+            Makes the report of the attempt that led here, of when the next one is due; it is told first.
         """
         row = await repository.lock_delivery(tx, key)
         if row is None:
@@ -296,6 +303,8 @@ class Deliveries:
         reason = found.reason
         if circuit is not None and state in ("open", "waiting") and tally.due:
             state, reason = "waiting", circuit.problem
+        if attempted is not None:
+            await self._emit(tx, row, attempted(_next_attempt(state, tally.next_attempt_at, circuit)))
         changes: dict[str, Any] = {"state": state, "reason": reason, "next_attempt_at": tally.next_attempt_at}
         if state == "done" and closing is not None and row.completed_version != closing.study_version:
             changes |= {"completed_at": now, "completed_version": closing.study_version}
@@ -305,15 +314,18 @@ class Deliveries:
             failures = await repository.failed_items(tx, key, report.FAILURES_TOLD)
             await self._emit(tx, row, report.failed(row, failures, tally))
         await repository.update_delivery(tx, key, **changes)
-        if state not in ("open", "waiting") or tally.next_attempt_at is None:
-            return None
-        return max(tally.next_attempt_at, circuit.retry_at) if circuit and circuit.retry_at else tally.next_attempt_at
 
     async def _emit(self, tx: AsyncSession, row: Row[Any], fact: Fact) -> None:
         await self._outbox.emit(tx, fact, subject=row.study_instance_uid, tenant=row.tenant, site=row.site)
 
     def _lease_end(self, now: datetime) -> datetime:
         return now + timedelta(seconds=self._settings.lease)
+
+
+def _next_attempt(state: State, due: datetime | None, circuit: Circuit | None) -> datetime | None:
+    if state not in ("open", "waiting") or due is None:
+        return None
+    return max(due, circuit.retry_at) if circuit and circuit.retry_at else due
 
 
 def _request(event: Event[DeliveryRequested]) -> Request:
