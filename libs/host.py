@@ -5,9 +5,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-import aiormq.exceptions
+from aiormq.exceptions import AMQPError
 from prometheus_client import Counter
-from sqlalchemy.exc import SQLAlchemyError
 
 from contracts.access import AccessUsed, TokenChanged
 from contracts.envelope import Event
@@ -15,6 +14,7 @@ from contracts.network import NetworkApplied
 from libs.messaging import topology
 from libs.messaging.consume import consume_replica
 from libs.messaging.deadletter import DeadLetters, take_dead_letters
+from libs.messaging.listen import DATABASE_AWAY
 from libs.messaging.outbox import Outbox
 from libs.messaging.relay import Relay
 from libs.service import Platform, Service
@@ -31,8 +31,14 @@ _PAUSES = (0.5, 1, 2, 5, 10)
 #: Seconds after which the definition is fetched anyway, in case the event got lost.
 _REFRESH = 15
 
+#: Seconds in which a connection to the broker that was just lost may come back.
+_PING_S = 1
+
+#: A loop that ran for so many seconds had not failed to start: the pauses begin anew.
+_SETTLED = 60
+
 #: What is away for a while, and will come back: a warning, not an alarm.
-_AWAY = (OSError, aiormq.exceptions.AMQPError, SQLAlchemyError)
+_AWAY = (*DATABASE_AWAY, AMQPError, TimeoutError)
 _FAILURES = Counter("kivuko_loop_failures", "Failures of loops that must run for ever.", ["loop"])
 
 Loop = Callable[[], Awaitable[None]]
@@ -92,38 +98,54 @@ class Host:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, announce: Callable[[Mapping[str, str]], None], stop: asyncio.Event) -> None:
-        """Start everything, announce the addresses, and end in order when `stop` is set."""
+        """Start everything, announce the addresses, and end in order when `stop` is set.
+
+        What raises while it starts ends what had started before it, in order, and comes out.
+        """
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._close)
-            if self._own_storage:
-                # The bus is locked first, so that a second process changes nothing.
-                await self._platform.broker.connect()
-                await self._migrate()
-            if self._prepare is not None:
-                await self._prepare()
-            self._register()
-            web = self._web()
-            await self._platform.network.refresh()
-            for service in self._services:
-                if service.start is not None:
-                    await service.start()
-                if service.stop is not None:
-                    stack.push_async_callback(service.stop)
-            if self._own_storage:
-                await self._consume()
-            else:
-                self._supervise("broker", self._consume)
-            self._supervise("network definition", self._follow_network)
-            self._supervise("tokens", self._access.run)
-            for service in self._services:
-                for number, loop in enumerate(service.loops):
-                    self._supervise(f"{service.name} {number}", loop)
-            await self._access.refresh()
-            await web.start()
-            stack.push_async_callback(web.stop)
-            announce(self._addresses(web))
+            announce(await self._start(stack))
             await stop.wait()
             _log.info("stopping")
+
+    async def _start(self, stack: AsyncExitStack) -> dict[str, str]:
+        """Start everything; what has to end goes on the stack as soon as it stands. Gives the addresses."""
+        # The stack ends from its top: nothing loses what it stands on before it has ended itself.
+        stack.push_async_callback(asyncio.to_thread, self._platform.objects.close)
+        for service in self._services:
+            if service.database is not None:
+                stack.push_async_callback(service.database.close)
+        stack.push_async_callback(self._platform.broker.stop)
+        stack.push_async_callback(self._end_loops)
+        if self._own_storage:
+            # The bus is locked first, so that a second process changes nothing.
+            await self._platform.broker.connect()
+            await self._migrate()
+        if self._prepare is not None:
+            await self._prepare()
+        self._register()
+        web = self._web()
+        await self._platform.network.refresh()
+        for service in self._services:
+            if service.start is not None:
+                await service.start()
+            if service.stop is not None:
+                stack.push_async_callback(service.stop)
+        if self._own_storage:
+            await self._consume()
+        else:
+            self._supervise("broker", self._consume)
+        self._supervise_loops()
+        await self._access.refresh()
+        await web.start()
+        stack.push_async_callback(web.stop)
+        return self._addresses(web)
+
+    def _supervise_loops(self) -> None:
+        self._supervise("network definition", self._follow_network)
+        self._supervise("tokens", self._access.run)
+        for service in self._services:
+            for number, loop in enumerate(service.loops):
+                self._supervise(f"{service.name} {number}", loop)
 
     async def _migrate(self) -> None:
         for service in self._services:
@@ -173,7 +195,7 @@ class Host:
         return replace(service, checks=checks)
 
     async def _check_broker(self) -> None:
-        if not self._broker_ready.is_set():
+        if not self._broker_ready.is_set() or not await self._platform.broker.ping(_PING_S):
             raise NotReadyError("the broker is not connected: check KIVUKO_BROKER_URL and that it runs")
 
     def _recorder(self) -> Record:
@@ -229,15 +251,11 @@ class Host:
                 found |= service.addresses()
         return found | {"http": web.address, "socket": str(self._platform.settings.socket_path)}
 
-    async def _close(self) -> None:
-        for task in self._tasks:
+    async def _end_loops(self) -> None:
+        loops = list(self._tasks)
+        for task in loops:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._platform.broker.stop()
-        for service in self._services:
-            if service.database is not None:
-                await service.database.close()
-        await asyncio.to_thread(self._platform.objects.close)
+        await asyncio.gather(*loops, return_exceptions=True)
 
 
 def _check_migrations(service: Service) -> Callable[[], Awaitable[None]]:
@@ -251,14 +269,16 @@ def _check_migrations(service: Service) -> Callable[[], Awaitable[None]]:
 async def _again_and_again(name: str, loop: Loop) -> None:
     """Run a loop to its end; start it again with growing pauses when it fails, and say so each time."""
     failures = 0
+    clock = asyncio.get_running_loop().time
     while True:
+        started = clock()
         try:
             await loop()
         except Exception as error:  # noqa: BLE001 - whatever it is, the other loops must go on, and a person must hear it
-            pause = _PAUSES[min(failures, len(_PAUSES) - 1)]
-            failures += 1
+            failures = 1 if clock() - started > _SETTLED else failures + 1
+            pause = _PAUSES[min(failures, len(_PAUSES)) - 1]
             log_failure = _log.warning if isinstance(error, _AWAY) else _log.error
-            log_failure("loop failed", loop=name, error=type(error).__name__, again_in_s=pause)
+            log_failure("loop failed", loop=name, delay=pause, exc_info=error)
             _FAILURES.labels(name).inc()
             await asyncio.sleep(pause)
         else:

@@ -4,13 +4,15 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import httpx
 from pydantic import SecretStr, ValidationError
 
 from contracts.definition import Snapshot
 from libs.telemetry import log
+
+if TYPE_CHECKING:
+    import httpx
 
 #: Asks the service `network` for the snapshot in force; none before the first apply.
 Fetch = Callable[[], Awaitable[Snapshot | None]]
@@ -88,8 +90,10 @@ class NetworkView:
         partial.replace(self._keep)
 
 
-def http_fetch(client: httpx.AsyncClient, network_url: str, token: SecretStr) -> Fetch:
+def http_fetch(client: "httpx.AsyncClient", network_url: str, token: SecretStr) -> Fetch:
     """Fetch from `GET /v1/network/snapshot` of the service `network`."""
+    import httpx  # noqa: PLC0415 - slow, and only needed where `network` is another process
+
     url = f"{network_url.rstrip('/')}/v1/network/snapshot"
 
     async def fetch() -> Snapshot | None:

@@ -5,15 +5,17 @@ import hashlib
 import hmac
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import httpx
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from contracts.access import Role
 from libs.clock import Clock
 from libs.telemetry import log
 from libs.web.principal import Principal
+
+if TYPE_CHECKING:
+    import httpx
 
 #: How often the list is fetched anyway: the longest that a revoked token works when the event gets lost.
 INTERVAL: Final = timedelta(seconds=15)
@@ -152,8 +154,10 @@ class AccessView:
         return self._asked_at is None or self._clock() - self._asked_at >= LEAST_PAUSE
 
 
-def http_fetch(client: httpx.AsyncClient, network_url: str, token: SecretStr) -> FetchAccess:
+def http_fetch(client: "httpx.AsyncClient", network_url: str, token: SecretStr) -> FetchAccess:
     """Fetch from `GET /v1/network/access` of the service `network`."""
+    import httpx  # noqa: PLC0415 - slow, and only needed where `network` is another process
+
     url = f"{network_url.rstrip('/')}/v1/network/access"
 
     async def fetch() -> AccessList:
