@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Mapping
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from aiormq.exceptions import AMQPError
+from asyncpg import PostgresError
 from pydantic import ValidationError
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from libs.definition.document import DefinitionError
 from libs.host import Host
 from libs.messaging.bus import BusUnavailableError
+from libs.messaging.listen import DATABASE_AWAY
 from libs.messaging.lock import LockedError
 from libs.messaging.topology import TopologyError
 from libs.settings import Settings
@@ -38,6 +41,8 @@ _REASONS = (
     BusUnavailableError, ListenError, LockedError, MigrationError, StoreFullError, StoreUnavailableError, TopologyError,
 )  # fmt: skip
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+#: The database as a server is away, or a server that another address names.
+_NO_SERVER = (SQLAlchemyError, PostgresError, ConnectionError, TimeoutError, socket.gaierror)
 #: Enough that a disk on which nothing can be started is found out before anything is.
 _PROBE = bytes(1 << 16)
 
@@ -73,15 +78,10 @@ def migrate(settings: Settings, *, json_output: bool) -> list[str]:
         asyncio.run(_migrate(settings, names))
     except MigrationError as error:
         fail(_sentence(error), "", code=1, json_output=json_output)
-    except ValueError as error:
+    except (ValueError, ArgumentError) as error:
         fail(f"KIVUKO_DATABASE_URL does not fit: {error}.", "", code=2, json_output=json_output)
-    except (OSError, SQLAlchemyError) as error:
-        fail(
-            f"The database does not answer as it should ({type(error).__name__}).",
-            "Check KIVUKO_DATABASE_URL and run `kivuko doctor`.",
-            code=1,
-            json_output=json_output,
-        )
+    except DATABASE_AWAY as error:
+        fail(*_no_database(error, settings), code=1, json_output=json_output)
     return names
 
 
@@ -122,7 +122,7 @@ def _run(settings: Settings, name: str, compose: Compose, *, json_output: bool) 
     except AMQPError as error:
         what = f"The broker does not answer ({type(error).__name__})."
         fail(what, "Check KIVUKO_BROKER_URL and run `kivuko doctor`.", code=1, json_output=json_output)
-    except SQLAlchemyError as error:
+    except _NO_SERVER as error:
         fail(*_no_database(error, settings), code=1, json_output=json_output)
     except OSError as error:
         fail(*_no_home(error, settings.home), code=1, json_output=json_output)
@@ -169,7 +169,7 @@ def _no_home(error: OSError, home: Path) -> tuple[str, str]:
     return what, "Give this user the right to write there on a local disk, or set KIVUKO_HOME to another folder."
 
 
-def _no_database(error: SQLAlchemyError, settings: Settings) -> tuple[str, str]:
+def _no_database(error: Exception, settings: Settings) -> tuple[str, str]:
     if settings.database.startswith("sqlite:"):
         # The driver's sentence, such as "database or disk is full", holds no values.
         why = str(error.orig) if isinstance(error, DBAPIError) else type(error).__name__

@@ -1,11 +1,13 @@
 """Wires ingest."""
 
 import asyncio
+import errno
 import secrets
 
 from libs.messaging.outbox import Outbox
 from libs.service import Platform, Service
 from libs.telemetry import log
+from libs.web.server import ListenError
 from services.ingest import metric
 from services.ingest.api import make_router
 from services.ingest.arrival import arrival_id
@@ -89,11 +91,21 @@ class _Parts:
         """Repair the spool, then listen."""
         await self.replica.repair()
         await self.gate.resolve()
-        await self.acceptor.start(self._platform.settings.bind, self._platform.settings.dicom_port)
+        await self._listen(self._platform.settings.bind, self._platform.settings.dicom_port)
         metric.SPOOL_DEPTH.set_function(self._work.depth)
         metric.SPOOL_AGE.set_function(self._age)
         if self._platform.network.current is None:
             _LOG.warning("nothing but C-ECHO is let in: there is no network definition", advice="kivuko apply FILE")
+
+    async def _listen(self, host: str, port: int) -> None:
+        try:
+            await self.acceptor.start(host, port)
+        except OSError as error:
+            why = "another program has it" if error.errno == errno.EADDRINUSE else (error.strerror or "not possible")
+            raise ListenError(
+                f"DICOM cannot listen on {host} port {port}: {why}. "
+                "Set KIVUKO_BIND to an address of this machine and KIVUKO_DICOM_PORT to a free port, or to 0 for any."
+            ) from error
 
     def _age(self) -> float:
         oldest = self._work.oldest()
