@@ -185,6 +185,7 @@ def nothing_lost(system: System, modality: Modality, archive: StoreScp, stored: 
     assert arrived(archive) == set(modality.acknowledged)
     assert len(modality.acknowledged) == INSTANCES
     wait_until(lambda: len(done(system)) == STUDIES, "every delivery to be done", 180)
+    assert len(stored) == INSTANCES, "the archive's log must name every instance, or duplicates can't be counted"
     duplicates = sum(count - 1 for count in stored.values())
     print(f"{modality.attempts - INSTANCES} sent again by the modality, {duplicates} by egress: harmless")
     spool = system.of("ingest").home / "spool"
