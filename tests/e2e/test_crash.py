@@ -4,7 +4,6 @@ import os
 import random
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,17 +103,13 @@ def killing(modality: Modality, kills: int, kill: Callable[[int], None], choice:
         kill(number)
 
 
-def finish(modality: Modality, archive: StoreScp) -> Counter[str]:
-    """Wait until all is sent and delivered; gives how often the archive was sent each instance."""
+def finish(modality: Modality, archive: StoreScp) -> int:
+    """Wait until all is sent and delivered; gives how many C-STORE requests the archive was sent."""
     modality.thread.join(300)
     assert not modality.thread.is_alive(), f"the modality got no further than {len(modality.acknowledged)}"
     assert modality.failure is None
     wait_until(lambda: len(archive.files()) >= INSTANCES, f"all at the archive, {len(archive.files())} are", 240)
-    return Counter(
-        line.rpartition("storing DICOM file: ")[2].rpartition("/")[2]
-        for line in archive.log.read_text(errors="replace").splitlines()
-        if "storing DICOM file: " in line
-    )
+    return archive.log.read_text(errors="replace").count("Received Store Request")
 
 
 @pytest.fixture
@@ -142,8 +137,8 @@ def test_embedded_killed_twenty_times_loses_nothing(
             process.start()
 
         killing(modality, KILLS, kill, choice)
-        stored = finish(modality, archive)
-        nothing_lost(system, modality, archive, stored)
+        requests = finish(modality, archive)
+        nothing_lost(system, modality, archive, requests)
     finally:
         system.kill()
 
@@ -174,20 +169,19 @@ def test_cluster_with_each_service_killed_and_the_broker_away_loses_nothing(
             victims[number].start()
 
         killing(modality, len(victims), kill, choice)
-        stored = finish(modality, archive)
-        nothing_lost(system, modality, archive, stored)
+        requests = finish(modality, archive)
+        nothing_lost(system, modality, archive, requests)
     finally:
         system.kill()
 
 
-def nothing_lost(system: System, modality: Modality, archive: StoreScp, stored: Counter[str]) -> None:
+def nothing_lost(system: System, modality: Modality, archive: StoreScp, requests: int) -> None:
     """Everything acknowledged is at the archive, and every study is complete and its delivery done."""
     assert arrived(archive) == set(modality.acknowledged)
     assert len(modality.acknowledged) == INSTANCES
     wait_until(lambda: len(done(system)) == STUDIES, "every delivery to be done", 180)
-    assert len(stored) == INSTANCES, "the archive's log must name every instance, or duplicates can't be counted"
-    duplicates = sum(count - 1 for count in stored.values())
-    print(f"{modality.attempts - INSTANCES} sent again by the modality, {duplicates} by egress: harmless")
+    assert requests >= INSTANCES, "the archive's log must hold every request, or duplicates can't be counted"
+    print(f"{modality.attempts - INSTANCES} sent again by the modality, {requests - INSTANCES} by egress: harmless")
     spool = system.of("ingest").home / "spool"
     wait_until(lambda: not list(spool.rglob("*.dcm")), "an empty spool")
 
