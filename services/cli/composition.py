@@ -48,7 +48,8 @@ def embedded(settings: Settings, config: Path | None) -> Host:
     settings
         The environment.
     config
-        Network definition to put in force at the start; refused, it raises DefinitionError and nothing starts.
+        Network definition to put in force at the start, unless its text was in force before; refused, it raises
+        DefinitionError and nothing starts.
     """
     from services.network.app import register  # noqa: PLC0415 - not in every image
     from services.network.repository import access_list, current_snapshot  # noqa: PLC0415 - not in every image
@@ -61,7 +62,7 @@ def embedded(settings: Settings, config: Path | None) -> Host:
     async def apply() -> None:
         if config is not None:
             text = _definition_text(config)
-            await register(platform).apply(text, filename=str(config), actor="local", comment="at the start")
+            await register(platform).apply_at_start(text, filename=str(config))
 
     return Host(services, platform, access, version=version(), name="network", own_storage=True, prepare=apply)
 

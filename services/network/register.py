@@ -17,11 +17,15 @@ from libs.definition.force import not_in_force
 from libs.definition.reading import read
 from libs.definition.validation import check
 from libs.storage.database import Database
+from libs.telemetry import log
 from services.network import repository
 from services.network.repository import Entry, TakenError, Version
 
 #: Tenant of what concerns the network as a whole.
 NETWORK_TENANT = "kivuko"
+
+
+_log = log.get(__name__)
 
 
 class Emitter(Protocol):
@@ -147,6 +151,18 @@ class Register:
         )
         await self._keep(new, definition, base)
         return answer.model_copy(update={"applied": True, "version": new.version})
+
+    async def apply_at_start(self, text: str, *, filename: str) -> Applied | None:
+        """Put a document in force unless its very text was in force before; None if it was.
+
+        A restart, after a power cut say, must not undo what people have applied since. Raises as `apply` does.
+        """
+        async with self._database.reading() as tx:
+            known = await repository.version_of(tx, read(text, filename).sha256)
+        if known is not None:
+            _log.info("definition of the start was applied before, and is left as it is", version=known)
+            return None
+        return await self.apply(text, filename=filename, actor="local", comment="at the start")
 
     async def rollback(
         self,

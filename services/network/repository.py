@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -83,6 +83,13 @@ async def history(tx: AsyncSession, limit: int, before: int | None) -> list[Entr
     if before is not None:
         query = query.where(versions.c.version < before)
     return [Entry.model_validate(row) for row in await tx.execute(query)]
+
+
+async def version_of(tx: AsyncSession, document_hash: str) -> int | None:
+    """Give the latest version that had this very text; none if no version had."""
+    query = select(func.max(versions.c.version)).where(versions.c.document_hash == document_hash)
+    found: int | None = await tx.scalar(query)
+    return found
 
 
 async def definition(tx: AsyncSession, version: int) -> Definition | None:

@@ -230,3 +230,14 @@ async def test_another_process_sees_the_new_version_when_it_asks(network: Networ
 async def test_uses_are_recorded(network: Network) -> None:
     await network.apply(CLINIC)
     assert [(use.permission, use.status) for use in network.uses] == [("network.apply", 100), ("network.apply", 200)]
+
+
+async def test_a_restart_does_not_undo_what_was_applied_since(network: Network) -> None:
+    first = await network.register.apply_at_start(CLINIC, filename="clinic.yaml")
+    await network.apply(NATIONAL)
+    again = await network.register.apply_at_start(CLINIC, filename="clinic.yaml")
+    edited = await network.register.apply_at_start(CLINIC.replace("11200", "11300"), filename="clinic.yaml")
+    assert first is not None
+    assert (first.version, again) == (1, None)
+    assert edited is not None
+    assert edited.version == 3
