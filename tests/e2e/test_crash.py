@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,10 @@ class Modality:
         self.attempts = 0
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.failure: BaseException | None = None
+
+    def got_to(self, mark: int) -> bool:
+        """Tell whether so many are acknowledged, or there will be no more."""
+        return len(self.acknowledged) >= mark or not self.thread.is_alive()
 
     def _run(self) -> None:
         try:
@@ -96,9 +101,7 @@ def killing(modality: Modality, kills: int, kill: Callable[[int], None], choice:
     """Kill `kills` times at random moments of the stream, each after some more acknowledgements."""
     marks = sorted(choice.sample(range(5, INSTANCES - 20), kills))
     for number, mark in enumerate(marks):
-        wait_until(
-            lambda mark=mark: len(modality.acknowledged) >= mark or not modality.thread.is_alive(), "the stream", 120
-        )  # type: ignore[misc]
+        wait_until(partial(modality.got_to, mark), "the stream", 120)
         time.sleep(choice.random() * 0.05)  # the random moment itself
         kill(number)
 
