@@ -1,4 +1,4 @@
-"""What a power cut leaves: system calls prove that file and folder entry are synced before each success is sent."""
+"""What a power cut leaves: system calls prove that file, folder entry and database are synced before each success."""
 
 import codecs
 import re
@@ -25,10 +25,12 @@ sites:
 nodes:
   CT1: {site: luba, host: 127.0.0.1, may: [store]}
 """
-_CALLS = "openat,write,fsync,fdatasync,rename,renameat,renameat2,sendto,sendmsg"
+_CALLS = "openat,write,pwrite64,fsync,fdatasync,rename,renameat,renameat2,link,linkat,unlink,unlinkat,sendto,sendmsg"
 _LINE = re.compile(r"^(?P<thread>\d+) +(?:<\.\.\. (?P<resumed>\w+) resumed>|(?P<call>\w+)\()(?P<rest>.*)$")
 #: (0000,0100) = 8001H C-STORE-RSP and (0000,0900) = 0000H success, Implicit VR Little Endian: PS3.7 section 9.3.1.2.
 _RESPONSE = bytes.fromhex("00000001020000000180").hex()
+#: Head of the answer to an applied definition.
+_CREATED = b"HTTP/1.1 200 OK".hex()
 _SUCCESS = bytes.fromhex("00000009020000000000").hex()
 
 
@@ -56,8 +58,8 @@ def calls(trace: str) -> Iterator[Call]:
             begun[found["thread"]] = rest
         else:
             text = begun.pop(found["thread"], "") + rest if found["resumed"] else rest
-            if text.rstrip().endswith("= 0"):
-                yield Call("rename" if name.startswith("rename") else name, text)
+            if text.rstrip().endswith("= 0") or (name == "pwrite64" and not text.rstrip().endswith(")")):
+                yield Call(re.sub(r"(rename|link|unlink)(at2?)?$", r"\1", name), text)
 
 
 @contextmanager
@@ -107,3 +109,64 @@ def test_file_and_folder_are_synced_before_each_success_is_sent(tmp_path: Path) 
             successes += 1
             assert len(durable) >= successes, "success was sent before file and folder were synced"
     assert successes == len(paths) == len(durable)
+
+
+def test_an_entry_leaves_the_spool_only_when_object_and_index_are_synced(tmp_path: Path) -> None:
+    system = embedded(tmp_path)
+    process = system.processes["all"]
+    try:
+        system.start()
+        system.apply(DEFINITION)
+        output = tmp_path / "trace"
+        with traced(process.pid, output):
+            assert storescu(system.dicom_port, make_study(tmp_path, 5), calling="CT1").returncode == 0
+            wait_until(lambda: not list((process.home / "spool").iterdir()), "the spool to be indexed")
+    finally:
+        system.kill()
+    spool, objects = re.escape(str(process.home / "spool")), re.escape(str(process.home / "objects"))
+    log = re.escape(str(process.home / "db" / "ingest.db-wal"))
+    adopted: dict[str, str] = {}  # entry to the folder of its object, not synced yet
+    stored: set[str] = set()
+    written: set[str] = set()
+    indexed: set[str] = set()
+    gone = 0
+    for call in calls(output.read_text(errors="replace")):
+        if call.name == "link" and (
+            move := re.search(rf'"{spool}/([^"/]+)\.link".*"({objects}/[^"]+)/[^"/]+"', call.text)
+        ):
+            adopted[move[1]] = move[2]
+        elif call.name == "pwrite64" and re.search(rf"<{log}>", call.text):
+            written |= stored
+        elif call.name in {"fsync", "fdatasync"}:
+            if re.search(rf"<{log}>", call.text):
+                indexed |= written
+            stored |= {entry for entry, folder in adopted.items() if f"<{folder}>" in call.text}
+        elif call.name == "unlink" and (entry := re.search(rf'"{spool}/([^"/]+)\.dcm"', call.text)):
+            assert entry[1] in stored, "gone from the spool before its object's folder was synced"
+            assert entry[1] in indexed, "gone from the spool before its row was synced"
+            gone += 1
+    assert gone == 5
+
+
+def test_the_database_is_synced_before_an_applied_definition_is_answered(tmp_path: Path) -> None:
+    system = embedded(tmp_path)
+    process = system.processes["all"]
+    try:
+        system.start()
+        output = tmp_path / "trace"
+        with traced(process.pid, output):
+            system.apply(DEFINITION)
+    finally:
+        system.kill()
+    log = re.escape(str(process.home / "db" / "network.db-wal"))
+    unsynced, synced, answered = False, 0, 0
+    for call in calls(output.read_text(errors="replace")):
+        if call.name == "pwrite64" and re.search(rf"<{log}>", call.text):
+            unsynced = True
+        elif call.name in {"fsync", "fdatasync"} and re.search(rf"<{log}>", call.text):
+            synced += unsynced
+            unsynced = False
+        elif call.name == "send" and _CREATED in call.text:
+            assert synced, "answered before the database was synced"
+            answered += 1
+    assert answered == 1
