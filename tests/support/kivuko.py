@@ -17,7 +17,8 @@ from contracts.topics import SERVICES
 from libs.web.server import socket_name
 from tests.support.process import Program, wait_until
 
-_KIVUKO = str(Path(sys.executable).parent / "kivuko")
+#: The command.
+KIVUKO = str(Path(sys.executable).parent / "kivuko")
 #: Studies are complete after this many seconds without an arrival: short, so that tests are.
 QUIET_SECONDS = 2
 
@@ -37,7 +38,7 @@ class Process:
             "KIVUKO_INGEST_QUIET_SECONDS": str(QUIET_SECONDS),
             **env,
         }
-        self._program = Program([_KIVUKO, *command], home, name="kivuko", env=environment)
+        self._program = Program([KIVUKO, *command], home, name="kivuko", env=environment)
         self.addresses: dict[str, str] = {}
         self._starts = 0
 
@@ -88,7 +89,7 @@ class Process:
     def cli(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command of the command line against this process."""
         return subprocess.run(
-            [_KIVUKO, *arguments], env={**os.environ, "KIVUKO_HOME": str(self.home)}, input=stdin,
+            [KIVUKO, *arguments], env={**os.environ, "KIVUKO_HOME": str(self.home)}, input=stdin,
             capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
 
@@ -174,7 +175,7 @@ def cluster(folder: Path, broker_url: str, database_url: str, objects_url: str, 
         **env,
     }
     subprocess.run(
-        [_KIVUKO, "migrate"],
+        [KIVUKO, "migrate"],
         env={**os.environ, **common, "KIVUKO_HOME": str(folder / "migrate")},
         check=True,
         timeout=120,
