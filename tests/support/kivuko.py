@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -82,9 +83,9 @@ class Process:
         """End it as a power cut would."""
         self._program.kill()
 
-    def stop(self) -> int:
+    def stop(self, sign: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to end; gives its exit status."""
-        return self._program.stop() if self._program.running else 0
+        return self._program.stop(sign) if self._program.running else 0
 
     def cli(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command of the command line against this process."""
