@@ -7,9 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from libs.clock import Clock
+from libs.messaging.listen import DATABASE_AWAY
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.telemetry import log
@@ -26,7 +25,7 @@ from services.egress.settings import EgressSettings
 _log = log.get(__name__)
 _tracer = tracer(__name__)
 #: The database is away, not wrong: what can be done is to try again.
-_AWAY = (SQLAlchemyError, OSError)
+_AWAY = DATABASE_AWAY
 
 
 class Sender:
@@ -51,19 +50,18 @@ class Sender:
         self._scu = scu
         self._settings = settings
         self._clock = clock
-        self._pool = ThreadPoolExecutor(settings.associations, thread_name_prefix="egress")
         self._running: Counter[str] = Counter()
         #: Destinations that another replica had in hand when we looked, and when to look again.
         self._resting: dict[str, datetime] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stop = threading.Event()
+        self._begin()
         self._wake = asyncio.Event()
-        self._network_changed = True
         database.on_commit(lambda session: self._wake.set() if session.info.get(WORK) else None)
         network.on_change(lambda _snapshot: self._apply_soon())
 
     async def run(self) -> None:
-        """Send until cancelled; then let each association finish the instance that is under way."""
+        """Send until cancelled; then let each association finish the instance that is under way. May be run again."""
+        self._begin()
         try:
             await self._deliveries.adopt()
             while True:
@@ -85,6 +83,12 @@ class Sender:
                 states, backlog = await repository.count_by_state(tx), await repository.backlog(tx)
             metric.show(states, backlog, self._clock())
             await asyncio.sleep(15)
+
+    def _begin(self) -> None:
+        # Both are used up when a run ends, and one that broke off is started again.
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(self._settings.associations, thread_name_prefix="egress")
+        self._network_changed = True
 
     def _apply_soon(self) -> None:
         self._network_changed = True
@@ -139,17 +143,17 @@ class Sender:
             _log.error("a delivery attempt broke off inside, it is taken again later", exc_info=error)
 
     async def _work(self, destination: str) -> None:
+        # Unless something comes of it, it is not asked again at once: a defect must not turn into a busy loop.
+        self._resting[destination] = self._clock() + timedelta(seconds=self._settings.poll)
         try:
             claim = await self._deliveries.claim(destination)
             if claim is None:
-                self._resting[destination] = self._clock() + timedelta(seconds=self._settings.poll)
                 return
             self._resting.pop(destination, None)
             # There may be work for a further association.
             self._wake.set()
             await self._send(claim)
         except _AWAY:
-            self._resting[destination] = self._clock() + timedelta(seconds=self._settings.poll)
             _log.exception("a delivery can't be taken, trying again", destination=destination)
         finally:
             self._running[destination] -= 1

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from libs.storage.migration import migrate
 from services.egress.repository import lock_circuit
 from tests.integration.egress.peer import receiver
-from tests.integration.egress.stand import QUICK, archive, stand
+from tests.integration.egress.stand import QUICK, Stand, archive, stand
 from tests.support.postgresql import PostgreSQL
 from tests.support.synthetic import make_study
 
@@ -84,3 +85,23 @@ async def test_a_destination_that_another_replica_has_in_hand_is_left_to_it(
         async with egress.database.transaction() as mine, egress.database.transaction() as theirs:
             assert await lock_circuit(mine, "archive", wait=True) is not None
             assert await lock_circuit(theirs, "archive", wait=False) is None
+
+
+async def test_a_sender_that_broke_off_sends_when_it_is_started_again(tmp_path: Path) -> None:
+    with receiver() as peer:
+        made = Stand(f"sqlite://{tmp_path / 'db'}", tmp_path, archive(peer.port))
+        await migrate(made.database, "services.egress")
+        await made.network.refresh()
+        for _ in range(2):
+            running = asyncio.create_task(made.sender.run())
+            # Past its start, so that it has something to give up when it ends.
+            await made.request(made.keep(make_study(tmp_path, 1)), expected=2)
+            await made.until_state("open", "waiting")
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        again = asyncio.create_task(made.sender.run())
+        await made.request(made.keep(make_study(tmp_path, 2, study_uid="1.2.4")), study="1.2.4")
+        await made.until_state("done", study="1.2.4")
+        again.cancel()
+        await asyncio.gather(again, return_exceptions=True)
+        await made.database.close()
