@@ -33,6 +33,11 @@ class DeliveryRequested(Fact):
         "How many instances of the study this destination gets in all, when this request closes the delivery.",
         default=None,
     )
+    expected_hash: Sha256 | None = plain(
+        "Hash of the set of these instances, as in a manifest, when this request closes the delivery: their number "
+        "alone can't tell one that is missing from another that came later.",
+        default=None,
+    )
 
 
 class InstanceFailure(Fact):

@@ -17,7 +17,7 @@ from libs.storage.database import Database
 from services.egress import metric, report, repository
 from services.egress.backoff import Backoff, Circuit, Random
 from services.egress.claim import Claim, Progress
-from services.egress.delivery import Closing, Request, State, delivery_id, lane, standing
+from services.egress.delivery import Closing, Request, State, answered, delivery_id, lane, standing
 from services.egress.outcome import NO_ANSWER, Outcome, Verdict
 from services.egress.parcel import Parcel
 from services.egress.reach import Obstacle, Target, reach, unconfirmed
@@ -298,6 +298,7 @@ class Deliveries:
             now,
             obstacle=target.reason if isinstance(target, Obstacle) else None,
             unconfirmed=unconfirmed(None if snapshot is None else snapshot.definition, row.destination),
+            set_hash=await repository.set_hash_of(tx, key) if answered(tally, closing) else None,
         )
         state: State = found.state
         reason = found.reason
@@ -332,7 +333,7 @@ def _request(event: Event[DeliveryRequested]) -> Request:
     wanted = event.data
     closing = None
     if wanted.study_version is not None and wanted.expected_count is not None:
-        closing = Closing(wanted.study_version, wanted.expected_count)
+        closing = Closing(wanted.study_version, wanted.expected_count, wanted.expected_hash)
     return Request(lane(wanted.priority), (event.time, wanted.source_node), wanted.network_version, closing)
 
 
@@ -344,6 +345,7 @@ def _columns(request: Request) -> dict[str, Any]:
         "network_version": request.network_version,
         "study_version": None if request.closing is None else request.closing.study_version,
         "expected_count": None if request.closing is None else request.closing.expected_count,
+        "expected_hash": None if request.closing is None else request.closing.expected_hash,
     }
 
 

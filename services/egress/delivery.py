@@ -23,10 +23,19 @@ def lane(priority: Priority) -> int:
 
 @dataclass(frozen=True)
 class Closing:
-    """The version of the study that is asked for, and how many instances of it. The highest version wins."""
+    """The version of the study that is asked for, and which instances of it. The highest version wins.
+
+    Attributes
+    ----------
+    study_version, expected_count
+        The version, and how many of its instances go to the destination.
+    expected_hash
+        Hash of the set of these instances, see `contracts.manifest.set_hash`; none from a release that gave none.
+    """
 
     study_version: int
     expected_count: int
+    expected_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,8 +66,12 @@ class Request:
             lane=min(self.lane, other.lane),
             first=min(self.first, other.first),
             network_version=max(self.network_version, other.network_version),
-            closing=max(closings, key=lambda c: (c.study_version, c.expected_count), default=None),
+            closing=max(closings, key=_rank, default=None),
         )
+
+
+def _rank(closing: Closing) -> tuple[int, int, str]:
+    return closing.study_version, closing.expected_count, closing.expected_hash or ""
 
 
 @dataclass(frozen=True)
@@ -98,8 +111,20 @@ class Standing:
     reason: str | None = None
 
 
+def answered(tally: Tally, closing: Closing | None) -> bool:
+    """Tell whether nothing is left to send, and as many instances were sent as the version has."""
+    unsent = tally.due or tally.blocked or tally.failed
+    return not unsent and closing is not None and 0 < tally.instances == closing.expected_count
+
+
 def standing(
-    tally: Tally, closing: Closing | None, now: datetime, *, obstacle: str | None, unconfirmed: str | None
+    tally: Tally,
+    closing: Closing | None,
+    now: datetime,
+    *,
+    obstacle: str | None,
+    unconfirmed: str | None,
+    set_hash: str | None = None,
 ) -> Standing:
     """Decide the state of a delivery.
 
@@ -115,12 +140,15 @@ def standing(
         Why nothing may be sent to the destination at present.
     unconfirmed
         Why success for every instance does not yet count as delivered at this destination.
+    set_hash
+        Hash of the set of instances, where all of them are `answered`. If it differs from what is expected, one of the
+        version is missing and one that came later makes up the number.
     """
     if tally.due or tally.blocked:
         return _unsent(tally, now, obstacle)
     if tally.failed:
         return Standing("failed", "all that is left was refused for good: see its instances, then try again")
-    if closing is None or not tally.instances or tally.instances != closing.expected_count:
+    if closing is None or not answered(tally, closing) or closing.expected_hash not in (None, set_hash):
         return Standing("open")
     return Standing("done") if unconfirmed is None else Standing("held", unconfirmed)
 

@@ -36,6 +36,7 @@ deliveries = Table(
     Column("network_version", Integer, nullable=False),
     Column("study_version", Integer, nullable=True),
     Column("expected_count", Integer, nullable=True),
+    Column("expected_hash", String(64), nullable=True),
     # The version of the study for which delivery.completed was said: said once for each.
     Column("completed_version", Integer, nullable=True),
     Column("attempts", Integer, nullable=False, server_default="0"),

@@ -9,6 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.delivery import DeliveryItem
+from contracts.manifest import set_hash
 from services.egress.backoff import Circuit
 from services.egress.delivery import Closing, Request, State, Tally
 from services.egress.models import deliveries, destinations, items
@@ -75,6 +76,14 @@ async def tally(tx: AsyncSession, delivery_id: str) -> Tally:
     )
     instances, due, next_attempt_at, blocked, sent_count, failed, size = counts.one()
     return Tally(instances, due, next_attempt_at, blocked, sent_count, failed, int(size))
+
+
+async def set_hash_of(tx: AsyncSession, delivery_id: str) -> str:
+    """Hash the set of a delivery's instances, as the request that closes it does."""
+    found = await tx.execute(
+        select(items.c.sop_instance_uid, items.c.content_hash).where(items.c.delivery_id == delivery_id)
+    )
+    return set_hash((row.sop_instance_uid, row.content_hash) for row in found)
 
 
 async def lock_circuit(tx: AsyncSession, key: str, *, wait: bool) -> Circuit | None:
@@ -364,7 +373,7 @@ async def list_destinations(tx: AsyncSession) -> dict[str, Row[Any]]:
 
 def request_of(row: Row[Any]) -> Request:
     """Give what the requests so far say of a delivery."""
-    closing = None if row.study_version is None else Closing(row.study_version, row.expected_count)
+    closing = None if row.study_version is None else Closing(row.study_version, row.expected_count, row.expected_hash)
     return Request(row.lane, (row.requested_at, row.source_node), row.network_version, closing)
 
 

@@ -207,6 +207,7 @@ def requests(
                     items=tuple(one.instance.item for one in part),
                     study_version=closing if closes else None,
                     expected_count=len(ordered) if closes else None,
+                    expected_hash=set_hash(one.instance.identity for one in ordered) if closes else None,
                 )
             )
     return events

@@ -202,6 +202,7 @@ def request(
     closes: bool = True,
     study_version: int = 1,
     expected: int | None = None,
+    expected_hash: str | None = None,
     transform: str | None = None,
     later: float = 0,
 ) -> Event[DeliveryRequested]:
@@ -226,6 +227,7 @@ def request(
                 "items": wanted,
                 "study_version": study_version if closes else None,
                 "expected_count": (len(wanted) if expected is None else expected) if closes else None,
+                "expected_hash": expected_hash if closes else None,
             }
         ),
     )

@@ -37,6 +37,7 @@ requests = st.fixed_dictionaries(
         "closes": st.booleans(),
         "study_version": st.integers(1, 3),
         "expected": st.integers(1, 6),
+        "expected_hash": st.sampled_from([None, "a" * 64, "b" * 64]),
         "priority": st.sampled_from(["stat", "high", "routine", "bulk"]),
         "transform": st.sampled_from([None, "lossless"]),
         "later": st.integers(0, 9),
@@ -63,6 +64,7 @@ async def merged(asked: list[dict[str, Any]]) -> tuple[Any, ...]:
                     row.source_node,
                     row.study_version,
                     row.expected_count,
+                    row.expected_hash,
                 )
             )
             parts = await tx.execute(

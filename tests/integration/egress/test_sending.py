@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from contracts.manifest import set_hash
 from tests.conftest import StoreScpFactory
 from tests.integration.egress.peer import ABORT, mute, receiver
 from tests.integration.egress.stand import QUICK, archive, network, stand
@@ -75,6 +76,29 @@ async def test_an_amended_study_opens_it_again_and_sends_only_what_is_new(tmp_pa
             completed = await egress.events("delivery.completed")
     assert [(told["study_version"], told["instance_count"]) for told in completed] == [(1, 3), (2, 5)]
     assert len(peer.received) == 5
+
+
+async def test_one_that_came_later_does_not_make_up_for_one_that_is_missing(tmp_path: Path) -> None:
+    first, missing, closing, late = make_study(tmp_path, 4)
+    with receiver() as peer:
+        async with stand(tmp_path, archive(peer.port)) as egress:
+            kept = egress.keep([first, missing, closing, late])
+            version = set_hash((one.sop_instance_uid, one.content_hash) for one in kept[:3])
+            # The request with the second instance is still on its way, and a rule asks for one of the next version.
+            await egress.request([kept[0]], closes=False)
+            await egress.request([kept[3]], closes=False)
+            await egress.request([kept[2]], expected=3, expected_hash=version)
+
+            async def three_sent() -> bool:
+                return [one.state for one in await egress.items()] == ["sent"] * 3
+
+            await egress.until(three_sent)
+            assert (await egress.until_state("open", "done")).state == "open"
+            await egress.request([kept[1]], closes=False)
+            everything = set_hash((one.sop_instance_uid, one.content_hash) for one in kept)
+            await egress.request(kept, study_version=2, expected_hash=everything)
+            await egress.until_state("done")
+            assert [told["study_version"] for told in await egress.events("delivery.completed")] == [2]
 
 
 async def test_a_receiver_that_comes_back_gets_everything_and_is_probed_by_one(tmp_path: Path) -> None:

@@ -84,6 +84,13 @@ def test_states(tally: Tally, state: str) -> None:
     assert standing(tally, Closing(1, 2), NOW, obstacle=None, unconfirmed=None).state == state
 
 
+def test_the_right_number_of_other_instances_is_not_done() -> None:
+    sent = Tally(instances=2, sent=2)
+    for expected, found, state in (("a", "a", "done"), ("a", "b", "open"), (None, "b", "done")):
+        closing = Closing(1, 2, expected)
+        assert standing(sent, closing, NOW, obstacle=None, unconfirmed=None, set_hash=found).state == state
+
+
 def test_an_obstacle_holds_what_is_not_sent_and_nothing_else() -> None:
     unsent, sent = Tally(instances=2, due=1, sent=1, next_attempt_at=NOW), Tally(instances=2, sent=2)
     held = standing(unsent, Closing(1, 2), NOW, obstacle="retired", unconfirmed=None)

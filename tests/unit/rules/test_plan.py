@@ -97,6 +97,8 @@ def test_requests_say_everything_once_and_close_each_destination_once(given_: li
             *[(None, None)] * (len(mine) - 1),
             (3, expected),
         ]
+        identities = {one.instance.identity for one in made if one.destination == destination}
+        assert [event.expected_hash for event in mine if event.study_version] == [set_hash(identities)]
 
 
 def test_what_was_requested_keeps_its_transform() -> None:

@@ -27,6 +27,7 @@ def upgrade() -> None:
         sa.Column("network_version", sa.Integer, nullable=False),
         sa.Column("study_version", sa.Integer, nullable=True),
         sa.Column("expected_count", sa.Integer, nullable=True),
+        sa.Column("expected_hash", sa.String(64), nullable=True),
         sa.Column("completed_version", sa.Integer, nullable=True),
         sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
         sa.Column("next_attempt_at", time, nullable=True),
