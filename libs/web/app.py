@@ -5,15 +5,18 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import asyncpg
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from libs.clock import Clock
 from libs.service import Service
+from libs.telemetry import log
 from libs.web.access import AccessView
 from libs.web.document import complete
 from libs.web.edge import Edge
@@ -24,6 +27,11 @@ from libs.web.problem import Problem, from_http, from_validation
 from libs.web.recording import Record, Recording
 from libs.web.routes import declared, open_without_token, templates
 from libs.web.throttle import Throttle
+
+#: What a route raises while the database can't be reached, or can't take anything.
+_AWAY = (OperationalError, InterfaceError, asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError)
+
+_log = log.get("kivuko.web")
 
 
 class UndeclaredRouteError(Exception):
@@ -115,6 +123,20 @@ def _install_problems(app: FastAPI) -> None:
     @app.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> Response:
         return error.response(request.state.instance)
+
+    async def away(request: Request, error: Exception) -> Response:
+        _log.warning("request not served: the database is away", exc_info=error)
+        problem = Problem(
+            503,
+            "Not available",
+            "The database does not answer. What the request asked for may not have happened.",
+            advice="Try again later; /readyz says what is wrong, and `kivuko doctor` looks closer.",
+            headers={"Retry-After": "10"},
+        )
+        return problem.response(request.state.instance)
+
+    for kind in _AWAY:
+        app.add_exception_handler(kind, away)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
