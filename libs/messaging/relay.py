@@ -12,7 +12,7 @@ from aio_pika.exceptions import CONNECTION_EXCEPTIONS, DeliveryError
 from faststream.exceptions import IncorrectState
 from faststream.rabbit import RabbitBroker, RabbitExchange
 from opentelemetry import context, propagate
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import Row, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.clock import Clock
@@ -31,6 +31,9 @@ IN_FLIGHT = 100
 CONFIRM_S = 20.0
 #: After so long another relay may publish the same rows: longer than any publication takes.
 LEASE = timedelta(seconds=60)
+#: Nobody puts a row off for longer than this, clocks of relays that differ included; a row that seems to wait longer
+#: was written before the clock was put back, and is due.
+_FURTHEST = timedelta(seconds=120)
 #: Look at least so often while there is something to publish.
 BUSY_S = 1.0
 #: Look at least so often while there is nothing: commits and notifications wake the relay before.
@@ -150,7 +153,8 @@ class Relay:
     async def _lease(self) -> Sequence[Row[Any]]:
         outbox = self._tables.outbox
         now = self._clock()
-        due = select(outbox.c.id).where(outbox.c.available_at <= now).order_by(outbox.c.id).limit(IN_FLIGHT)
+        is_due = or_(outbox.c.available_at <= now, outbox.c.available_at > now + _FURTHEST)
+        due = select(outbox.c.id).where(is_due).order_by(outbox.c.id).limit(IN_FLIGHT)
         async with self._database.reading() as tx:
             if (await tx.execute(due.limit(1))).first() is None:
                 return []

@@ -262,6 +262,7 @@ class Store:
 
     def expire(self) -> None:
         """Send what has outlived its time to its queue's dead-letter exchange."""
+        self._follow_clock()
         due = self._db.execute(
             "SELECT id FROM message WHERE state = 'ready' AND expires_at <= ? ORDER BY expires_at, id LIMIT 1000",
             (self._time(),),
@@ -271,10 +272,29 @@ class Store:
 
     def next_expiry(self) -> float | None:
         """Give the time at which the next message expires, in seconds since 1970, or None."""
+        found = self._first_expiry()
+        longest = max((queue.message_ttl_ms or 0 for queue in self._queues.values()), default=0) / 1000
+        if found is not None and found > self._time() + longest:
+            self._follow_clock()
+            found = self._first_expiry()
+        return found
+
+    def _first_expiry(self) -> float | None:
         found = self._db.execute(
             "SELECT min(expires_at) FROM message WHERE state = 'ready' AND expires_at IS NOT NULL"
         ).fetchone()[0]
         return None if found is None else float(found)
+
+    def _follow_clock(self) -> None:
+        """Let nothing wait for longer than its queue says: the clock may have been put back since it came."""
+        now = self._time()
+        for name, queue in self._queues.items():
+            if queue.message_ttl_ms is not None:
+                latest = now + queue.message_ttl_ms / 1000
+                self._db.execute(
+                    "UPDATE message SET expires_at = ? WHERE queue = ? AND state = 'ready' AND expires_at > ?",
+                    (latest, name, latest),
+                )
 
     def _kill(self, id_: int, reason: DeathReason) -> None:
         queue, exchange, routing_key, packed, body = self._db.execute(

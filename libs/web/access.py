@@ -151,7 +151,7 @@ class AccessView:
         )
 
     def _may_ask(self) -> bool:
-        return self._asked_at is None or self._clock() - self._asked_at >= LEAST_PAUSE
+        return self._asked_at is None or abs(self._clock() - self._asked_at) >= LEAST_PAUSE
 
 
 def http_fetch(client: "httpx.AsyncClient", network_url: str, token: SecretStr) -> FetchAccess:

@@ -72,7 +72,8 @@ class Readiness:
     async def failing(self) -> list[Failing]:
         """Run the checks side by side; give those that failed."""
         async with self._asking:
-            if self._asked_at is None or self._clock() - self._asked_at >= KEPT_FOR:
+            # Either way: after the clock was put back an old answer must not stand for an hour.
+            if self._asked_at is None or abs(self._clock() - self._asked_at) >= KEPT_FOR:
                 outcomes = await asyncio.gather(*(self._run(name, check) for name, check in self._checks.items()))
                 self._failing = [outcome for outcome in outcomes if outcome is not None]
                 self._asked_at = self._clock()

@@ -33,7 +33,7 @@ class Throttle:
         """Count a failure; give the seconds to wait when there were too many, else None."""
         now = self._clock()
         since, count = self._failures.pop(address, (now, 0))
-        if now - since >= self._window:
+        if abs(now - since) >= self._window:
             since, count = now, 0
         self._failures[address] = (since, count + 1)
         while len(self._failures) > self._addresses:

@@ -45,6 +45,6 @@ def build(platform: Platform) -> Service:
         database=database,
         tables=messaging,
         router=make_router(database, deliveries, scu),
-        loops=(sender.run, sender.measure),
+        loops=(sender.run, sender.measure, sender.follow_clock),
         checks={"objects": objects},
     )

@@ -14,6 +14,7 @@ from libs.clock import Clock
 from libs.messaging.outbox import Outbox
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
+from libs.telemetry import log
 from services.egress import metric, report, repository
 from services.egress.backoff import Backoff, Circuit, Random
 from services.egress.claim import Claim, Progress
@@ -27,6 +28,9 @@ from services.egress.settings import EgressSettings
 #: Key in a session's `info`: this transaction made work for the sender.
 WORK = "egress.work"
 _SETTLED_AT_ONCE = 100
+#: The clocks of replicas may differ by so much.
+_CLOCKS_DIFFER = timedelta(minutes=1)
+_log = log.get(__name__)
 
 
 class LeaseLostError(Exception):
@@ -213,6 +217,19 @@ class Deliveries:
             tx.info[WORK] = True
         for name in names:
             await self._settle_held(name)
+
+    async def follow_clock(self) -> None:
+        """Make due what would wait too long because the clock was put back, as after a power cut without a battery."""
+        now = self._clock()
+        latest = now + timedelta(seconds=max(self._settings.backoff_cap, self._settings.lease)) + _CLOCKS_DIFFER
+        async with self._database.reading() as tx:
+            furthest = await repository.furthest(tx)
+        if furthest is None or furthest <= latest:
+            return
+        async with self._database.transaction() as tx:
+            await repository.follow_clock(tx, now, latest)
+            tx.info[WORK] = True
+        _log.warning("the clock was put back: what waited for its old time is due now", until=furthest)
 
     async def adopt(self) -> None:
         """Take over what an earlier run of this process held, where no other replica can be."""

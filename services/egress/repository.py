@@ -145,6 +145,24 @@ async def probe_now(tx: AsyncSession, now: datetime, key: str | None = None) -> 
     )
 
 
+async def furthest(tx: AsyncSession) -> datetime | None:
+    """Give the time furthest ahead that anything waits for, or is leased until."""
+    columns = (deliveries.c.next_attempt_at, deliveries.c.lease_until, destinations.c.retry_at)
+    found = [(await tx.execute(select(func.max(column)))).scalar_one() for column in columns]
+    return max((time for time in found if time is not None), default=None)
+
+
+async def follow_clock(tx: AsyncSession, now: datetime, latest: datetime) -> None:
+    """Make due what waits for a time after `latest`, and end such leases: the clock was put back."""
+    for table, column in (
+        (destinations, destinations.c.retry_at),
+        (deliveries, deliveries.c.next_attempt_at),
+        (deliveries, deliveries.c.lease_until),
+        (items, items.c.next_attempt_at),
+    ):
+        await tx.execute(update(table).where(column > latest).values({column.name: now}))
+
+
 async def active_leases(tx: AsyncSession, key: str, now: datetime) -> int:
     """Count the associations to a destination that replicas hold now."""
     found = await tx.execute(

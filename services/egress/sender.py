@@ -76,6 +76,12 @@ class Sender:
                 await asyncio.wait(self._tasks)
             self._pool.shutdown(wait=False)
 
+    async def follow_clock(self) -> None:
+        """See once a minute that nothing waits for a clock that was put back; until cancelled."""
+        while True:
+            await self._deliveries.follow_clock()
+            await asyncio.sleep(60)
+
     async def measure(self) -> None:
         """Show the figures, every 15 s until cancelled."""
         while True:
@@ -115,7 +121,8 @@ class Sender:
         later = [] if lease_end is None else [lease_end]
         for key in sorted(due, key=lambda name: due[name]):
             circuit = circuits.get(key, Circuit())
-            at = max(due[key], circuit.retry_at or now, self._resting.get(key, now))
+            rested = min(self._resting.get(key, now), now + timedelta(seconds=self._settings.poll))
+            at = max(due[key], circuit.retry_at or now, rested)
             if at > now:
                 later.append(at)
                 continue

@@ -77,8 +77,13 @@ class Completion:
     async def _round(self) -> float | None:
         """Complete what is due; give the seconds until there may be more, None if nothing is known to come."""
         async with self._database.reading() as tx:
-            next_due = await repository.next_due(tx)
+            waiting = await repository.next_due(tx)
         now = self._clock()
+        next_due = None if waiting is None else waiting[0]
+        if waiting is not None and waiting[1] > now + self._quiet + repository.CLOCKS_DIFFER:
+            async with self._database.transaction() as tx:
+                await repository.follow_clock(tx, now + self._quiet)
+            return 0
         if next_due is not None and next_due <= now:
             async with self._database.transaction() as tx:
                 taken = await repository.lease_due(

@@ -77,7 +77,8 @@ class Gate:
         now = self._clock()
         with self._lock:
             last = self._said.get((calling, called, address))
-            if last is not None and now - last < _SAID_EVERY:
+            # Either way: the clock may have been put back since.
+            if last is not None and abs(now - last) < _SAID_EVERY:
                 return
             if len(self._said) >= _MOST_REMEMBERED:
                 self._said.clear()

@@ -15,6 +15,9 @@ from services.ingest.arrival import Entry
 from services.ingest.identity import Objection
 from services.ingest.models import arrivals, batches, instances, open_work, quarantine, received, studies
 
+#: The clocks of replicas may differ by so much.
+CLOCKS_DIFFER = timedelta(minutes=1)
+
 
 class RacedError(Exception):
     """Another replica stored one of the instances first: look again what is known, and repeat."""
@@ -248,7 +251,13 @@ async def lease_due(tx: AsyncSession, replica: str, *, now: datetime, until: dat
 
     A replica finishes what it has leased before it leases again: what it still holds, its life before this one left.
     """
-    free = or_(studies.c.leased_until.is_(None), studies.c.leased_until <= now, studies.c.leased_by == replica)
+    free = or_(
+        studies.c.leased_until.is_(None),
+        studies.c.leased_until <= now,
+        # Leased before the clock was put back.
+        studies.c.leased_until > until + CLOCKS_DIFFER,
+        studies.c.leased_by == replica,
+    )
     rows = await tx.execute(
         select(studies)
         .where(studies.c.due_at <= now, free)
@@ -277,10 +286,15 @@ async def lease_due(tx: AsyncSession, replica: str, *, now: datetime, until: dat
     return due
 
 
-async def next_due(tx: AsyncSession) -> datetime | None:
-    """Tell when the next study may be complete."""
-    found = await tx.scalar(select(func.min(studies.c.due_at)))
-    return None if found is None else utc(found)
+async def next_due(tx: AsyncSession) -> tuple[datetime, datetime] | None:
+    """Tell when the next study may be complete, and when the last."""
+    first, last = (await tx.execute(select(func.min(studies.c.due_at), func.max(studies.c.due_at)))).one()
+    return None if first is None else (utc(first), utc(last))
+
+
+async def follow_clock(tx: AsyncSession, latest: datetime) -> None:
+    """Let no study wait for longer than to a time: the clock was put back since its last instance arrived."""
+    await tx.execute(update(studies).where(studies.c.due_at > latest).values(due_at=latest))
 
 
 async def postpone(tx: AsyncSession, study_id: int, due_at: datetime) -> None:

@@ -189,6 +189,15 @@ async def test_a_lease_that_ran_out_is_taken_again(station: Station, producer: S
     assert await producer.rows(tables.outbox) == 0
 
 
+async def test_events_do_not_wait_for_a_clock_that_was_put_back(station: Station, producer: Station) -> None:
+    clock = Hands()
+    await station.start()
+    await emit(producer.database)
+    clock.ahead = -timedelta(hours=1)
+    assert await Relay(producer.database, station.broker, tables, clock).relay_once() == 1
+    assert await producer.rows(tables.outbox) == 0
+
+
 async def test_while_the_broker_is_away_everything_stays(producer: Station) -> None:
     await emit(producer.database)
     relay = Relay(producer.database, producer.broker, tables, utc_now)  # not connected

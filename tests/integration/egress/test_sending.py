@@ -2,11 +2,15 @@
 
 import asyncio
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert, update
 
 from contracts.manifest import set_hash
+from libs.clock import utc_now
+from services.egress.models import deliveries, destinations, items
 from tests.conftest import StoreScpFactory
 from tests.integration.egress.peer import ABORT, mute, receiver
 from tests.integration.egress.stand import QUICK, archive, network, stand
@@ -312,3 +316,17 @@ async def test_a_stopped_sender_leaves_the_rest_for_the_next_run(tmp_path: Path)
         async with stand(tmp_path, archive(peer.port)) as egress:
             await egress.until_state("done")
     assert sorted(peer.received) == sorted(path.stem for path in paths)
+
+
+async def test_nothing_waits_for_a_clock_that_was_put_back(tmp_path: Path) -> None:
+    with receiver() as peer:
+        async with stand(tmp_path, None) as egress:
+            await egress.request(egress.keep(make_study(tmp_path, 2)))
+        async with stand(tmp_path, archive(peer.port)) as egress:
+            later = utc_now() + timedelta(hours=1)
+            async with egress.database.transaction() as tx:
+                await tx.execute(update(items).values(next_attempt_at=later))
+                await tx.execute(update(deliveries).values(next_attempt_at=later, lease_owner="x", lease_until=later))
+                await tx.execute(insert(destinations).values(key="archive", failures=1, retry_at=later))
+            await egress.deliveries.follow_clock()
+            await egress.until_state("done")

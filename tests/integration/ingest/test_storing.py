@@ -3,16 +3,18 @@
 import asyncio
 import hashlib
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select, update
 
 from contracts.manifest import Manifest, set_hash
 from contracts.study import StudyAmended, StudyCompleted
+from libs.clock import utc_now
 from libs.dicom import part10
 from libs.storage.objects import ObjectStore
-from services.ingest.models import arrivals, instances
+from services.ingest.models import arrivals, instances, messaging, studies
 from tests.integration.ingest.conftest import running
 from tests.integration.ingest.peer import send
 from tests.support.dcmtk import echoscu, storescu
@@ -118,3 +120,17 @@ async def test_echo_is_answered_even_before_there_is_a_definition(tmp_path: Path
         assert refused.returncode != 0
         (event,) = await ingest.until_events("association.refused", 1)
         assert "kivuko apply" in event["data"]["reason"]
+
+
+async def test_a_study_does_not_wait_for_a_clock_that_was_put_back(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    later = utc_now() + timedelta(hours=1)
+    async with running(home) as ingest:
+        await asyncio.to_thread(storescu, ingest.port, make_study(tmp_path, 2), calling="CT1")
+        await ingest.until_events("instances.stored", 1)
+        # As the process before this one left it, an hour ago by a clock that was an hour ahead.
+        async with ingest.database.transaction() as tx:
+            await tx.execute(update(studies).values(due_at=later, version=0, leased_by="gone", leased_until=later))
+            await tx.execute(delete(messaging.outbox).where(messaging.outbox.c.type.contains("study")))
+    async with running(home) as ingest:
+        assert (await ingest.until_events("study.completed", 1))[0]["data"]["instance_count"] == 2

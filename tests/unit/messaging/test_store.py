@@ -176,3 +176,28 @@ def test_properties_survive_with_their_types() -> None:
     packed = pack(ContentHeader(0, 3, Basic.Properties(headers=headers, message_id="m", delivery_mode=2)))
     read = unpack(packed).properties
     assert (read.headers, read.message_id, read.delivery_mode) == (headers, "m", 2)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_no_message_waits_for_a_clock_that_was_put_back(tmp_path: Path, restarted: bool) -> None:
+    now = 1_000_000.0
+    store = Store(tmp_path / "bus.db", lambda: now)
+    store.open()
+    store.begin()
+    store.declare_queue("work", {}, passive=False)
+    arguments = {"x-message-ttl": TTL_MS, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "work"}
+    store.declare_queue("wait", arguments, passive=False)
+    store.publish("", "wait", pack(ContentHeader()), b"body", None)
+    store.commit()
+    now -= 3600
+    if restarted:
+        store.close()
+        store = Store(tmp_path / "bus.db", lambda: now)
+        store.open()
+    assert store.next_expiry() == now + TTL_MS / 1000
+    now += TTL_MS / 1000
+    store.begin()
+    store.expire()
+    assert [each.body for each in store.claim("work", 1)] == [b"body"]
+    store.commit()
+    store.close()

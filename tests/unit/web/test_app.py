@@ -205,6 +205,9 @@ async def test_readiness_names_what_fails_and_how_to_mend_it(
         failing = False
         clock.move(timedelta(seconds=1))
         assert (await client.get("/readyz")).json()["checks"] == ["ingest.spool", "ingest.broker", "ingest.rest"]
+        failing = True
+        clock.move(timedelta(hours=-1))
+        assert (await client.get("/readyz")).status_code == 503, "an old answer stands although the clock was put back"
 
 
 async def test_a_change_is_recorded_before_it_is_tried_and_with_its_outcome(
