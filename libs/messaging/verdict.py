@@ -1,17 +1,31 @@
 """What a handler's failure means for the event: tried again or given up, and why, without its values."""
 
 import re
+import sqlite3
 import traceback
 from dataclasses import dataclass
 from pathlib import PurePath
 
 from pydantic import ValidationError
+from sqlalchemy.exc import DBAPIError
 
 from libs.messaging.failure import Refuse, Retry
 
 #: A place in an event as we know it; anything else in a validator's path came with the event.
 _KNOWN = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")
 _ERRORS_TOLD = 5
+_SQLITE_AWAY = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
+#: Classes of SQLSTATE, PostgreSQL's appendix A: connection exception, insufficient resources, operator intervention.
+_POSTGRESQL_AWAY = frozenset({"08", "53", "57"})
+_STATEMENT_TIMEOUT = "57014"
 
 
 @dataclass(frozen=True)
@@ -41,13 +55,27 @@ def judge(error: Exception) -> Verdict:
             return Verdict(final=True, reason=_said(error))
         case Retry():
             return Verdict(final=False, reason=_said(error))
+        case _ if _database_away(error):
+            return not_begun(error)
         case _:
             return Verdict(final=False, reason=f"{type(error).__name__} at {_where(error)}")
 
 
 def not_begun(error: Exception) -> Verdict:
-    """Judge what went wrong before the handler was called."""
+    """Judge what went wrong before the handler was called, or because the database could not take what it did."""
     return Verdict(final=False, reason=f"the database was not to be had: {type(error).__name__}", ours=True)
+
+
+def _database_away(error: Exception) -> bool:
+    """Tell whether the database is full, unreadable or gone: however long that lasts, it is not the event's fault."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, sqlite3.Error):
+        # The low byte is the primary code, https://www.sqlite.org/rescode.html
+        return getattr(cause, "sqlite_errorcode", 0) & 0xFF in _SQLITE_AWAY
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    state = str(getattr(cause, "sqlstate", None) or "")
+    return state[:2] in _POSTGRESQL_AWAY and state != _STATEMENT_TIMEOUT
 
 
 def invalid(error: ValidationError) -> str:

@@ -1,10 +1,13 @@
 """What is said of a failure, and that it never holds what was in the event."""
 
 import json
+import sqlite3
 
+import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.exc import DBAPIError
 
 from contracts.envelope import Event
 from contracts.study import StudyCompleted
@@ -84,3 +87,34 @@ def test_an_unknown_type_is_read_for_those_who_take_everything() -> None:
     assert isinstance(read, Event)
     assert not isinstance(read.data, StudyCompleted)
     assert read.type == "kivuko.study.completed.v99"
+
+
+def failed(code: int | None = None, state: str | None = None) -> DBAPIError:
+    """Make what SQLAlchemy raises of a driver's exception."""
+    if code is not None:
+        cause: Exception = sqlite3.OperationalError(SECRET)
+        cause.sqlite_errorcode = code  # type: ignore[attr-defined] # the driver sets it
+    else:
+        cause = asyncpg.PostgresError(SECRET)
+        cause.sqlstate = state  # type: ignore[attr-defined] # the driver sets it
+    return DBAPIError("INSERT", None, cause)
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (failed(code=sqlite3.SQLITE_FULL), True),
+        (failed(code=sqlite3.SQLITE_IOERR_FSYNC), True),
+        (failed(code=sqlite3.SQLITE_CONSTRAINT_UNIQUE), False),
+        (failed(code=sqlite3.SQLITE_ERROR), False),  # no such table
+        (failed(state="53100"), True),  # disk full
+        (failed(state="57P01"), True),  # the administrator ends it
+        (failed(state="57014"), False),  # a statement that takes too long
+        (failed(state="23505"), False),
+        (failed(state="40P01"), False),  # deadlock
+    ],
+)
+def test_a_database_that_is_full_or_away_is_not_the_events_fault(error: DBAPIError, ours: bool) -> None:
+    verdict = judge(raised(error))
+    assert (verdict.ours, verdict.final) == (ours, False)
+    assert SECRET not in verdict.reason
