@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli.environment import read_settings
+from services.cli.environment import prepare_home, read_settings
 from services.cli.output import Json, fail, out, print_json
 
 UP = "Example: kivuko up --home /srv/kivuko --config docs/examples/clinic.yaml"
@@ -25,11 +25,21 @@ def up(
     Prints one line that starts with `ready`, with all addresses, when it can serve; with --json, one line of JSON.
     Logs go to stderr.
     """
-    from services.cli import process  # noqa: PLC0415 - slow, and no other command needs it
-
     if home is not None:
         os.environ["KIVUKO_HOME"] = str(home)
-    process.up(read_settings(json_output=json_output), config, json_output=json_output)
+    settings = read_settings(json_output=json_output)
+    if config is not None and not config.is_file():
+        fail(
+            f"{config}: there is no such file.",
+            "Name the network definition to apply.",
+            code=2,
+            json_output=json_output,
+        )
+    prepare_home(settings.home, json_output=json_output)
+
+    from services.cli import process  # noqa: PLC0415 - slow, and no other command needs it
+
+    process.up(settings, config, json_output=json_output)
 
 
 def run(
@@ -40,13 +50,17 @@ def run(
     Broker, database and object store may be away at the start: `/readyz` says so, and it goes on when they are back.
     """
     from contracts.topics import SERVICES  # noqa: PLC0415 - slow, and `--help` does without
-    from services.cli import process  # noqa: PLC0415 - slow, and no other command needs it
 
     if service not in SERVICES:
         fail(
             f"There is no service {service!r}.", f"Take one of {', '.join(SERVICES)}.", code=2, json_output=json_output
         )
-    process.run(service, read_settings(json_output=json_output), json_output=json_output)
+    settings = read_settings(json_output=json_output)
+    prepare_home(settings.home, json_output=json_output)
+
+    from services.cli import process  # noqa: PLC0415 - slow, and no other command needs it
+
+    process.run(service, settings, json_output=json_output)
 
 
 def migrate(*, json_output: Json = False) -> None:

@@ -1,13 +1,10 @@
 """The processes behind `kivuko up`, `kivuko run` and `kivuko migrate`."""
 
 import asyncio
-import errno
 import json
-import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict
@@ -33,18 +30,16 @@ from libs.storage.objects import StoreFullError, StoreUnavailableError
 from libs.telemetry import log, trace
 from libs.web.server import ListenError
 from services.cli.composition import MisconfiguredError, embedded, migrated_services, single
-from services.cli.environment import misfit
+from services.cli.environment import misfit, no_home
 from services.cli.output import fail
 
 #: Why a process can't start; the messages say what to do.
 _REASONS = (
     BusUnavailableError, ListenError, LockedError, MigrationError, StoreFullError, StoreUnavailableError, TopologyError,
 )  # fmt: skip
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-#: The database as a server is away, or a server that another address names.
+
+#: The database, or another server that an address names, is away.
 _NO_SERVER = (SQLAlchemyError, PostgresError, ConnectionError, TimeoutError, socket.gaierror)
-#: Enough that a disk on which nothing can be started is found out before anything is.
-_PROBE = bytes(1 << 16)
 
 #: Makes the host of a process; what has to be closed after it goes on the stack.
 Compose = Callable[[AsyncExitStack], Coroutine[Any, Any, Host]]
@@ -98,7 +93,6 @@ def _run(settings: Settings, name: str, compose: Compose, *, json_output: bool) 
     log.configure(settings.log_level)
     trace.configure(settings, name)
     try:
-        _prepare_home(settings.home)
         asyncio.run(_serve(compose, json_output=json_output))
     except asyncio.CancelledError:
         return  # told to stop before it was ready; what had started was stopped
@@ -125,7 +119,7 @@ def _run(settings: Settings, name: str, compose: Compose, *, json_output: bool) 
     except _NO_SERVER as error:
         fail(*_no_database(error, settings), code=1, json_output=json_output)
     except OSError as error:
-        fail(*_no_home(error, settings.home), code=1, json_output=json_output)
+        fail(*no_home(error, settings.home), code=1, json_output=json_output)
     finally:
         trace.shutdown()
 
@@ -150,23 +144,6 @@ async def _serve(compose: Compose, *, json_output: bool) -> None:
         asyncio.get_running_loop().add_signal_handler(sign, end)
     async with AsyncExitStack() as stack:
         await (await compose(stack)).run(announce, stop)
-
-
-def _prepare_home(home: Path) -> None:
-    """Make the folder and see that it takes bytes. Raises OSError."""
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryFile(dir=home) as file:
-        file.write(_PROBE)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _no_home(error: OSError, home: Path) -> tuple[str, str]:
-    why = os.strerror(error.errno) if error.errno else type(error).__name__
-    what = f"The folder {home.absolute()} cannot be used ({why}); nothing was started."
-    if error.errno in _NO_ROOM:
-        return what, "Free some space there, or set KIVUKO_HOME to a folder on a larger disk."
-    return what, "Give this user the right to write there on a local disk, or set KIVUKO_HOME to another folder."
 
 
 def _no_database(error: Exception, settings: Settings) -> tuple[str, str]:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli.conftest import Cli
-from tests.support.kivuko import KIVUKO
+from tests.integration.cli.conftest import Cli, command
 from tests.support.postgresql import PostgreSQL
 from tests.support.rabbitmq import RabbitMQ
 
@@ -21,11 +20,9 @@ Findings = dict[str, dict[str, str]]
 
 def doctor(home: Path, **env: str) -> tuple[int, Findings]:
     """Run it; give the exit code, and the findings by name."""
-    done = subprocess.run(
-        [KIVUKO, "doctor", "--json"],
-        env={**os.environ, "KIVUKO_DICOM_PORT": "0", "KIVUKO_HTTP_PORT": "0", "KIVUKO_HOME": str(home), **env},
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+    done = command(
+        "doctor", "--json", **({"KIVUKO_DICOM_PORT": "0", "KIVUKO_HTTP_PORT": "0", "KIVUKO_HOME": str(home)} | env)
+    )
     told = json.loads(done.stdout)
     findings = {finding["check"]: finding for finding in told["findings"]}
     assert told["ok"] is (done.returncode == 0)
@@ -119,7 +116,6 @@ def test_servers_that_answer_and_tables_that_are_not_made(
     assert code == 1
     assert findings["broker"]["result"] == "ok"
     assert "kivuko migrate" in findings["database"]["mend"]
-    env = {**os.environ, **servers, "KIVUKO_HOME": str(tmp_path)}
-    done = subprocess.run([KIVUKO, "migrate", "--json"], env=env, capture_output=True, text=True, check=True)
+    done = command("migrate", "--json", **servers, KIVUKO_HOME=str(tmp_path))
     assert set(json.loads(done.stdout)["migrated"]) >= {"ingest", "rules", "egress", "audit", "network"}
     assert doctor(tmp_path, **servers)[0] == 0

@@ -2,22 +2,20 @@
 
 import json
 import shutil
-import subprocess
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import StoreScpFactory
+from tests.integration.cli.conftest import command
 from tests.support.dicomset import dataset_bytes, real_set
-from tests.support.kivuko import KIVUKO
 
 pytestmark = pytest.mark.integration
 
 
-def send(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command."""
-    return subprocess.run([KIVUKO, "send", *arguments], capture_output=True, text=True, check=False, timeout=120)
+send = partial(command, "send")
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]  # made at run time
 
-from tests.integration.cli.conftest import definition
-from tests.support.dcmtk import echoscu
+from tests.integration.cli.conftest import command, definition
 from tests.support.kivuko import KIVUKO, Process
 
 pytestmark = pytest.mark.integration
@@ -49,11 +48,8 @@ def test_a_port_that_is_taken(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("env", "said"),
     [
-        ({"KIVUKO_DICOM_PORT": "x"}, "KIVUKO_DICOM_PORT"),
         ({"KIVUKO_INGEST_QUIET_SECONDS": "-1"}, "KIVUKO_INGEST_QUIET_SECONDS"),
-        ({"KIVUKO_BROKER_URL": "http://u:pa55word@h"}, "KIVUKO_BROKER_URL"),
         ({"KIVUKO_DATABASE_URL": "u:pa55word@h"}, "KIVUKO_DATABASE_URL"),
-        ({"KIVUKO_OBJECTS_URL": "s3://u:pa55word@"}, "KIVUKO_OBJECTS_URL"),
     ],
 )
 def test_an_environment_that_does_not_fit(tmp_path: Path, env: dict[str, str], said: str) -> None:
@@ -74,16 +70,13 @@ def test_a_definition_that_does_not_fit_starts_nothing(tmp_path: Path) -> None:
     assert problem["file"] == str(config)
     assert problem["line"] > 1
     assert not (tmp_path / "home" / "kivuko.sock").exists()
-    missing = up(tmp_path / "home", "--config", str(tmp_path / "nowhere.yaml"))
-    assert missing.returncode == 2
-    assert "No such file" in missing.stderr
 
 
 @pytest.mark.parametrize(("options", "why"), [("size=32k", "No space left on device"), ("ro", "Read-only file system")])
 def test_a_home_that_takes_nothing(tmp_path: Path, options: str, why: str) -> None:
     subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", options, "tmpfs", str(tmp_path)], check=True)
     try:
-        done = up(tmp_path)
+        done = command("up", KIVUKO_HOME=str(tmp_path))
     finally:
         subprocess.run(["/bin/umount", "-l", str(tmp_path)], check=True)
     assert done.returncode == 1
@@ -111,26 +104,21 @@ def _idle_scanner(port: int) -> Association:
     return association
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_in_order_when_asked_and_starts_again(tmp_path: Path, sign: signal.Signals) -> None:
+def test_it_ends_in_order_when_asked_and_starts_again(tmp_path: Path) -> None:
     config = tmp_path / "network.yaml"
     config.write_text(definition(1))
     process = Process(["up", "--config", str(config)], tmp_path / "home", {})
-    process.start()
-    association = _idle_scanner(process.dicom_port)
-    try:
-        assert process.stop(sign) == 0
-    finally:
-        association.kill()
-        process.kill()
-    assert not (tmp_path / "home" / "kivuko.sock").exists()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        process.start()
+        association = _idle_scanner(process.dicom_port)
+        try:
+            assert process.stop(sign) == 0
+        finally:
+            association.kill()
+            process.kill()
+        assert not (tmp_path / "home" / "kivuko.sock").exists()
     said = [json.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
     assert [line["event"] for line in said if line["level"] in ("error", "critical")] == []
-    process.start()
-    try:
-        assert echoscu(process.dicom_port, calling="SCANNER").returncode == 0
-    finally:
-        process.kill()
 
 
 def test_it_ends_in_order_when_asked_before_it_is_ready(tmp_path: Path) -> None:

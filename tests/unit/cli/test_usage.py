@@ -31,6 +31,7 @@ def run(*arguments: str) -> Result:
         (["token", "create", "x", "--role", "king"], "no role 'king'"),
         (["token", "create", "x"], "--role"),
         (["apply", "/nowhere.yaml"], "No such file or directory"),
+        (["up", "--config", "/nowhere.yaml"], "there is no such file"),
         (["dead", "show", "nobody/1"], "SERVICE/NUMBER"),
         (["dead", "replay"], "not both"),
         (["run", "nothing"], "no service 'nothing'"),
