@@ -22,6 +22,8 @@ from services.ingest.work import Work
 
 _LOG = log.get(__name__)
 _TRACER = trace.tracer(__name__)
+#: What is expected to mend itself.
+_PASSING = (SQLAlchemyError, StoreUnavailableError, StoreFullError, OSError)
 _AT_ONCE = 10
 #: Other replicas' studies fall due without a word to this one.
 _LONGEST_WAIT = 5.0
@@ -62,7 +64,7 @@ class Completion:
             self._wake.clear()
             try:
                 wait = await self._round()
-            except (SQLAlchemyError, StoreUnavailableError, StoreFullError, OSError) as error:
+            except _PASSING as error:
                 metric.FAILURES.labels(kind="completion").inc()
                 reason = str(error) if getattr(type(error), "safe_to_log", False) else type(error).__name__
                 _LOG.warning("studies not completed, tried again", reason=reason, delay=_LONGEST_WAIT)
@@ -90,7 +92,7 @@ class Completion:
                     tx, self._replica, now=now, until=repository.lease_end(now), limit=_AT_ONCE
                 )
             for due in taken:
-                await self._complete(due)
+                await self._complete_or_say_why(due)
             if taken:
                 return 0
             # Another replica has them; it may die.
@@ -100,6 +102,17 @@ class Completion:
             return longest
         seconds = (next_due - now).total_seconds()
         return seconds if longest is None else min(seconds, longest)
+
+    async def _complete_or_say_why(self, due: Due) -> None:
+        try:
+            await self._complete(due)
+        except _PASSING:
+            raise
+        except Exception as error:  # noqa: BLE001 (one study must not hold up the others; it is tried again)
+            metric.FAILURES.labels(kind="alarm").inc()
+            _LOG.error("study not completed by a defect", study_uid=due.study_uid, tenant=due.tenant, exc_info=error)
+            async with self._database.transaction() as tx:
+                await repository.postpone(tx, due.id, self._clock() + self._quiet)
 
     async def _complete(self, due: Due) -> None:
         now = self._clock()

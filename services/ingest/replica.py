@@ -7,11 +7,12 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from libs.clock import Clock
+from libs.dicom.part10 import NotPart10Error
 from libs.storage.database import Database
 from libs.storage.objects import ObjectMissingError, ObjectStore, StoreFullError, StoreUnavailableError
 from libs.telemetry import log
 from services.ingest import metric, repository
-from services.ingest.arrival import Entry
+from services.ingest.arrival import DamagedEntryError, Entry
 from services.ingest.completion import SILENT_AFTER
 from services.ingest.spool import Spool, SpoolFullError, SpoolUnavailableError, read_entry
 from services.ingest.work import Work
@@ -100,9 +101,6 @@ class Replica:
         self._submit = submit
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
-        self._started = clock()
-        # What `repair` found, until `_recover` is through with it.
-        self._here: set[str] | None = None
         self._headers: dict[str, str] = {}
 
     def changed(self) -> None:
@@ -117,7 +115,6 @@ class Replica:
         entries = await asyncio.to_thread(lambda: list(self._spool.repair()))
         for entry in entries:
             self._take_up(entry)
-        self._here = {entry.arrival.id for entry in entries}
         self._headers = await asyncio.to_thread(self._spool.noted_headers)
         damaged = await asyncio.to_thread(self._spool.damaged)
         if damaged:
@@ -151,13 +148,20 @@ class Replica:
                 await asyncio.to_thread(self._objects.delete, key)
             await asyncio.to_thread(self._spool.forget_headers, batch_id)
             del self._headers[batch_id]
-        if self._here is not None:
-            async with self._database.reading() as tx:
-                expected = await repository.expected(tx, self._name, before=self._started)
-            for arrival_id, key in expected:
-                if arrival_id not in self._here:
-                    await self._fetch(arrival_id, key)
-            self._here = None
+
+    async def _fetch_missing(self) -> None:
+        """Bring back what this replica has acknowledged and does not have in hand: its spool was lost, or was full.
+
+        Each time, and not by the time of the record: clocks differ, and what is recorded and not in hand is missing.
+        """
+        before = self._work.arrivals()
+        async with self._database.reading() as tx:
+            expected = await repository.expected(tx, self._name)
+        # One that came or was indexed meanwhile is in hand at one end at least; if not, it is indexed as a duplicate.
+        in_hand = before | self._work.arrivals()
+        for arrival_id, key in expected:
+            if arrival_id not in in_hand:
+                await self._fetch(arrival_id, key)
 
     async def _heartbeat(self) -> None:
         now = self._clock()
@@ -167,8 +171,7 @@ class Replica:
             left = await repository.orphaned(tx, self._name, silent_since=now - SILENT_AFTER, limit=_AT_ONCE)
             for arrival_id, _ in left:
                 await repository.take_over(tx, arrival_id, self._name, now)
-        for arrival_id, key in left:
-            await self._fetch(arrival_id, key)
+        await self._fetch_missing()
 
     async def _fetch(self, arrival_id: str, key: str) -> None:
         """Bring an acknowledged object back from the object store into the spool."""
@@ -179,8 +182,10 @@ class Replica:
             async with self._database.transaction() as tx:
                 await repository.forget(tx, arrival_id)
             return
-        except (SpoolFullError, SpoolUnavailableError) as error:
-            _LOG.error("acknowledged object not taken up, tried again at the next start", reason=str(error), key=key)
+        except (SpoolFullError, SpoolUnavailableError, NotPart10Error, DamagedEntryError) as error:
+            # One that is damaged must not keep this replica from the others; people have to look at the store.
+            metric.FAILURES.labels(kind="alarm").inc()
+            _LOG.error("acknowledged object not taken up, tried again in a minute", reason=str(error), key=key)
             return
         self._take_up(entry)
 
@@ -191,4 +196,9 @@ class Replica:
 
     def _download(self, arrival_id: str, key: str) -> Entry:
         with self._objects.open(key) as source:
-            return read_entry(self._spool.bring(arrival_id, source))
+            path = self._spool.bring(arrival_id, source)
+        try:
+            return read_entry(path)
+        except (NotPart10Error, DamagedEntryError):
+            self._spool.discard(path)
+            raise

@@ -414,12 +414,10 @@ async def orphaned(tx: AsyncSession, replica: str, *, silent_since: datetime, li
     return [(arrival, key) for arrival, key in rows]
 
 
-async def expected(tx: AsyncSession, replica: str, *, before: datetime) -> list[tuple[str, str]]:
-    """List what this replica had acknowledged and not indexed when it started: pairs of arrival and object key."""
+async def expected(tx: AsyncSession, replica: str) -> list[tuple[str, str]]:
+    """List what this replica has acknowledged and not indexed: pairs of arrival and object key."""
     rows = await tx.execute(
-        select(received.c.id, received.c.object_key).where(
-            received.c.replica == replica, received.c.renewed_at < before
-        )
+        select(received.c.id, received.c.object_key).where(received.c.replica == replica).order_by(received.c.id)
     )
     return [(arrival, key) for arrival, key in rows]
 

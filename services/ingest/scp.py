@@ -224,13 +224,21 @@ class Acceptor:
             session = self._sessions.get(event.assoc)
         if session is None:
             return identity.NOT_AUTHORIZED
+        try:
+            return self._answer(session, event, request)
+        except Exception as error:  # noqa: BLE001 (whatever it is: nothing was promised, and the sender is to come again)
+            metric.FAILURES.labels(kind="alarm").inc()
+            _LOG.error("store refused by a defect", status="0xA700", association=session.id, exc_info=error)
+            return identity.OUT_OF_RESOURCES
+
+    def _answer(self, session: Session, event: evt.Event, request: C_STORE) -> int:
         return self._store(
             session,
             StoreRequest(
                 sop_class_uid=str(request.AffectedSOPClassUID or ""),
                 sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
                 transfer_syntax_uid=str(event.context.transfer_syntax),
-                dataset=request.DataSet.getbuffer(),
+                dataset=request.DataSet.getbuffer() if request.DataSet is not None else memoryview(b""),
             ),
         )
 

@@ -129,7 +129,15 @@ class Spool:
 
     def noted_headers(self) -> dict[str, str]:
         """List header documents whose batch may not have been committed: batch to key."""
-        return {path.stem: path.read_text() for path in sorted(self.folder.glob("*.headers"))}
+        noted = {}
+        for path in sorted(self.folder.glob("*.headers")):
+            key = path.read_text(errors="replace")
+            if key.startswith("headers/") and key.endswith(f"/{path.stem}.json.gz"):
+                noted[path.stem] = key
+            else:
+                # A power loss cut the note off, which is not synced: all that can stay behind is an unused document.
+                path.unlink(missing_ok=True)
+        return noted
 
     def repair(self) -> Iterator[Entry]:
         """Give every entry that a process before this one has left, and remove what never became an entry.

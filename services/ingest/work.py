@@ -73,6 +73,11 @@ class Work:
         with self._lock:
             return self._studies[study] > 0
 
+    def arrivals(self) -> set[str]:
+        """List the entries that are not indexed."""
+        with self._lock:
+            return set(self._entries)
+
     def studies(self) -> list[Study]:
         """List the studies in hand."""
         with self._lock:

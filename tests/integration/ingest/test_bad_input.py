@@ -177,3 +177,14 @@ async def test_a_full_disk_refuses_and_recovers_by_itself(
         assert not ingest.spool
         filler.unlink()
         await good_one_goes_through(ingest, tmp_path)
+
+
+async def test_a_defect_is_answered_with_try_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_args: Any) -> Any:
+        raise LookupError("a defect")
+
+    async with running(tmp_path / "home") as ingest:
+        with monkeypatch.context() as patched:
+            patched.setattr("services.ingest.intake.examine", broken)
+            assert await asyncio.to_thread(send, ingest.port, [make_ct(tmp_path)]) == [0xA700]
+        await good_one_goes_through(ingest, tmp_path)

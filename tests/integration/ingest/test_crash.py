@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from libs.clock import utc_now
 from libs.storage.objects import StoreUnavailableError
 from services.ingest import repository
-from services.ingest.models import arrivals, batches, instances, studies
+from services.ingest.models import arrivals, batches, instances, received, studies
 from tests.integration.ingest.conftest import Running, running
 from tests.integration.ingest.peer import send
 from tests.support.postgresql import PostgreSQL
@@ -119,6 +119,9 @@ async def test_acknowledged_from_the_object_store_survives_the_loss_of_the_disk(
     paths = make_study(tmp_path, 3)
     async with running(tmp_path / "lost", loops=False, **shared) as ingest:
         assert await asyncio.to_thread(send, ingest.port, paths) == [0] * 3
+        async with ingest.database.transaction() as tx:
+            # The clock of the machine that it is started on again is behind.
+            await tx.execute(update(received).values(renewed_at=utc_now() + HOUR))
     async with running(tmp_path / "new", **shared) as ingest:
         (event,) = await ingest.until_events("study.completed", 1)
         assert event["data"]["instance_count"] == 3
@@ -182,3 +185,28 @@ async def test_a_study_that_was_leased_when_the_process_was_killed_is_completed_
             await tx.execute(update(studies).values(leased))
     async with running(tmp_path / "home", instance="ingest-0") as ingest:
         await ingest.until_events("study.completed", 2)
+
+
+async def test_what_a_power_loss_cut_off_keeps_no_loop_from_running(tmp_path: Path) -> None:
+    spool = tmp_path / "home" / "spool"
+    spool.mkdir(parents=True)
+    for name in ("empty.dcm", "empty.bad", "empty.part", "empty.headers", "empty.link"):
+        (spool / name).write_bytes(b"")
+    (spool / "half.headers").write_text("headers/default/1.2")
+    async with running(tmp_path / "home") as ingest:
+        assert await asyncio.to_thread(send, ingest.port, make_study(tmp_path, 2)) == [0] * 2
+        await ingest.until_events("study.completed", 1)
+        assert sorted(path.name for path in spool.iterdir()) == ["empty.damaged"]
+
+
+async def test_a_study_that_can_not_be_completed_holds_up_no_other(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    async with running(home, loops=False) as ingest:
+        assert await asyncio.to_thread(send, ingest.port, make_study(tmp_path, 1, study_uid="1.2.3")) == [0]
+    async with running(home) as ingest:
+        await ingest.until_events("study.completed", 1)
+        async with ingest.database.transaction() as tx:
+            await tx.execute(update(instances).values(sop_class_uid="no UID"))
+            await tx.execute(update(studies).values(due_at=utc_now() - HOUR))
+        assert await asyncio.to_thread(send, ingest.port, make_study(tmp_path, 1, study_uid="1.2.4")) == [0]
+        assert (await ingest.until_events("study.completed", 2))[1]["subject"] == "1.2.4"
