@@ -56,6 +56,7 @@ class NetworkView:
                 _log.warning("network definition not fetched", reason=str(error), version=self._version)
                 return False
             if fetched is None or fetched.version <= self._version:
+                self._compare(fetched)
                 return False
             await asyncio.to_thread(self._write, fetched)
             self.current = fetched
@@ -63,6 +64,21 @@ class NetworkView:
         for listener in self._listeners:
             listener(fetched)
         return True
+
+    def _compare(self, fetched: Snapshot | None) -> None:
+        """Say so if the source gives what it can't have come to: then what people apply there has no effect here."""
+        current = self.current
+        same = fetched is not None and current is not None and fetched.version == current.version
+        if current is None or (same and fetched is not None and fetched.document_hash == current.document_hash):
+            return
+        _log.error(
+            "network definition in force here is not the one that the service network has: was its database restored "
+            "or made anew?",
+            version=current.version,
+            previous=0 if fetched is None else fetched.version,
+            advice="apply the definition until its version is higher, or stop this process and remove "
+            "network-snapshot.json from its KIVUKO_HOME",
+        )
 
     @property
     def _version(self) -> int:

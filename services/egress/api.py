@@ -155,12 +155,21 @@ def make_router(database: Database, deliveries: Deliveries, scu: Scu) -> APIRout
     async def list_destinations(caller: Caller) -> list[DestinationView]:
         async with database.reading() as tx:
             known = await repository.list_destinations(tx)
-            backlog = await repository.backlog(tx, caller.tenants)
-        keys = sorted({*deliveries.destinations(), *backlog})
+            backlog = await repository.backlog(tx, _scope(caller))
+            keys = sorted(await _visible_destinations(tx, caller, deliveries))
         return [_destination(key, deliveries, known.get(key), backlog.get(key)) for key in keys]
 
     @router.post("/destinations/{key}/echo", dependencies=[requires("destinations.test")])
-    async def echo_destination(key: str) -> EchoResult:
+    async def echo_destination(caller: Caller, key: str) -> EchoResult:
+        async with database.reading() as tx:
+            visible = await _visible_destinations(tx, caller, deliveries)
+        if key not in visible:
+            raise Problem(
+                404,
+                "Not found",
+                "There is no destination with this key in your scope.",
+                advice="List them with GET /v1/egress/destinations.",
+            )
         target = deliveries.reach(key)
         if isinstance(target, Obstacle):
             raise Problem(409, "Destination can't be called", f"{target.reason[:1].upper()}{target.reason[1:]}.")
@@ -211,6 +220,15 @@ def _scope(caller: Principal) -> ColumnElement[bool]:
     if caller.sites is not None:
         inside.append(table.c.site.in_(caller.sites))
     return and_(*inside)
+
+
+async def _visible_destinations(tx: AsyncSession, caller: Principal, deliveries: Deliveries) -> set[str]:
+    """Name the destinations of the caller's own deliveries, and those that are in the caller's scope themselves."""
+    used = await repository.destinations_of(tx, _scope(caller))
+    if caller.tenants is None and caller.sites is None:
+        return {*deliveries.destinations(), *used}
+    places = {key: deliveries.place(key) for key in deliveries.destinations()}
+    return used | {key for key, place in places.items() if place is not None and caller.sees(*place)}
 
 
 def _place(before: str | None) -> tuple[datetime, str] | None:

@@ -85,6 +85,16 @@ class Deliveries:
         known = {} if snapshot is None else snapshot.definition.destinations
         return [key for key, destination in known.items() if destination.group is None]
 
+    def place(self, destination: str) -> tuple[str, str] | None:
+        """Tell to which tenant and site a destination's node belongs, if it has one in the definition in force."""
+        snapshot = self._network.current
+        if snapshot is None or destination not in snapshot.definition.destinations:
+            return None
+        node = snapshot.definition.destinations[destination].node
+        if node is None or node not in snapshot.definition.nodes:
+            return None
+        return snapshot.definition.tenant_of(node), snapshot.definition.nodes[node].site
+
     async def merge(self, event: Event[DeliveryRequested], tx: AsyncSession) -> None:
         """Merge a request into its delivery, in the consumer's transaction."""
         wanted, now = event.data, self._clock()

@@ -346,11 +346,16 @@ async def count_by_state(tx: AsyncSession) -> dict[str, int]:
     return {row[0]: row[1] for row in found}
 
 
-async def backlog(tx: AsyncSession, tenants: frozenset[str] | None = None) -> dict[str, tuple[int, datetime]]:
+async def destinations_of(tx: AsyncSession, condition: ColumnElement[bool]) -> set[str]:
+    """Name the destinations of deliveries."""
+    return set((await tx.execute(select(deliveries.c.destination).where(condition).distinct())).scalars())
+
+
+async def backlog(tx: AsyncSession, condition: ColumnElement[bool] | None = None) -> dict[str, tuple[int, datetime]]:
     """Give for each destination how many deliveries still have something to send, and the time of the oldest."""
-    unsent = [deliveries.c.state.in_(UNFINISHED)]
-    if tenants is not None:
-        unsent.append(deliveries.c.tenant.in_(tenants))
+    unsent: list[ColumnElement[bool]] = [deliveries.c.state.in_(UNFINISHED)]
+    if condition is not None:
+        unsent.append(condition)
     found = await tx.execute(
         select(deliveries.c.destination, func.count(), func.min(deliveries.c.requested_at))
         .where(*unsent, or_(deliveries.c.next_attempt_at.is_not(None), deliveries.c.state == "held"))

@@ -71,6 +71,8 @@ async def run(folder: Path, snapshot: Snapshot) -> AsyncIterator[Process]:
             AccessEntry(
                 token_id="3", token_hash=token_hash("far"), name="far", role="operator", tenants=frozenset({"other"})
             ),
+            # The site of the archive, from which nothing was sent.
+            AccessEntry(token_id="4", token_hash=token_hash("near"), name="near", role="viewer", sites=("a",)),
         ]
         return AccessList(entries=tuple(entries))
 
@@ -160,8 +162,8 @@ async def test_routes(tmp_path: Path) -> None:
             assert (await get("/v1/egress/deliveries", headers=caller("far"))).json()["deliveries"] == []
             assert (await get(url, headers=caller("far"))).status_code == 404
             assert (await post(f"{url}/retry", headers=caller("far"))).status_code == 404
-            [known] = (await get("/v1/egress/destinations", headers=caller("far"))).json()
-            assert known["backlog"] == 0
+            assert (await get("/v1/egress/destinations", headers=caller("far"))).json() == []
+            assert (await post("/v1/egress/destinations/archive/echo", headers=caller("far"))).status_code == 404
 
             [known] = (await get("/v1/egress/destinations", headers=caller("view"))).json()
             assert (known["key"], known["reachable"], known["backlog"]) == ("archive", True, 1)
@@ -170,5 +172,7 @@ async def test_routes(tmp_path: Path) -> None:
             answer = await post("/v1/egress/destinations/archive/echo", headers=caller("op"))
             assert answer.json()["ok"] is False
             answer = await post("/v1/egress/destinations/nowhere/echo", headers=caller("op"))
-            assert answer.status_code == 409
+            assert answer.status_code == 404
+            [known] = (await get("/v1/egress/destinations", headers=caller("near"))).json()
+            assert (known["key"], known["backlog"]) == ("archive", 0)
             await process.service.checks["objects"]()
