@@ -1,6 +1,7 @@
 """The processes behind `kivuko up`, `kivuko run` and `kivuko migrate`."""
 
 import asyncio
+import gc
 import json
 import signal
 import socket
@@ -143,7 +144,11 @@ async def _serve(compose: Compose, *, json_output: bool) -> None:
     for sign in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sign, end)
     async with AsyncExitStack() as stack:
-        await (await compose(stack)).run(announce, stop)
+        host = await compose(stack)
+        # Everything is loaded: from here on garbage is looked for, but not in what will never be any.
+        gc.freeze()
+        gc.enable()
+        await host.run(announce, stop)
 
 
 def _no_database(error: Exception, settings: Settings) -> tuple[str, str]:
