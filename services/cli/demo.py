@@ -1,6 +1,8 @@
 """`kivuko demo`: a whole Kivuko, a receiving node and real DICOM files, to see a study find its way."""
 
 import shutil
+import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: kivuko demo --keep"
 
+#: What shells report of a program that ended by SIGTERM.
+_TERMINATED = 128 + signal.SIGTERM
+
 
 def demo(
     *,
@@ -28,6 +33,8 @@ def demo(
     from services.cli.demonstration import FailedError, kivuko, show  # noqa: PLC0415 - slow, needed by no other command
     from services.cli.receiver import Receiver  # noqa: PLC0415 - slow, needed by no other command
 
+    # Told to end, it must not leave its Kivuko behind: this way all blocks are left in order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     folder = Path(tempfile.mkdtemp(prefix="kivuko-demo-"))
     try:
         with Receiver(("ARCHIVE", "READER")) as receiver:
