@@ -1,5 +1,6 @@
 """The listeners of a process: a TCP port, and the Unix socket of the local command line."""
 
+import asyncio
 import errno
 import fcntl
 import os
@@ -7,15 +8,27 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from libs.telemetry import metric
 from libs.web.gate import LISTENER, SOCKET
 
 #: Seconds that requests get to finish when the process stops.
 GRACE = 10
 _LONGEST_SOCKET_PATH = 107  # sun_path of Linux, without its closing zero byte
 _BACKLOG = 512
+#: Connections at a time on each listener: the rest of a process's files belong to studies.
+MOST_CONNECTIONS = 400
+#: Seconds that a caller may take to say what it wants.
+HEAD_S = 20.0
+
+
+_turned_away = metric.counter(
+    "kivuko_http_turned_away_total", "Connections that were too many, or that said nothing for too long."
+)
 
 
 class ListenError(Exception):
@@ -76,7 +89,7 @@ class WebServer:
         config = uvicorn.Config(
             _Labelled(self._app, name),
             lifespan="off",
-            http="h11",
+            http=_Bounded,
             ws="none",
             log_config=None,
             access_log=False,
@@ -91,6 +104,46 @@ class WebServer:
         server.lifespan = config.lifespan_class(config)
         await server.startup([listener])
         self._running.append((server, listener))
+
+
+class _Bounded(H11Protocol):
+    """Bounds what callers who never finish can hold: uvicorn sets no limit before a request has its head."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn does
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            _turned_away.inc()
+            transport.abort()
+        else:
+            self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE:
+            self._wait()
+        else:
+            self._have()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._have()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        if self._late is None:
+            self._late = self.loop.call_later(HEAD_S, self._too_late)
+
+    def _have(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _too_late(self) -> None:
+        self._late = None
+        if self.conn.their_state is h11.IDLE:
+            _turned_away.inc()
+            self.transport.close()
 
 
 class _Labelled:

@@ -173,6 +173,40 @@ async def test_garbage_on_the_port_harms_nobody(server: WebServer) -> None:
     assert "server" not in answer.headers
 
 
+async def test_callers_who_never_finish_are_bounded(
+    server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("libs.web.server.MOST_CONNECTIONS", 5)
+    monkeypatch.setattr("libs.web.server.HEAD_S", 1000)
+    port = int(server.address.rpartition(":")[2])
+    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+    # So that all of them are taken in before the one too many comes.
+    for reader, writer in held:
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"200" in await reader.readuntil(b"alive")
+        writer.write(b"GET ")
+    reader, one_too_many = await asyncio.open_connection("127.0.0.1", port)
+    async with asyncio.timeout(60):
+        assert await reader.read() == b""
+    one_too_many.close()
+    async with over(tmp_path / "kivuko.sock") as local:
+        assert (await local.get("/healthz")).status_code == 200, "the socket has connections of its own"
+    for _, writer in held:
+        writer.close()
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Slow: "])
+async def test_a_head_that_never_ends_is_not_waited_for(
+    server: WebServer, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("libs.web.server.HEAD_S", 0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(server.address.rpartition(":")[2]))
+    writer.write(said)
+    async with asyncio.timeout(60):
+        assert await reader.read() == b""
+    writer.close()
+
+
 def test_a_long_path_is_shortened_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = tmp_path / ("d" * 100) / "kivuko.sock"
     deep.parent.mkdir()
