@@ -91,8 +91,16 @@ def make_router(database: Database, in_force: Callable[[], InForce | None]) -> A
         return DecisionList(decisions=decisions, next=rows[-1].id if len(rows) == limit else None)
 
     @router.post("/try", dependencies=[requires("rules.try")])
-    async def try_rules(given: Try) -> Tried:
+    async def try_rules(given: Try, caller: Caller) -> Tried:
         """What the rules in force would decide, without doing it."""
+        if caller.tenants is not None or caller.sites is not None:
+            # It names rules and destinations of everyone.
+            raise Problem(
+                403,
+                "Not in scope",
+                "The rules concern the whole network, and this token's scope is a part of it.",
+                advice="Ask an administrator for a token without tenants and sites.",
+            )
         rules = in_force()
         if rules is None:
             raise Problem(

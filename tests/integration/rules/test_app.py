@@ -206,6 +206,8 @@ async def test_rules_can_be_tried(process: Process) -> None:
     wrong = await process.client.post("/v1/rules/try", json={"study": {"Modalty": "CT"}}, headers=bearer("operator"))
     assert wrong.status_code == 422
     assert "did you mean `Modality`?" in wrong.json()["detail"]
+    narrowed = await process.client.post("/v1/rules/try", json=given, headers=bearer("elsewhere"))
+    assert narrowed.status_code == 403, "it names everyone's rules and destinations"
     assert process.requested == []
 
 
