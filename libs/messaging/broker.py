@@ -10,9 +10,13 @@ from faststream.rabbit.utils import build_url
 
 from libs.messaging.bus import Bus
 from libs.messaging.channel import EmbeddedConnection
+from libs.telemetry import log
 
 if TYPE_CHECKING:
     from aio_pika import RobustConnection
+
+# FastStream has just given its logger a way to standard output of its own.
+log.take_over()
 
 #: Pause between two attempts to reach RabbitMQ again, in seconds.
 _RECONNECT_S = 2.0

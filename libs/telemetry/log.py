@@ -30,6 +30,9 @@ TEMPLATES_KNOWN = ("uvicorn", "alembic", "aio_pika", "aiormq", "opentelemetry")
 #: Libraries whose outcomes we report ourselves; only exceptions are heard from them, for they may be from our own code.
 TOLD_BY_US = ("pynetdicom",)
 
+#: Libraries that print to standard output or standard error from their import on.
+WRITES_ITSELF = ("faststream",)
+
 _LOST = metric.counter("kivuko_log_lines_lost_total", "Log lines that could not be written.")
 _FIRST = ("time", "level", "service", "event")
 
@@ -79,12 +82,21 @@ def configure(level: Level = "info", *, stream: TextIO | None = None) -> None:
     )
     logging.root.handlers[:] = [_Handler(logging.WARNING)]
     logging.root.setLevel(logging.WARNING)
+    take_over()
     logging.raiseExceptions = False
     # Each of these would print values: pydicom's warnings quote what they complain about.
     warnings.showwarning = _show_warning
     sys.excepthook = _unhandled
     sys.unraisablehook = lambda raised: _report(raised.exc_value, "error ignored by Python")
     threading.excepthook = lambda raised: _report(raised.exc_value, "thread ended by an error")
+
+
+def take_over() -> None:
+    """Have the libraries that write by themselves speak through this module; once more after they are imported."""
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and name.split(".")[0] in WRITES_ITSELF:
+            logger.handlers.clear()
+            logger.propagate = True
 
 
 def get(name: str) -> FilteringBoundLogger:

@@ -225,3 +225,14 @@ def test_a_terminal_gets_text_and_standard_output_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
     assert json.loads(done.stderr)["event"] == "before"
+
+
+def test_a_library_that_writes_by_itself_no_longer_does(lines: io.StringIO, capsys: pytest.CaptureFixture[str]) -> None:
+    its_own = logging.getLogger("faststream.access.late")
+    its_own.propagate = False
+    its_own.addHandler(logging.StreamHandler())
+    log.take_over()
+    its_own.error("EJEMPLO^NOMBRE")
+    printed = capsys.readouterr()
+    assert "EJEMPLO" not in printed.out + printed.err + lines.getvalue()
+    assert parsed(lines)[-1]["event"] == "message of a library"
