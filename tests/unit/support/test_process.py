@@ -19,7 +19,8 @@ import sys, time
 from pathlib import Path
 from tests.support.process import Program
 child = Program(["sleep", "600"], Path(sys.argv[1]), name="child")
-child.start(lambda: True)
+# Until it has become the program itself, it has not asked to end with this process yet.
+child.start(lambda: Path(f"/proc/{child.pid}/comm").read_text() == "sleep\\n")
 print(child.pid, flush=True)
 time.sleep(600)
 """
