@@ -63,6 +63,10 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def _all(number: int) -> str:
+    return "the one instance" if number == 1 else f"all {number} instances"
+
+
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) if names else "nothing"
 
@@ -137,7 +141,7 @@ def _delivery_attempted(data: DeliveryAttempted) -> str:
 
 def _delivery_completed(data: DeliveryCompleted) -> str:
     return (
-        f"{data.destination} has confirmed all {_count(data.instance_count, 'instance')} of version "
+        f"{data.destination} has confirmed {_all(data.instance_count)} of version "
         f"{data.study_version}, after {_count(data.attempts, 'attempt')}."
     )
 

@@ -1,5 +1,6 @@
 """`kivuko demo`: a whole Kivuko, a receiving node and real DICOM files, to see a study find its way."""
 
+import os
 import shutil
 import signal
 import sys
@@ -80,13 +81,18 @@ def _print(shown: "Shown") -> None:
     print_timeline(shown.timeline)
     count = sum(journey.instances for journey in shown.journeys)
     out.print(f"\n[green]All {count} deliveries of instances arrived identical, byte for byte.[/]")
-    out.print(_NEXT, markup=False)
+    out.print(_NEXT.format(kivuko=_called()), markup=False)
+
+
+def _called() -> str:
+    """Say how this command was called, so that the next ones can be copied."""
+    return "kivuko" if shutil.which("kivuko") else os.path.relpath(sys.argv[0])
 
 
 _NEXT = """
 What to try next:
-  kivuko up --config docs/examples/clinic.yaml      run it, with the smallest useful network
-  kivuko network show                               read the network definition that is in force
-  kivuko send FILE... --to 127.0.0.1:11112          send files of your own
-  kivuko study list                                 see them arrive
+  {kivuko} up --config docs/examples/clinic.yaml
+      runs it, with the smallest useful network; then, in a second terminal:
+  {kivuko} send FILE... --to 127.0.0.1:11112 --from CT1
+  {kivuko} study list
 The README has the five-minute path to a rule of your own."""
