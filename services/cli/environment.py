@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from libs.storage.durable import make_folder
 from services.cli.output import fail
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def _plain(message: str) -> str:
 def prepare_home(home: Path, *, json_output: bool) -> None:
     """Make the folder and see that it takes bytes; one that does not ends the command with exit code 1."""
     try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(home)
         with tempfile.TemporaryFile(dir=home) as file:
             file.write(_PROBE)
             file.flush()
