@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from contracts.fact import AeTitle, Slug
-from contracts.quantity import BitsPerSecond, BytesPerDay, Seconds
+from contracts.quantity import BitsPerSecond, Bytes, BytesPerDay, Seconds
 from contracts.routing import Priority, Trigger
 
 DEFAULT_TENANT = "default"
@@ -61,6 +61,12 @@ def _host(value: str) -> str:
     return value
 
 
+def _fingerprint(value: str) -> str:
+    if value.startswith("sha256:") and not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
+        raise ValueError(f"{value!r} is not a fingerprint: after sha256: stand 64 hexadecimal digits in lower case")
+    return value
+
+
 def _without_secret(value: str) -> str:
     if "@" in value.partition("://")[2].partition("/")[0]:
         raise ValueError("the address holds a user or password: secrets are named in a definition, never written in it")
@@ -82,6 +88,10 @@ def _addressed(*schemes: str) -> AfterValidator:
 Port = Annotated[int, Field(ge=1, le=65535)]
 TimeWindow = Annotated[str, StringConstraints(pattern=_WINDOW), AfterValidator(_window)]
 May = Literal["store", "worklist", "mpps", "commit", "find", "move", "get"]
+#: What is done with other content under a SOP Instance UID that is kept already.
+SameUid = Literal["quarantine", "keep-first", "new-version"]
+#: What a TLS client certificate must say: its common name or a DNS name in it, or the SHA-256 of the whole of it.
+Certificate = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,253}$"), AfterValidator(_fingerprint)]
 #: Key of a node; it is also the node's AE title, where no other is given and it is fit to be one.
 NodeKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,62}$")]
 Network = Annotated[
@@ -121,6 +131,9 @@ class Site(Part):
     name: str = Field(description="Name as people know it.")
     tenant: Slug = Field(DEFAULT_TENANT, description="Owner of the site's data; nothing is shared between tenants.")
     link: Link | None = Field(None, description="What the site's line can carry.")
+    sop_classes: Literal["any", "standard"] = Field(
+        "any", description="Which storage SOP classes its nodes may send: any, or those of PS3.4 only."
+    )
 
 
 class Calendar(Part):
@@ -144,6 +157,14 @@ class NodeHl7(Part):
     mapping: str = Field("default", description="Key in hl7-mappings.")
 
 
+class NodeLimits(Part):
+    """What a node may ask of us at once when it calls."""
+
+    associations: int = Field(32, ge=1, le=1024, description="Associations at a time; more are rejected for now.")
+    rate: float | None = Field(None, gt=0, description="Instances a second; answers come later beyond it.")
+    object_size: Bytes | None = Field(None, description="Longest object, such as 4GB; a longer one is refused.")
+
+
 class Node(Part):
     """A DICOM or HL7 system, recognised by called AE title, calling AE title and source address together."""
 
@@ -164,7 +185,12 @@ class Node(Part):
     may: tuple[May, ...] = Field((), description="What the node is allowed to ask of us.")
     commit: bool = Field(False, description="Whether it answers storage commitment.")
     tls: bool | NodeTls = Field(False, description="Whether we call it with TLS.")
-    associations: int = Field(2, ge=1, le=64, description="Associations at a time, either way.")
+    certificate: Certificate | None = Field(
+        None, description="What its client certificate must say; with this it may call with TLS only."
+    )
+    associations: int = Field(2, ge=1, le=64, description="Associations at a time when we call it.")
+    limits: NodeLimits = Field(NodeLimits(), description="What it may ask of us at once when it calls.")
+    same_uid: SameUid | None = Field(None, description="Other content under a known UID; the network's if left out.")
     retired: bool = Field(False, description="Kept for its history; may not call and is not called.")
     hl7: NodeHl7 | None = Field(None, description="HL7 v2 from this node.")
 
@@ -266,6 +292,16 @@ class Partner(Part):
     sites: tuple[str, ...] = Field((), description="Sites whose studies it may ever get.")
 
 
+class Assembly(Part):
+    """When a study is taken to be complete."""
+
+    quiet: Seconds | None = Field(None, description="Time without arrivals; that of the service if left out.")
+    modalities: dict[str, Seconds] = Field(
+        default_factory=dict, description="The same by Modality (0008,0060); the longest of a study's counts."
+    )
+    at_most: Seconds = Field(86_400, description="Time after which it is complete whatever speaks against it.")
+
+
 class Retention(Part):
     """How long copies are kept."""
 
@@ -331,6 +367,8 @@ class Definition(Part):
     tests: tuple[RuleTest, ...] = Field((), description="Cases that the rules must decide as written.")
     hl7_mappings: dict[Slug, Hl7Mapping] = Field(default_factory=dict, description="Mappings by key.")
     partners: dict[Slug, Partner] = Field(default_factory=dict, description="Partners by key.")
+    assembly: Assembly = Field(Assembly(), description="When a study is taken to be complete.")
+    same_uid: SameUid = Field("quarantine", description="What is done with other content under a known UID.")
     retention: tuple[Retention, ...] = Field((), description="First match counts.")
     service_levels: tuple[ServiceLevel, ...] = Field((), description="Service levels.")
 

@@ -31,6 +31,10 @@ class StoredInstance(Fact):
     attributes: Attributes = personal(
         "Base attributes by DICOM keyword, those that all instances of the batch share left out.", default_factory=dict
     )
+    replaces: Sha256 | None = plain(
+        "Hash of the content that this one takes the place of, where other content under a UID makes a new version.",
+        default=None,
+    )
 
 
 class InstancesStored(Fact):
@@ -61,6 +65,39 @@ class InstanceQuarantined(Fact):
     sop_instance_uid: Uid | None = pseudonym("SOP Instance UID from the command, if it was valid.", default=None)
     source: Source = plain("Where the object came from.")
     size: int = plain("Bytes kept.", ge=0)
+
+
+Resolution = Literal["released", "discarded"]
+
+
+class QuarantineResolved(Fact):
+    """A person has decided on a quarantined object."""
+
+    quarantine_id: str = plain("Identifier of the quarantine entry.")
+    resolution: Resolution = plain("released: taken into a study, corrected or as it was; discarded: never will be.")
+    reason: str = plain("Why, as the person wrote it; without personal data.")
+    principal: str = plain("Who decided.")
+    corrected: tuple[str, ...] = plain("DICOM keywords of the attributes that were corrected.", default=())
+    study_instance_uid: Uid | None = pseudonym("Study that it was taken into.", default=None)
+    sop_instance_uid: Uid | None = pseudonym("SOP Instance UID under which it was taken.", default=None)
+    content_hash: Sha256 | None = plain("Hash of the dataset as taken, corrections included.", default=None)
+
+
+ConflictPolicy = Literal["quarantine", "keep-first", "new-version"]
+
+
+class InstanceConflicted(Fact):
+    """Other content arrived under a SOP Instance UID that is kept already. Nothing of either is lost."""
+
+    study_instance_uid: Uid = pseudonym("Study Instance UID (0020,000D) of what is kept.")
+    sop_instance_uid: Uid = pseudonym("SOP Instance UID (0008,0018).")
+    policy: ConflictPolicy = plain("What the network definition said to do, and was done.")
+    kept_hash: Sha256 = plain("Hash of the content that was kept before.")
+    other_hash: Sha256 = plain("Hash of the content that arrived.")
+    quarantine_id: str | None = plain(
+        "Where the arrived content was put aside, unless it is the new version.", default=None
+    )
+    source: Source = plain("Where the other content came from.")
 
 
 class AssociationRefused(Fact):

@@ -16,6 +16,8 @@ class Manifest(Fact):
     content_hash: Sha256 = plain("Hash of the set of instances: see set_hash.")
     attributes: Attributes = personal("Study-level attributes by DICOM keyword.")
     instances: tuple[StoredInstance, ...] = pseudonym("The instances, with all their base attributes.")
+    added: tuple[Uid, ...] = pseudonym("SOP Instance UIDs that the version before did not have.", default=())
+    replaced: tuple[Uid, ...] = pseudonym("SOP Instance UIDs whose content is another than before.", default=())
 
 
 def set_hash(instances: Iterable[tuple[str, str]]) -> str:

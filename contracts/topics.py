@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from contracts.access import AccessUsed, TokenChanged
 from contracts.delivery import DeliveryAttempted, DeliveryCompleted, DeliveryFailed, DeliveryRequested
 from contracts.fact import Fact
-from contracts.instances import AssociationRefused, InstanceQuarantined, InstancesStored
+from contracts.instances import (
+    AssociationRefused,
+    InstanceConflicted,
+    InstanceQuarantined,
+    InstancesStored,
+    QuarantineResolved,
+)
 from contracts.network import NetworkApplied
 from contracts.order import OrderCancelled, OrderChanged, OrderPlaced
 from contracts.procedure import ProcedureCompleted, ProcedureDiscontinued, ProcedureStarted
+from contracts.room import RoomChanged
 from contracts.routing import RoutingDecided
-from contracts.study import StudyAmended, StudyCompleted
+from contracts.study import StudyAmended, StudyCompleted, StudyExpired, StudyFlagged
 
 EXCHANGE = "kivuko.events"
 DEAD_LETTER_EXCHANGE = "kivuko.dead"
@@ -70,13 +77,18 @@ class Topic:
 TOPICS: tuple[Topic, ...] = (
     Topic("instances.stored.v1", InstancesStored, ("ingest",), ("rules",)),
     Topic("instances.quarantined.v1", InstanceQuarantined, ("ingest",)),
+    Topic("instances.resolved.v1", QuarantineResolved, ("ingest",)),
+    Topic("instances.conflicted.v1", InstanceConflicted, ("ingest",)),
     Topic("association.refused.v1", AssociationRefused, ("ingest",)),
+    Topic("room.changed.v1", RoomChanged, ("ingest",)),
     Topic("study.completed.v1", StudyCompleted, ("ingest",), ("rules",)),
     Topic("study.amended.v1", StudyAmended, ("ingest",), ("rules",)),
-    Topic("routing.decided.v1", RoutingDecided, ("rules",)),
+    Topic("study.flagged.v1", StudyFlagged, ("ingest",)),
+    Topic("study.expired.v1", StudyExpired, ("ingest",), ("rules",)),
+    Topic("routing.decided.v1", RoutingDecided, ("rules",), ("ingest",)),
     Topic("delivery.requested.v1", DeliveryRequested, ("rules",), ("egress",)),
     Topic("delivery.attempted.v1", DeliveryAttempted, ("egress",)),
-    Topic("delivery.completed.v1", DeliveryCompleted, ("egress",)),
+    Topic("delivery.completed.v1", DeliveryCompleted, ("egress",), ("ingest",)),
     Topic("delivery.failed.v1", DeliveryFailed, ("egress",)),
     Topic("order.placed.v1", OrderPlaced, ("worklist",)),
     Topic("order.changed.v1", OrderChanged, ("worklist",)),

@@ -1,0 +1,17 @@
+"""Events about the room that is left for studies. Producer: ingest."""
+
+from typing import Literal
+
+from contracts.fact import Fact, plain
+
+RoomState = Literal["ample", "low", "full"]
+
+
+class RoomChanged(Fact):
+    """The room of a replica's disk changed its state. `full`: what arrives is refused with A700 until it is not."""
+
+    replica: str = plain("Name of the replica.")
+    place: str = plain("What is short of room: spool or objects.")
+    state: RoomState = plain("ample, low (an alarm: act now), or full (nothing more is taken).")
+    free: int = plain("Bytes free.", ge=0)
+    needed: int = plain("Bytes below which the state is full.", ge=0)
