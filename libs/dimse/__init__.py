@@ -1,1 +1,1 @@
-"""The DICOM network: for now, who is let in."""
+"""The DICOM network: who is let in, and the upper layer that carries associations and messages. See README.md."""

@@ -1,0 +1,388 @@
+"""The acceptor of an association: PS3.8 section 9.2 as far as one who accepts can come, and the messages of PS3.7.
+
+One association is one thread that calls `Association.run`. It never holds a dataset: fragments are handed on as they
+come, from one buffer of a fixed size.
+"""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+from libs.dimse import command as commands
+from libs.dimse import negotiation, pdu
+from libs.dimse.command import Command
+from libs.dimse.connection import Connection, LostError, Socket, StoppedError, TimedOutError, interrupter
+from libs.dimse.negotiation import Acceptance, Context, Request
+from libs.dimse.pdu import FRAGMENT, HEADER, Kind, MalformedError, Reason, Rejection, Source
+
+#: 128 contexts with 60 transfer syntaxes each are half of it; so are a user identity and eight extended negotiations.
+LONGEST_REQUEST: Final = 1 << 20
+#: The longest that PS3.7 knows have a few hundred bytes; lists of attributes in N-GET have some thousand.
+LONGEST_COMMAND: Final = 1 << 16
+#: Two PDUs of the size that we offer: one recv takes what the network has, and one write passes it on.
+BUFFER: Final = 1 << 18
+#: Bytes of an A-RELEASE-RQ after its header, PS3.8 section 9.3.6.
+_RESERVED: Final = 4
+
+
+class Ending(StrEnum):
+    """How an association ended."""
+
+    RELEASED = "released"
+    #: The peer sent A-ABORT.
+    ABORTED = "aborted"
+    #: The connection closed or broke without a word.
+    LOST = "lost"
+    TIMED_OUT = "timed-out"
+    #: The peer broke the protocol and was told so by A-ABORT.
+    PROTOCOL_ERROR = "protocol-error"
+    #: `Association.abort` was called.
+    STOPPED = "stopped"
+    #: Never accepted: A-ASSOCIATE-RJ was sent.
+    REJECTED = "rejected"
+    #: A defect of the provider, which raised.
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who called.
+
+    Attributes
+    ----------
+    address, port
+        Source of the connection.
+    certificate
+        DER of the certificate that a TLS client has shown and proved; none without TLS.
+    """
+
+    address: str
+    port: int
+    certificate: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an acceptor offers and bears.
+
+    Attributes
+    ----------
+    implementation
+        Our implementation class UID and version name, PS3.7 section D.3.3.2.
+    max_pdu
+        Longest P-DATA-TF offered, in bytes without the header; 0: any. Longer ones are taken all the same: they cost
+        nothing.
+    artim_timeout
+        Seconds in total until the request has come, and again from our last word until the peer closes.
+    network_timeout
+        Seconds of silence that are borne once the association stands, and in which the peer has to take an answer.
+    window
+        Most operations that a requestor may have under way; 0: any. They are done one after the other.
+    """
+
+    implementation: tuple[str, str]
+    max_pdu: int = 131072
+    artim_timeout: float = 30.0
+    network_timeout: float = 60.0
+    window: int = 0
+
+
+class Sink(Protocol):
+    """Takes one dataset. Exactly one of `finish` and `abandon` is called, once."""
+
+    def write(self, fragment: memoryview) -> None:
+        """Take the next bytes, which stand there during the call only. Want of room is said by `finish`."""
+        ...
+
+    def finish(self) -> Command:
+        """Give the response: the dataset has come as a whole."""
+        ...
+
+    def abandon(self) -> None:
+        """Forget it: the association ended before the dataset did."""
+        ...
+
+
+class Provider(Protocol):
+    """The user of an association; all calls come from the thread of `run`.
+
+    What it raises is a defect: the peer gets A-ABORT, the association ends as `failed`, and `run` raises it.
+    """
+
+    def admit(self, request: Request, peer: Peer) -> Acceptance | Rejection:
+        """Decide about the association."""
+        ...
+
+    def receive(self, context: Context, command: Command) -> Sink:
+        """Take a request with a dataset that has not come yet."""
+        ...
+
+    def answer(self, context: Context, command: Command) -> Iterator[Command]:
+        """Give the responses to a request without dataset, one of type C-CANCEL excepted."""
+        ...
+
+    def ended(self, how: Ending) -> None:
+        """Hear once how an accepted association ended, before the peer hears it."""
+        ...
+
+
+class _AbortedError(Exception):
+    """The peer sent A-ABORT; the text is a sentence for people."""
+
+
+class Association:
+    """One association, from the connection to its end.
+
+    Parameters
+    ----------
+    connected
+        A connected socket, plain or TLS with its handshake done; `run` closes it.
+    peer
+        Who called.
+    provider
+        Decides, takes, answers.
+    options
+        What we offer and bear.
+    now
+        Seconds of a clock that only goes on.
+    interrupt
+        Wakes the thread that waits in `connected`; made for a real socket, if left out.
+
+    Attributes
+    ----------
+    ending
+        How it ended; none while it has not.
+    problem
+        What was wrong, as a sentence without data of the peer; empty if nothing was.
+    """
+
+    def __init__(
+        self,
+        connected: socket.socket | Socket,
+        peer: Peer,
+        provider: Provider,
+        options: Options,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        interrupt: Callable[[bool], None] | None = None,
+    ) -> None:
+        if isinstance(connected, socket.socket):
+            interrupt = interrupt or interrupter(connected)
+            if connected.family != socket.AF_UNIX:
+                # Without it an answer waits for the peer's delayed acknowledgement, 40 ms.
+                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._link = Connection(connected, interrupt or (lambda _sending: None), now)
+        self._peer = peer
+        self._provider = provider
+        self._options = options
+        self._accepted = False
+        self._contexts: dict[int, Context] = {}
+        self._peer_max_pdu = 0
+        self._partial = bytearray()
+        self._context_id = 0
+        self._sink: Sink | None = None
+        self.ending: Ending | None = None
+        self.problem = ""
+
+    def run(self) -> Ending:
+        """Carry the association to its end and close the connection. Raises what the provider raises."""
+        farewell = pdu.encode_abort(Source.USER, Reason.NOT_SPECIFIED)
+        try:
+            try:
+                self.ending, farewell = self._live()
+            except BaseException:
+                self.ending = Ending.FAILED
+                raise
+            finally:
+                self._tell()
+                if farewell:
+                    self._link.part(farewell, self._options.artim_timeout)
+        finally:
+            self._link.close()
+        return self.ending
+
+    def abort(self) -> None:
+        """End the association with A-ABORT; from any thread. `run` returns soon after."""
+        self._link.stop()
+
+    def _live(self) -> tuple[Ending, bytes]:
+        """Give the ending and the last word to the peer."""
+        try:
+            return self._course()
+        except MalformedError as error:
+            self.problem = str(error)
+            # Before there is an association the table has it sent in the user's name: PS3.8 section 9.2.3, AA-1.
+            source, reason = (Source.PROVIDER, error.reason) if self._accepted else (Source.USER, Reason.NOT_SPECIFIED)
+            return Ending.PROTOCOL_ERROR, pdu.encode_abort(source, reason)
+        except _AbortedError as error:
+            self.problem = str(error)
+            return Ending.ABORTED, b""
+        except LostError as error:
+            self.problem = str(error)
+            return Ending.LOST, b""
+        except TimedOutError as error:
+            self.problem = str(error)
+            said = pdu.encode_abort(Source.PROVIDER, Reason.NOT_SPECIFIED) if self._accepted else b""
+            return Ending.TIMED_OUT, said
+        except StoppedError as error:
+            self.problem = str(error)
+            return Ending.STOPPED, pdu.encode_abort(Source.USER, Reason.NOT_SPECIFIED)
+
+    def _course(self) -> tuple[Ending, bytes]:
+        rejection = self._negotiate()
+        if rejection is not None:
+            return Ending.REJECTED, pdu.encode_rejection(rejection)
+        self._transfer()
+        return Ending.RELEASED, pdu.encode_release_rp()
+
+    def _tell(self) -> None:
+        # Before the last word, so that a peer that calls again at once finds its place free.
+        sink, self._sink = self._sink, None
+        try:
+            if sink is not None:
+                sink.abandon()
+        finally:
+            if self._accepted and self.ending is not None:
+                self._provider.ended(self.ending)
+
+    def _negotiate(self) -> Rejection | None:
+        link = self._link
+        link.within(self._options.artim_timeout)
+        kind, length = self._header()
+        if kind == Kind.ABORT:
+            raise _AbortedError("the peer aborted before it asked for an association")
+        if kind != Kind.ASSOCIATE_RQ:
+            raise MalformedError(_unexpected(kind), f"a PDU of type {kind:02X}H came in place of an A-ASSOCIATE-RQ")
+        if length > LONGEST_REQUEST:
+            raise MalformedError(
+                Reason.INVALID_PARAMETER_VALUE, f"an A-ASSOCIATE-RQ claims more than {LONGEST_REQUEST} bytes"
+            )
+        request = negotiation.decode_request(bytes(link.take(length)))
+        if not request.protocol_version & 1:
+            return Rejection(result=1, source=2, reason=2)
+        if request.application_context != negotiation.APPLICATION_CONTEXT:
+            return Rejection(result=1, source=1, reason=2)
+        decision = self._provider.admit(request, self._peer)
+        if isinstance(decision, Rejection):
+            return decision
+        self._accepted = True
+        options = self._options
+        agreement = negotiation.agree(
+            request, decision, max_pdu=options.max_pdu, window=options.window, implementation=options.implementation
+        )
+        self._contexts = {each.id: each for each in agreement.contexts if isinstance(each, Context)}
+        self._peer_max_pdu = request.max_pdu
+        link.patient(options.network_timeout)
+        link.send(negotiation.encode_agreement(agreement))
+        return None
+
+    def _transfer(self) -> None:
+        """Take PDUs until the peer releases: state 6 of PS3.8 section 9.2."""
+        self._link.grow(BUFFER)
+        while True:
+            kind, length = self._header()
+            if kind == Kind.P_DATA:
+                self._p_data(length)
+            elif kind == Kind.RELEASE_RQ:
+                if self._sink is not None or self._partial:
+                    # A release here would read as success of a study that lacks an object.
+                    raise MalformedError(Reason.UNEXPECTED_PDU, "the peer released in the middle of a message")
+                if length != _RESERVED:
+                    raise MalformedError(Reason.INVALID_PARAMETER_VALUE, "an A-RELEASE-RQ is not 4 bytes long")
+                self._link.need(_RESERVED)
+                return
+            elif kind == Kind.ABORT:
+                raise _AbortedError("the peer aborted")
+            else:
+                raise MalformedError(_unexpected(kind), f"a PDU of type {kind:02X}H came while data are transferred")
+
+    def _header(self) -> tuple[int, int]:
+        link = self._link
+        if link.end - link.start < HEADER.size:
+            link.need(HEADER.size)
+        kind, length = HEADER.unpack_from(link.view, link.start)
+        link.start += HEADER.size
+        return kind, length
+
+    def _p_data(self, left: int) -> None:
+        link = self._link
+        if not left:
+            raise MalformedError(Reason.INVALID_PARAMETER_VALUE, "a P-DATA-TF has no fragment")
+        while left:
+            if left < FRAGMENT.size:
+                raise MalformedError(Reason.INVALID_PARAMETER_VALUE, "a P-DATA-TF ends within the head of a fragment")
+            if link.end - link.start < FRAGMENT.size:
+                link.need(FRAGMENT.size)
+            size, context_id, flags = FRAGMENT.unpack_from(link.view, link.start)
+            link.start += FRAGMENT.size
+            size -= pdu.FRAGMENT_OVERHEAD
+            left -= size + FRAGMENT.size
+            if size < 0 or left < 0:
+                raise MalformedError(Reason.INVALID_PARAMETER_VALUE, "a fragment does not fit into its P-DATA-TF")
+            if flags & pdu.COMMAND:
+                self._command_fragment(context_id, size, last=bool(flags & pdu.LAST))
+            else:
+                self._data_fragment(context_id, size, last=bool(flags & pdu.LAST))
+
+    def _command_fragment(self, context_id: int, size: int, *, last: bool) -> None:
+        if self._sink is not None:
+            raise MalformedError(Reason.UNEXPECTED_PARAMETER, "a command came before the dataset of the last had ended")
+        if self._partial and context_id != self._context_id:
+            raise MalformedError(Reason.UNEXPECTED_PARAMETER, "a command goes on in another presentation context")
+        context = self._contexts.get(context_id)
+        if context is None:
+            raise MalformedError(
+                Reason.INVALID_PARAMETER_VALUE, "a command came in a presentation context that was not accepted"
+            )
+        if len(self._partial) + size > LONGEST_COMMAND:
+            raise MalformedError(
+                Reason.INVALID_PARAMETER_VALUE, f"a command set is longer than {LONGEST_COMMAND} bytes"
+            )
+        self._context_id = context_id
+        self._partial += self._link.take(size)
+        if last:
+            command = commands.decode(self._partial)
+            self._partial.clear()
+            self._begin(context, command)
+
+    def _begin(self, context: Context, command: Command) -> None:
+        if command.field & commands.RESPONSE:
+            raise MalformedError(Reason.UNEXPECTED_PARAMETER, "a response came that nothing was asked for")
+        if command.has_dataset:
+            self._sink = self._provider.receive(context, command)
+        elif command.field != commands.C_CANCEL_RQ:
+            # Operations are done one after the other: when a C-CANCEL is read, what it would cancel is over.
+            for response in self._provider.answer(context, command):
+                self._respond(context.id, response)
+
+    def _data_fragment(self, context_id: int, size: int, *, last: bool) -> None:
+        sink, link = self._sink, self._link
+        if sink is None:
+            raise MalformedError(Reason.UNEXPECTED_PARAMETER, "a dataset came without a command that has one")
+        if context_id != self._context_id:
+            raise MalformedError(Reason.UNEXPECTED_PARAMETER, "a dataset came in another context than its command")
+        while size:
+            start = link.start
+            count = link.end - start
+            if not count:
+                link.fill()
+                continue
+            count = min(count, size)
+            link.start = start + count
+            size -= count
+            sink.write(link.view[start : start + count])
+        if last:
+            self._sink = None
+            self._respond(context_id, sink.finish())
+
+    def _respond(self, context_id: int, response: Command) -> None:
+        self._link.send(
+            pdu.encode_p_data(context_id, commands.encode(response), command=True, max_pdu=self._peer_max_pdu)
+        )
+
+
+def _unexpected(kind: int) -> Reason:
+    return Reason.UNEXPECTED_PDU if kind in {each.value for each in Kind} else Reason.UNRECOGNIZED_PDU

@@ -1,0 +1,181 @@
+"""Command sets: implicit VR, little endian, group 0000. PS3.7 section 6.3 and annex E."""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from libs.dimse.pdu import MalformedError, Reason
+
+C_STORE_RQ: Final = 0x0001
+C_ECHO_RQ: Final = 0x0030
+C_CANCEL_RQ: Final = 0x0FFF
+#: Set in the command field of every response.
+RESPONSE: Final = 0x8000
+#: Command data set type of a message without dataset; any other value says that one follows.
+NO_DATASET: Final = 0x0101
+
+#: PS3.7 annex C.
+SUCCESS: Final = 0x0000
+SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
+UNRECOGNIZED_OPERATION: Final = 0x0211
+
+_ELEMENT: Final = struct.Struct("<HHI")
+_US: Final = struct.Struct("<H")
+_UL: Final = struct.Struct("<I")
+_GROUP_LENGTH, _SOP_CLASS, _FIELD, _MESSAGE_ID, _RESPONDED_TO = 0x0000, 0x0002, 0x0100, 0x0110, 0x0120
+_DATASET_TYPE, _STATUS, _COMMENT, _SOP_INSTANCE = 0x0800, 0x0900, 0x0902, 0x1000
+_LONGEST_COMMENT: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command set.
+
+    Attributes
+    ----------
+    elements
+        Value by element number of group 0000, as received: padded, little endian. Without the group length.
+    """
+
+    elements: Mapping[int, bytes]
+
+    @property
+    def field(self) -> int:
+        """(0000,0100): which operation, and whether request or response."""
+        return self.number(_FIELD)
+
+    @property
+    def message_id(self) -> int:
+        """(0000,0110) of a request."""
+        return self.number(_MESSAGE_ID)
+
+    @property
+    def responded_to(self) -> int:
+        """(0000,0120) of a response: the message identifier of the request."""
+        return self.number(_RESPONDED_TO)
+
+    @property
+    def has_dataset(self) -> bool:
+        """(0000,0800): whether a dataset follows."""
+        return self.number(_DATASET_TYPE) != NO_DATASET
+
+    @property
+    def status(self) -> int:
+        """(0000,0900) of a response."""
+        return self.number(_STATUS)
+
+    @property
+    def sop_class_uid(self) -> str:
+        """(0000,0002), affected SOP class; empty if absent."""
+        return self.text(_SOP_CLASS)
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """(0000,1000), affected SOP instance; empty if absent."""
+        return self.text(_SOP_INSTANCE)
+
+    def number(self, element: int) -> int:
+        """Give the value of an element of VR US. Raises MalformedError if it is absent or not of 2 bytes."""
+        value = self.elements.get(element, b"")
+        if len(value) != _US.size:
+            raise MalformedError(
+                Reason.INVALID_PARAMETER_VALUE, f"the command element (0000,{element:04X}) is not a number of 2 bytes"
+            )
+        return int.from_bytes(value, "little")
+
+    def text(self, element: int) -> str:
+        """Give the value of an element of text without its padding; empty if absent."""
+        return self.elements.get(element, b"").decode("ascii", "backslashreplace").rstrip("\0 ")
+
+
+def decode(data: bytes | bytearray | memoryview) -> Command:
+    """Read a command set.
+
+    Raises
+    ------
+    MalformedError
+        It ends within an element, has elements of another group, or lacks command field, message identifier or dataset
+        type: nothing can be answered.
+    """
+    raw = bytes(data)
+    elements: dict[int, bytes] = {}
+    offset, end = 0, len(raw)
+    while offset < end:
+        if end - offset < _ELEMENT.size:
+            raise MalformedError(Reason.INVALID_PARAMETER_VALUE, "a command set ends within an element")
+        group, element, length = _ELEMENT.unpack_from(raw, offset)
+        offset += _ELEMENT.size
+        if group:
+            raise MalformedError(Reason.INVALID_PARAMETER_VALUE, "a command set has an element outside group 0000")
+        if length > end - offset:
+            raise MalformedError(Reason.INVALID_PARAMETER_VALUE, "an element of a command set is longer than the set")
+        elements[element] = raw[offset : offset + length]
+        offset += length
+    elements.pop(_GROUP_LENGTH, None)
+    command = Command(elements)
+    command.number(_DATASET_TYPE)
+    command.number(_RESPONDED_TO if command.field & RESPONSE or command.field == C_CANCEL_RQ else _MESSAGE_ID)
+    return command
+
+
+def encode(command: Command) -> bytes:
+    """Write a command set, in order and with its group length."""
+    parts = []
+    for element, value in sorted(command.elements.items()):
+        padded = value + b"\0" if len(value) % 2 else value
+        parts += [_ELEMENT.pack(0, element, len(padded)), padded]
+    body = b"".join(parts)
+    return _ELEMENT.pack(0, _GROUP_LENGTH, _UL.size) + _UL.pack(len(body)) + body
+
+
+def response(request: Command, status: int, comment: str = "") -> Command:
+    """Make the response to a request, without dataset, PS3.7 section 9.3.
+
+    Parameters
+    ----------
+    request
+        Whose message identifier, SOP class and instance are repeated.
+    status
+        PS3.7 annex C, or as the service says.
+    comment
+        (0000,0902), at most 64 characters; what is longer is cut. No personal data.
+    """
+    elements = {
+        _FIELD: _US.pack(request.field | RESPONSE),
+        _RESPONDED_TO: request.elements.get(_MESSAGE_ID, b"\0\0"),
+        _DATASET_TYPE: _US.pack(NO_DATASET),
+        _STATUS: _US.pack(status),
+    }
+    for element in (_SOP_CLASS, _SOP_INSTANCE):
+        if element in request.elements:
+            elements[element] = request.elements[element]
+    if comment:
+        elements[_COMMENT] = comment.encode("ascii", "replace")[:_LONGEST_COMMENT]
+    return Command(elements)
+
+
+def store_request(message_id: int, sop_class_uid: str, sop_instance_uid: str) -> Command:
+    """Make a C-STORE request of medium priority, PS3.7 section 9.3.1.1."""
+    return Command(
+        {
+            _SOP_CLASS: sop_class_uid.encode("ascii"),
+            _FIELD: _US.pack(C_STORE_RQ),
+            _MESSAGE_ID: _US.pack(message_id),
+            0x0700: _US.pack(0),
+            _DATASET_TYPE: _US.pack(1),
+            _SOP_INSTANCE: sop_instance_uid.encode("ascii"),
+        }
+    )
+
+
+def echo_request(message_id: int) -> Command:
+    """Make a C-ECHO request, PS3.7 section 9.3.5.1."""
+    return Command(
+        {
+            _SOP_CLASS: b"1.2.840.10008.1.1",
+            _FIELD: _US.pack(C_ECHO_RQ),
+            _MESSAGE_ID: _US.pack(message_id),
+            _DATASET_TYPE: _US.pack(NO_DATASET),
+        }
+    )
