@@ -9,10 +9,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from tests.bench import idle, routing
+from tests.bench import idle, ingest, routing
 from tests.bench.figure import COLUMNS, FOLDER, Figure, load, rows, save, table
 
-BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {"idle": idle.run, "routing": routing.run}
+BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {
+    "idle": idle.run,
+    "ingest": ingest.run,
+    "routing": routing.run,
+}
 _PAGE = Path("docs/benchmarks.md")
 _METHOD = """# Benchmarks
 

@@ -51,10 +51,26 @@ def at_most(name: str, unit: str, rounds: Sequence[float], most: float) -> Figur
     return Figure(name, unit, value, (min(rounds), max(rounds)), goal=f"< {most:g} {unit}", met=value < most)
 
 
-def beside(name: str, unit: str, rounds: Sequence[float], peer: str, peer_rounds: Sequence[float]) -> Figure:
-    """Make a figure beside a peer's."""
+def at_least(name: str, unit: str, rounds: Sequence[float], least: float) -> Figure:
+    """Make a figure whose median must reach a goal."""
+    value = statistics.median(rounds)
+    return Figure(name, unit, value, (min(rounds), max(rounds)), goal=f">= {least:g} {unit}", met=value >= least)
+
+
+def beside(
+    name: str,
+    unit: str,
+    rounds: Sequence[float],
+    peer: str,
+    peer_rounds: Sequence[float],
+    *,
+    least: float | None = None,
+) -> Figure:
+    """Make a figure beside a peer's, with the least ratio to it that was set out for."""
     value, other = statistics.median(rounds), statistics.median(peer_rounds)
-    return Figure(name, unit, value, (min(rounds), max(rounds)), peer, other, value / other if other else None)
+    ratio = value / other if other else None
+    goal, met = (None, None) if least is None else (f">= {least:g}x", ratio is not None and ratio >= least)
+    return Figure(name, unit, value, (min(rounds), max(rounds)), peer, other, ratio, goal, met)
 
 
 def save(benchmark: str, figures: Sequence[Figure]) -> None:

@@ -42,6 +42,11 @@ class Orthanc:
         self._server = Program(command, folder, name="orthanc", env={"TCP_NODELAY": "1"})
         self._client = httpx.Client(base_url=self.http_url, timeout=30.0, trust_env=False)
 
+    @property
+    def pid(self) -> int:
+        """Process id while it runs."""
+        return self._server.pid
+
     def start(self) -> None:
         """Start it, or start it again with everything it had; return when it serves."""
         self._server.start(self._serves)
