@@ -4,7 +4,8 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -18,6 +19,15 @@ class Settings(BaseSettings):
     home: Path = Field(Path("kivuko-data"), description="Folder of everything that is kept.")
     bind: str = Field("127.0.0.1", description="Address that all ports listen on.")
     dicom_port: Port = Field(11112, description="C-ECHO and C-STORE.")
+    tls_certificate: Path | None = Field(None, description="Our certificate and its chain, PEM.")
+    tls_key: Path | None = Field(None, description="Its private key, PEM, not encrypted.")
+    tls_ca: Path | None = Field(None, description="Authorities whose certificates we accept, PEM.")
+    tls_crl: Path | None = Field(None, description="Certificates that they have revoked, PEM; needed anew in time.")
+    tls_profile: Literal["bcp195", "bcp195-nd", "bcp195-extended"] = Field(
+        "bcp195", description="Secure transport profile of PS3.15 annex B: see docs/dicom-tls.md."
+    )
+    # After the files: it is checked against them.
+    dicom_tls_port: Port | None = Field(None, description="C-ECHO and C-STORE with TLS, such as 2762; off if unset.")
     worklist_port: Port = Field(11113, description="Modality worklist and MPPS.")
     hl7_port: Port = Field(2575, description="HL7 v2 over MLLP.")
     http_port: Port = Field(8080, description="HTTP.")
@@ -34,6 +44,15 @@ class Settings(BaseSettings):
     network_url: str | None = Field(None, description="Address of the service `network`, for the other services.")
     service_token: SecretStr | None = Field(None, description="Shared by the services to ask the service `network`.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
+
+    @field_validator("dicom_tls_port")
+    @classmethod
+    def _has_files(cls, port: int | None, info: ValidationInfo) -> int | None:
+        missing = [name for name in ("tls_certificate", "tls_key", "tls_ca") if info.data.get(name) is None]
+        if port is not None and missing:
+            names = ", ".join(f"KIVUKO_{name.upper()}" for name in missing)
+            raise PydanticCustomError("tls_files", "TLS needs the files named by {names}", {"names": names})
+        return port
 
     @property
     def broker(self) -> str:
