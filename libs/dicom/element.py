@@ -1,29 +1,33 @@
 """Values of elements as text and numbers, PS3.5 section 6.2. Odd values are read as far as they go and never raise."""
 
 import math
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import lru_cache
+from struct import Struct
 from typing import Final
 
-from pydicom.charset import decode_bytes
 from pydicom.datadict import dictionary_VM, dictionary_VR
 
 from contracts.fact import AttributeValue
+from libs.dicom import charset
+from libs.dicom.charset import Encodings
 
 #: VRs that (0008,0005) Specific Character Set applies to, PS3.5 section 6.1.2.3.
 _BY_CHARACTER_SET: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 _ONE_TEXT: Final = frozenset({"LT", "ST", "UT", "UR"})
 _TEXT: Final = _BY_CHARACTER_SET | {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"}
-_STRUCT: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
+_CODES: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
+_ONE_NUMBER: Final = {
+    (vr, little): Struct(order + code) for vr, code in _CODES.items() for little, order in ((True, "<"), (False, ">"))
+}
+_PADDING: Final = " \0"
 #: What resets the character set inside a value, PS3.5 section 6.1.2.5.3.
-_DELIMITERS: Final = {0x0D, 0x0A, 0x09, 0x0C, 0x5C}
+_DELIMITERS: Final = frozenset({0x0D, 0x0A, 0x09, 0x0C, 0x5C})
 _PN_DELIMITERS: Final = _DELIMITERS | {0x5E, 0x3D}
 #: Largest integer that every consumer of JSON reads exactly, RFC 8259 section 6.
 _EXACT: Final = 2**53
 
 Value = str | int | float
-#: What an element's value is decoded with: names of Python codecs.
-Encodings = Sequence[str]
 
 
 def values(vr: str, value: bytes, encodings: Encodings, *, little_endian: bool) -> list[Value]:
@@ -32,7 +36,8 @@ def values(vr: str, value: bytes, encodings: Encodings, *, little_endian: bool) 
     Parameters
     ----------
     vr
-        Value representation, PS3.5 section 6.2.
+        Value representation, PS3.5 section 6.2; of one such as `US or SS` the first counts: which one depends on Pixel
+        Representation, and no base attribute among them is negative.
     value
         Bytes of the value field.
     encodings
@@ -40,19 +45,16 @@ def values(vr: str, value: bytes, encodings: Encodings, *, little_endian: bool) 
     little_endian
         Byte order of binary numbers.
     """
-    if vr in _STRUCT:
-        return _unpacked(_STRUCT[vr], value, "<" if little_endian else ">")
+    if vr in _TEXT:
+        return _of_text(vr, _texts(vr, value, encodings))
+    if vr in _CODES:
+        return _unpacked(vr, value, little_endian=little_endian)
     if vr == "AT":
-        tags = _unpacked("H", value, "<" if little_endian else ">")
+        tags = _unpacked("US", value, little_endian=little_endian)
         return [f"{group:04X}{element:04X}" for group, element in zip(tags[::2], tags[1::2], strict=False)]
-    if vr not in _TEXT:
-        return []
-    texts = _texts(vr, value, encodings)
-    if vr == "IS":
-        return _numbers(texts, int)
-    if vr == "DS":
-        return _numbers(texts, float)
-    return [*texts] if any(texts) else []
+    if " or " in vr:
+        return values(vr.split(" or ", 1)[0], value, encodings, little_endian=little_endian)
+    return []
 
 
 def attribute(tag: int, found: list[Value]) -> AttributeValue | None:
@@ -63,7 +65,7 @@ def attribute(tag: int, found: list[Value]) -> AttributeValue | None:
     """
     if not found:
         return None
-    if dictionary_VM(tag) != "1":
+    if not is_single(tag):
         return found  # type: ignore[return-value]  # all values of an element are of one type
     if len(found) == 1:
         return found[0]
@@ -72,30 +74,40 @@ def attribute(tag: int, found: list[Value]) -> AttributeValue | None:
     return None
 
 
+@lru_cache(maxsize=8192)
 def known_vr(tag: int) -> str:
     """Look up the VR of an element that doesn't say it itself (implicit VR); `UN` for a private one."""
     try:
-        return dictionary_VR(tag)
+        vr: str = dictionary_VR(tag)
     except KeyError:
         return "UN"
+    return vr
+
+
+@lru_cache(maxsize=1024)
+def is_single(tag: int) -> bool:
+    """Tell whether the dictionary allows an element one value only."""
+    return bool(dictionary_VM(tag) == "1")
+
+
+def _of_text(vr: str, texts: list[str]) -> list[Value]:
+    if vr == "IS":
+        return _numbers(texts, int)
+    if vr == "DS":
+        return _numbers(texts, float)
+    return [*texts] if any(texts) else []
 
 
 def _texts(vr: str, value: bytes, encodings: Encodings) -> list[str]:
     if vr in _BY_CHARACTER_SET:
-        text = _decoded(value, encodings, _PN_DELIMITERS if vr == "PN" else _DELIMITERS)
+        text = charset.decode(value, encodings, _PN_DELIMITERS if vr == "PN" else _DELIMITERS)
     else:
         text = value.decode("latin-1")
     if vr in _ONE_TEXT:
-        return [text.rstrip(" \0")]
-    return [each.strip(" \0") for each in text.split("\\")]
-
-
-def _decoded(value: bytes, encodings: Encodings, delimiters: set[int]) -> str:
-    try:
-        return decode_bytes(value, encodings, delimiters)
-    except (LookupError, UnicodeError, ValueError):
-        # A name of a codec that Python does not have, or one that is no text codec.
-        return value.decode("ascii", "replace")
+        return [text.rstrip(_PADDING)]
+    if "\\" not in text:
+        return [text.strip(_PADDING)]
+    return [each.strip(_PADDING) for each in text.split("\\")]
 
 
 def _numbers(texts: list[str], kind: Callable[[str], int | float]) -> list[Value]:
@@ -111,8 +123,12 @@ def _numbers(texts: list[str], kind: Callable[[str], int | float]) -> list[Value
     return numbers
 
 
-def _unpacked(code: str, value: bytes, order: str) -> list[Value]:
-    width = struct.calcsize(order + code)
-    count = len(value) // width
-    numbers = struct.unpack(f"{order}{count}{code}", value[: count * width])
+def _unpacked(vr: str, value: bytes, *, little_endian: bool) -> list[Value]:
+    one = _ONE_NUMBER[vr, little_endian]
+    if len(value) == one.size:
+        numbers = one.unpack(value)
+    else:
+        count = len(value) // one.size
+        many = Struct(f"{one.format[0]}{count}{one.format[1]}")
+        numbers = many.unpack(value[: count * one.size])
     return list(numbers) if all(math.isfinite(each) for each in numbers) else []

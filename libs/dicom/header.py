@@ -1,22 +1,19 @@
 """The header of a dataset: everything before the pixel data, from bytes in any transfer syntax."""
 
 import io
-import struct
-import warnings
 import zlib
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, Protocol
 
-from pydicom.charset import convert_encodings
-from pydicom.datadict import keyword_for_tag, tag_for_keyword
-from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
-from pydicom.sequence import Sequence
+from pydicom.datadict import tag_for_keyword
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from contracts.fact import Attributes
-from libs.dicom import element
+from contracts.fact import Attributes, AttributeValue
+from libs.dicom import charset, document, element, tokenizer
+from libs.dicom.inflated import Inflated
+from libs.dicom.tokenizer import Form, Raw, Rest
 
 #: Attributes that every event about an instance carries, if they have a value.
 BASE_KEYWORDS: Final = (
@@ -37,21 +34,34 @@ BASE_KEYWORDS: Final = (
     *("PerformedProcedureStepDescription", "CompletionFlag", "VerificationFlag", "PresentationIntentType"),
 )
 _BASE_TAGS: Final = {tag: keyword for keyword in BASE_KEYWORDS if (tag := tag_for_keyword(keyword)) is not None}
-#: Pixel data and its kin (7FE0,xxxx) and whatever follows are not part of the header.
-_PIXELS: Final = 0x7FE00000
 _CHARACTER_SET: Final = 0x00080005
-#: No real header comes near; a deflated dataset is not inflated further, so that it can't fill the memory.
+_SERIES: Final = 0x0020000E
+_UIDS: Final = {
+    0x00080016: "SOPClassUID",
+    0x00080018: "SOPInstanceUID",
+    0x0020000D: "StudyInstanceUID",
+    _SERIES: "SeriesInstanceUID",
+}
+_IDENTITY_TAGS: Final = frozenset({_CHARACTER_SET, *_UIDS})
+_BASE_AND_IDENTITY: Final = frozenset({*_BASE_TAGS, *_IDENTITY_TAGS})
+_LAST_BASE: Final = max(_BASE_AND_IDENTITY)
+#: No real header comes near; neither a sequence nor a deflated dataset is held further, so that none fills the memory.
 _LONGEST_HEADER: Final = 64 << 20
-_DEEPEST: Final = 16
-#: What pydicom raises on bytes that are no dataset.
-_UNREADABLE: Final = (
-    *(ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OSError, OverflowError),
-    *(NotImplementedError, AssertionError, RecursionError, MemoryError, struct.error, zlib.error),
-)
+_CHUNK: Final = 1 << 14
 
 
 class UnreadableDatasetError(Exception):
     """The bytes are not a dataset in the transfer syntax that was negotiated. The text holds no values."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a dataset says it is: as it stands there, empty if absent, not checked."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
 
 
 @dataclass(frozen=True)
@@ -73,13 +83,56 @@ class Header:
     attributes: Attributes
 
 
+class _Source(Protocol):
+    def read(self, length: int, /) -> bytes: ...
+
+
+def identity(first: bytes | memoryview, transfer_syntax: str) -> Identity | None:
+    """Read the identity from the first bytes of a dataset, as soon as it is certain.
+
+    It is certain when all four identifiers stood in their place and the element after them has begun. What it gives
+    is what `read` gives. Where it stays None although the dataset is at its end (elements out of order, or absent),
+    only `read` tells.
+
+    Parameters
+    ----------
+    first
+        The dataset from its first byte on, however much there is. For a deflated one: the deflated bytes.
+    transfer_syntax
+        UID of the transfer syntax that was negotiated, PS3.5 section 10.
+
+    Returns
+    -------
+    Identity or None
+        None while more bytes are needed.
+
+    Raises
+    ------
+    UnreadableDatasetError
+        These bytes are not the beginning of a dataset.
+    """
+    found: dict[int, Raw] = {}
+    deflated = transfer_syntax == DeflatedExplicitVRLittleEndian
+    with _unreadable():
+        source: _Source = Inflated(io.BytesIO(first), _LONGEST_HEADER) if deflated else io.BytesIO()
+        data = source.read(_CHUNK) if deflated else bytes(first)
+        form = tokenizer.form_of(data, _said(transfer_syntax))
+        _, rest = _gather(source, data, 0, found, form, _IDENTITY_TAGS, _SERIES + 1)
+    if rest.tag >= tokenizer.PIXELS and not found:
+        raise UnreadableDatasetError("the dataset holds no element before its pixel data")
+    if rest.need or not found.keys() >= _UIDS.keys():
+        return None
+    encodings = document.encodings_of(found, form, charset.DEFAULT)
+    return Identity(*(str(_attribute(found, tag, form, encodings) or "") for tag in _UIDS))
+
+
 def read(dataset: BinaryIO, transfer_syntax: str) -> Header:
     """Read identity and base attributes.
 
     Parameters
     ----------
     dataset
-        Positioned at the dataset's first byte; read no further than the pixel data.
+        Positioned at the dataset's first byte. Where it stands afterwards is undefined; pixel data are not read.
     transfer_syntax
         UID of the transfer syntax that was negotiated, PS3.5 section 10.
 
@@ -88,7 +141,7 @@ def read(dataset: BinaryIO, transfer_syntax: str) -> Header:
     UnreadableDatasetError
         The bytes are no dataset, or end inside the header.
     """
-    return _header(_read(dataset, transfer_syntax))
+    return _header(*_elements(dataset, transfer_syntax, _BASE_AND_IDENTITY))
 
 
 def read_whole(dataset: BinaryIO, transfer_syntax: str) -> tuple[Header, dict[str, Any]]:
@@ -105,17 +158,18 @@ def read_whole(dataset: BinaryIO, transfer_syntax: str) -> tuple[Header, dict[st
     UnreadableDatasetError
         As for `read`.
     """
-    raw = _read(dataset, transfer_syntax)
-    return _header(raw), _document(raw, ["iso8859"], 0)
+    found, form = _elements(dataset, transfer_syntax, None)
+    return _header(found, form), document.document(found, form, charset.DEFAULT)
 
 
-def _header(raw: Dataset) -> Header:
-    encodings = _encodings(raw, ["iso8859"])
+def _header(found: dict[int, Raw], form: Form) -> Header:
+    encodings = document.encodings_of(found, form, charset.DEFAULT)
     attributes: Attributes = {}
     for tag, keyword in _BASE_TAGS.items():
-        value = element.attribute(tag, _values(raw, tag, encodings))
-        if value is not None:
-            attributes[keyword] = value
+        if tag in found:
+            value = _attribute(found, tag, form, encodings)
+            if value is not None:
+                attributes[keyword] = value
     return Header(
         sop_class_uid=str(attributes.get("SOPClassUID", "")),
         sop_instance_uid=str(attributes.get("SOPInstanceUID", "")),
@@ -125,92 +179,91 @@ def _header(raw: Dataset) -> Header:
     )
 
 
-def _read(dataset: BinaryIO, transfer_syntax: str) -> Dataset:
-    try:
-        with warnings.catch_warnings():
-            # A warning may quote a value.
-            warnings.simplefilter("ignore")
-            raw = read_dataset(
-                _inflated(dataset) if transfer_syntax == DeflatedExplicitVRLittleEndian else dataset,
-                transfer_syntax == ImplicitVRLittleEndian,
-                transfer_syntax != ExplicitVRBigEndian,
-                stop_when=lambda tag, _vr, _length: tag >= _PIXELS,
-            )
-    except _UNREADABLE as error:
-        raise UnreadableDatasetError(f"the dataset cannot be parsed ({type(error).__name__})") from error
-    if not raw:
+def _attribute(found: dict[int, Raw], tag: int, form: Form, encodings: charset.Encodings) -> AttributeValue | None:
+    return element.attribute(tag, document.values(tag, found[tag], form, encodings))
+
+
+def _elements(dataset: BinaryIO, transfer_syntax: str, wanted: Container[int] | None) -> tuple[dict[int, Raw], Form]:
+    found: dict[int, Raw] = {}
+    deflated = transfer_syntax == DeflatedExplicitVRLittleEndian
+    with _unreadable():
+        source: _Source = Inflated(dataset, _LONGEST_HEADER) if deflated else dataset
+        data = source.read(_CHUNK)
+        form = tokenizer.form_of(data, _said(transfer_syntax))
+        data, rest = _gather(source, data, 0, found, form, wanted, _SERIES + 1)
+        identified = {tag: found[tag] for tag in _UIDS if tag in found}
+        if not rest.need:
+            data, rest = _gather(source, data, rest.at, found, form, wanted, tokenizer.PIXELS)
+    if len(identified) == len(_UIDS):
+        # What stands in its place counts, also when it comes again: `identity` and the answer went by it.
+        found |= identified
+    if rest.need and rest.tag >= 0:
+        raise UnreadableDatasetError(
+            f"the dataset ends inside the value of ({rest.tag >> 16:04X},{rest.tag & 0xFFFF:04X})"
+        )
+    if not found and rest.at == 0:
         raise UnreadableDatasetError("the dataset holds no element")
-    for tag in raw.keys():  # noqa: SIM118 (iterating a Dataset converts its elements)
-        item = _item(raw, tag)
-        if isinstance(item, RawDataElement) and item.value is not None and len(item.value) < item.length < 0xFFFFFFFF:  # noqa: PLR2004 (undefined length)
-            raise UnreadableDatasetError(f"the dataset ends inside the value of ({tag.group:04X},{tag.element:04X})")
-    return raw
+    return found, form
 
 
-def _inflated(dataset: BinaryIO) -> io.BytesIO:
-    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-    header = io.BytesIO()
-    while header.tell() < _LONGEST_HEADER and not inflate.eof and (chunk := dataset.read(1 << 16)):
-        header.write(inflate.decompress(chunk, _LONGEST_HEADER - header.tell()))
-    header.seek(0)
-    return header
-
-
-def _item(raw: Dataset, tag: int) -> RawDataElement | DataElement:
-    # Typed too narrowly by pydicom: what is read from bytes stays raw until someone asks for its value.
-    return cast("RawDataElement | DataElement", raw.get_item(tag))
-
-
-def _values(raw: Dataset, tag: int, encodings: element.Encodings) -> list[element.Value]:
-    if tag not in raw:
-        return []
-    item = _item(raw, tag)
-    if not isinstance(item, RawDataElement) or not item.value:
-        return []
-    vr = item.VR if item.VR not in (None, "UN") else element.known_vr(tag)
-    if " or " in vr:
-        # Such as `US or SS`: which one depends on Pixel Representation, and no base attribute among them is negative.
-        vr = vr.split(" or ", 1)[0]
-    return element.values(vr, item.value, encodings, little_endian=item.is_little_endian)
-
-
-def _encodings(raw: Dataset, parent: list[str]) -> list[str]:
-    named = [str(each) for each in _values(raw, _CHARACTER_SET, ["ascii"])]
-    if not named:
-        return parent
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return convert_encodings(named)
-    except _UNREADABLE:
-        return ["iso8859"]
-
-
-def _document(raw: Dataset, parent: list[str], depth: int) -> dict[str, Any]:
-    encodings = _encodings(raw, parent)
-    found: dict[str, Any] = {}
-    for tag in sorted(raw.keys()):
-        item = _item(raw, tag)
-        vr = item.VR if item.VR not in (None, "UN") else element.known_vr(tag)
-        entry: dict[str, Any] = {"vr": vr}
-        if vr == "SQ":
-            if depth < _DEEPEST:
-                entry["Value"] = [_document(each, encodings, depth + 1) for each in _items(raw, tag)]
+def _gather(
+    source: _Source,
+    data: bytes,
+    at: int,
+    found: dict[int, Raw],
+    form: Form,
+    wanted: Container[int] | None,
+    stop: int,
+) -> tuple[bytes, Rest]:
+    """Take elements until the stop or the source's end, holding no more than the element at hand needs."""
+    while True:
+        rest = tokenizer.scan(data, at, found, form, wanted=wanted, stop=stop)
+        if not rest.need:
+            return data, rest
+        need = rest.need - rest.at
+        if rest.at > len(data):
+            if not _skipped(source, rest.at - len(data)):
+                return data, rest
+            data = b""
         else:
-            values = _values(raw, tag, encodings)
-            if values:
-                entry["Value"] = values
-        if keyword := keyword_for_tag(tag):
-            entry["keyword"] = keyword
-        found[f"{tag:08X}"] = entry
-    return found
+            data = data[rest.at :]
+        at = 0
+        if need > _LONGEST_HEADER:
+            if rest.tag > _LAST_BASE:
+                # Such as hours of waveforms in a sequence: all that anyone asks for came before.
+                return data, Rest(0, 0, rest.tag)
+            raise UnreadableDatasetError("an element of the header is longer than 64 MiB")
+        more = source.read(max(need - len(data), len(data), _CHUNK))
+        if not more:
+            return data, Rest(0, need, rest.tag if data else -1)
+        data += more
 
 
-def _items(raw: Dataset, tag: int) -> list[Dataset]:
+def _skipped(source: _Source, length: int) -> bool:
+    """Pass over a value; tells whether all of it was there."""
+    if isinstance(source, io.IOBase) and source.seekable():
+        source.seek(length - 1, io.SEEK_CUR)
+        return len(source.read(1)) == 1
+    while length and (passed := source.read(min(length, _CHUNK))):
+        length -= len(passed)
+    return length == 0
+
+
+def _said(transfer_syntax: str) -> Form:
+    return Form(
+        implicit=transfer_syntax == ImplicitVRLittleEndian, little_endian=transfer_syntax != ExplicitVRBigEndian
+    )
+
+
+@contextmanager
+def _unreadable() -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            value = raw[tag].value
-    except _UNREADABLE:
-        return []
-    return list(value) if isinstance(value, Sequence) else []
+        yield
+    except (tokenizer.MalformedError, zlib.error) as error:
+        raise UnreadableDatasetError(f"the dataset cannot be parsed ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return (
+        str(error) if isinstance(error, tokenizer.MalformedError) else "it was not deflated as its transfer syntax says"
+    )
