@@ -66,6 +66,16 @@ def read_pem(pem: bytes) -> list[Certificate]:
         raise UnreadableCertificateError("the file holds no certificate in PEM: write it anew") from error
 
 
+def next_updates(pem: bytes) -> list[datetime]:
+    """Give until when each list of revoked certificates of a PEM file holds, UTC. Raises UnreadableCertificateError."""
+    end = b"-----END X509 CRL-----"
+    try:
+        lists = [x509.load_pem_x509_crl(part + end) for part in pem.split(end)[:-1]]
+    except ValueError as error:
+        raise UnreadableCertificateError("the file holds no list of revoked certificates: write it anew") from error
+    return [each.next_update_utc for each in lists if each.next_update_utc is not None]
+
+
 def _certificate(found: x509.Certificate, der: bytes) -> Certificate:
     return Certificate(
         frozenset(str(each.value) for each in found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)),

@@ -1,8 +1,11 @@
-"""Who is let in, by the network definition in force; and what is said of those who are not."""
+"""Who is let in, by the network definition in force, and how many at once; and what is said of those who are not."""
 
 import asyncio
 import socket
 import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import datetime, timedelta
 from ipaddress import ip_address
@@ -10,16 +13,20 @@ from ipaddress import ip_address
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from contracts.definition import Snapshot
+from contracts.definition import Node, Snapshot
 from contracts.fact import AeTitle
 from contracts.instances import AssociationRefused
 from libs.clock import Clock
 from libs.dimse.admission import Admitted, Refusal, admit, host_names
+from libs.dimse.certificate import Certificate, UnreadableCertificateError, read_der
+from libs.dimse.handshake import HandshakeError
 from libs.messaging.outbox import Outbox
 from libs.service import Platform
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.telemetry import log
+from services.ingest import metric
+from services.ingest.limits import Associations, Pace
 
 _LOG = log.get(__name__)
 _AE_TITLE: TypeAdapter[str] = TypeAdapter(AeTitle)
@@ -29,6 +36,8 @@ _RESOLVE_EVERY = 60.0
 #: A caller that is refused tries again and again: it is told of once in this time.
 _SAID_EVERY = timedelta(minutes=1)
 _MOST_REMEMBERED = 10_000
+#: How many nodes a log line names.
+_MOST_NAMED = 5
 
 
 class Gate:
@@ -38,10 +47,25 @@ class Gate:
     ----------
     loopback
         Whether an unknown caller on this machine is let in: see `libs.dimse.admission.admit`.
+    tls
+        Whether there is a port with TLS.
+    associations
+        Most associations at a time, of all nodes together.
+    monotonic
+        Seconds that never go back, for rates.
     """
 
     def __init__(
-        self, network: NetworkView, database: Database, outbox: Outbox, *, loopback: bool, clock: Clock
+        self,
+        network: NetworkView,
+        database: Database,
+        outbox: Outbox,
+        *,
+        loopback: bool,
+        clock: Clock,
+        tls: bool = False,
+        associations: int = 100,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._network = network
         self._database = database
@@ -53,24 +77,84 @@ class Gate:
         self._wake = asyncio.Event()
         self._lock = threading.Lock()
         self._said: dict[tuple[str, str, str], datetime] = {}
+        self._tls = tls
+        self._associations = Associations(associations)
+        self._paces: dict[str, Pace] = defaultdict(Pace)
+        self._monotonic = monotonic
+        if network.current is not None:
+            self._warn(network.current)
         network.on_change(self._changed)
 
-    def admit(self, called: str, calling: str, address: str) -> Admitted | Refusal:
-        """Decide who a caller is."""
+    def admit(
+        self,
+        called: str,
+        calling: str,
+        address: str,
+        certificate: bytes | None = None,
+        *,
+        association: str | None = None,
+    ) -> Admitted | Refusal:
+        """Decide who a caller is, and whether there is a place for them.
+
+        Parameters
+        ----------
+        called, calling
+            AE titles, without padding.
+        address
+            Source address, without the port.
+        certificate
+            DER of the certificate that the caller has proved by TLS.
+        association
+            Name of the association, which is counted in if it is admitted, until `closed`; None counts nothing.
+        """
         try:
             _AE_TITLE.validate_python(calling)
             _AE_TITLE.validate_python(called)
         except ValidationError:
             return Refusal("an AE title is empty or malformed", permanent=True, diagnostic=3)
+        shown: Certificate | None = None
+        if certificate is not None:
+            try:
+                shown = read_der(certificate)
+            except UnreadableCertificateError as error:
+                return Refusal(str(error), permanent=True, diagnostic=3)
         snapshot = self._network.current
-        return admit(
+        decision = admit(
             None if snapshot is None else snapshot.definition,
             called,
             calling,
             address,
             resolved=self._resolved,
             loopback=self._loopback,
+            certificate=shown,
         )
+        if isinstance(decision, Refusal) or association is None:
+            return decision
+        with self._lock:
+            full = self._associations.open(association, decision.node, address, decision.limits)
+        return full or decision
+
+    def closed(self, association: str) -> None:
+        """Count an association out; one that was never counted in, or is out already, changes nothing."""
+        with self._lock:
+            self._associations.close(association)
+
+    def take(self, association: str) -> float:
+        """Count one instance of an association, and give how many seconds its answer has to wait for the node's rate.
+
+        The definition in force counts: a rate that is changed holds at once.
+        """
+        with self._lock:
+            name = self._associations.node(association)
+            node = None if name is None else self._node(name)
+            if name is None or node is None or node.limits.rate is None:
+                return 0.0
+            return self._paces[name].take(node.limits.rate, self._monotonic())
+
+    def insecure(self, address: str, error: HandshakeError) -> None:
+        """Count a TLS handshake that failed, and tell of it as `refused` does; from any thread."""
+        metric.HANDSHAKES.labels(reason=error.failure).inc()
+        self.refused("", "", address, f"no TLS: {error}")
 
     def refused(self, calling: str, called: str, address: str, reason: str) -> None:
         """Log a refusal and emit `association.refused`, once a minute for the same caller; from any thread."""
@@ -119,8 +203,23 @@ class Gate:
             except TimeoutError:
                 continue
 
-    def _changed(self, _snapshot: Snapshot) -> None:
+    def _node(self, key: str) -> Node | None:
+        snapshot = self._network.current
+        return None if snapshot is None else snapshot.definition.nodes.get(key)
+
+    def _changed(self, snapshot: Snapshot) -> None:
+        self._warn(snapshot)
         self._wake.set()
+
+    def _warn(self, snapshot: Snapshot) -> None:
+        those = [key for key, node in snapshot.definition.nodes.items() if node.certificate and not node.retired]
+        if those and not self._tls:
+            _LOG.warning(
+                "nodes with a certificate cannot call: there is no DICOM port with TLS",
+                node=those[:_MOST_NAMED],
+                count=len(those),
+                advice="set KIVUKO_DICOM_TLS_PORT and the files for it: see docs/dicom-tls.md",
+            )
 
     async def _emit(self, event: AssociationRefused) -> None:
         async with self._database.transaction() as tx:

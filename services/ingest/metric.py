@@ -16,3 +16,7 @@ SPOOL_DEPTH = metric.gauge("kivuko_ingest_spool_entries", "Entries of the spool 
 SPOOL_AGE = metric.gauge("kivuko_ingest_spool_age_seconds", "How long the oldest of them has waited.")
 FAILURES = metric.counter("kivuko_ingest_failures_total", "Failures that are tried again.", ["kind"])
 STUDIES = metric.counter("kivuko_ingest_studies_total", "Versions of studies.", ["event"])
+HANDSHAKES = metric.counter("kivuko_ingest_tls_failures_total", "TLS handshakes that failed.", ["reason"])
+TLS_DAYS = metric.gauge(
+    "kivuko_ingest_tls_days_left", "Days until the first file of a kind for DICOM TLS is out of date.", ["kind"]
+)
