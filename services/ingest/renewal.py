@@ -1,4 +1,4 @@
-"""Watches the files of DICOM TLS: says in good time that one has to be renewed, and at once that a new one does not fit."""
+"""Watches the files of DICOM TLS: says in good time that one must be renewed, and at once that a new one is unfit."""
 
 import asyncio
 from datetime import datetime, timedelta
