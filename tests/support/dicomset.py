@@ -124,9 +124,13 @@ def rt_set(folder: Path) -> list[Path]:
 
 def dataset_bytes(path: Path) -> bytes:
     """Give the dataset of a Part 10 file as it stands there, without preamble and group 0002 (PS3.10 section 7.1)."""
-    data = path.read_bytes()
+    return dataset_of(path.read_bytes())
+
+
+def dataset_of(data: bytes) -> bytes:
+    """Give the dataset out of the bytes of a Part 10 file. Raises ValueError if they are none."""
     if data[128:132] != b"DICM":
-        raise ValueError(f"{path.name} is not a Part 10 file")
+        raise ValueError("not a Part 10 file")
     at = 132
     while data[at : at + 2] == b"\x02\x00":
         # Group 0002 is always Explicit VR Little Endian (PS3.10 section 7.1); OB and UN have a four-byte length.
