@@ -6,13 +6,13 @@ come, from one buffer of a fixed size.
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
+from libs.dimse import associate, negotiation, pdu
 from libs.dimse import command as commands
-from libs.dimse import negotiation, pdu
 from libs.dimse.command import Command
 from libs.dimse.connection import Connection, LostError, Socket, StoppedError, TimedOutError, interrupter
 from libs.dimse.negotiation import Acceptance, Context, Request
@@ -120,13 +120,38 @@ class Provider(Protocol):
         """Take a request with a dataset that has not come yet."""
         ...
 
-    def answer(self, context: Context, command: Command) -> Iterator[Command]:
+    def answer(self, context: Context, command: Command) -> Iterable[Command]:
         """Give the responses to a request without dataset, one of type C-CANCEL excepted."""
         ...
 
     def ended(self, how: Ending) -> None:
         """Hear once how an accepted association ended, before the peer hears it."""
         ...
+
+
+class Declined:
+    """A sink for a request that is not served: the dataset is read past, and the response says why.
+
+    Parameters
+    ----------
+    request
+        What is answered.
+    status, comment
+        Of the response; PS3.7 annex C.
+    """
+
+    def __init__(self, request: Command, status: int = commands.UNRECOGNIZED_OPERATION, comment: str = "") -> None:
+        self._response = commands.response(request, status, comment)
+
+    def write(self, fragment: memoryview) -> None:
+        """Read past it."""
+
+    def finish(self) -> Command:
+        """Give the refusal."""
+        return self._response
+
+    def abandon(self) -> None:
+        """Nothing was kept."""
 
 
 class _AbortedError(Exception):
@@ -260,7 +285,7 @@ class Association:
             raise MalformedError(
                 Reason.INVALID_PARAMETER_VALUE, f"an A-ASSOCIATE-RQ claims more than {LONGEST_REQUEST} bytes"
             )
-        request = negotiation.decode_request(bytes(link.take(length)))
+        request = associate.decode_request(bytes(link.take(length)))
         if not request.protocol_version & 1:
             return Rejection(result=1, source=2, reason=2)
         if request.application_context != negotiation.APPLICATION_CONTEXT:
@@ -276,7 +301,7 @@ class Association:
         self._contexts = {each.id: each for each in agreement.contexts if isinstance(each, Context)}
         self._peer_max_pdu = request.max_pdu
         link.patient(options.network_timeout)
-        link.send(negotiation.encode_agreement(agreement))
+        link.send(associate.encode_agreement(agreement))
         return None
 
     def _transfer(self) -> None:

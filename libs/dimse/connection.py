@@ -7,6 +7,8 @@ from typing import Final, Protocol
 
 #: Bytes of the buffer while nobody has been admitted: what half-open connections may cost.
 _SMALL: Final = 1 << 14
+#: Seconds in which a peer may take our last word when this side is asked to end.
+_STOPPING: Final = 2.0
 
 
 class LostError(Exception):
@@ -118,7 +120,7 @@ class Connection:
             self.fill()
 
     def take(self, count: int) -> bytearray:
-        """Wait for so many bytes and copy them: memory grows with what came, not with what is claimed. Raises as `fill`."""
+        """Wait for so many bytes and copy them: memory grows with what came, not with claims. Raises as `fill`."""
         taken = bytearray()
         while len(taken) < count:
             if self.start == self.end:
@@ -147,16 +149,15 @@ class Connection:
 
         Closing at once with bytes unread resets the connection, and the peer may never see the last word.
         """
-        self._until = self._now() + seconds
-        stopping, self._stopping = self._stopping, False
+        if self._stopping:
+            # Whoever stops us waits for it, and the connection reads no further.
+            seconds = min(seconds, _STOPPING)
+        self._until, self._stopping = self._now() + seconds, False
         with suppress(LostError, TimedOutError, StoppedError):
             self.send(farewell)
-            self._stopping = stopping
             while True:
                 self.start = self.end = 0
-                self._left()
-                if not self._socket.recv_into(self.view):
-                    return
+                self.fill()
 
     def stop(self) -> None:
         """Have the thread that reads or sends raise StoppedError soon; from any thread."""
