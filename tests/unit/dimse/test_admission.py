@@ -1,3 +1,4 @@
+from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -6,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.definition import Definition
-from libs.dimse.admission import NO_DEFINITION, UNKNOWN_NODE, Admitted, Refusal, admit, host_names
+from libs.dimse.admission import NO_DEFINITION, UNKNOWN_NODE, Admitted, Limits, Refusal, admit, host_names
+from libs.dimse.certificate import Certificate
 
 pytestmark = pytest.mark.unit
 
@@ -30,9 +32,15 @@ def decide(
     address: str = "10.0.0.5",
     *,
     loopback: bool = False,
+    certificate: Certificate | None = None,
     **resolved: list[str],
 ) -> Admitted | Refusal:
-    return admit(network, called, calling, address, resolved=resolved, loopback=loopback)
+    return admit(network, called, calling, address, resolved=resolved, loopback=loopback, certificate=certificate)
+
+
+def shown(name: str = "", *, dns: tuple[str, ...] = (), digit: str = "0") -> Certificate:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    return Certificate(frozenset((name,)), frozenset(dns), f"sha256:{digit * 64}", at, at)
 
 
 def test_without_a_definition_nobody_is_let_in_and_may_try_again() -> None:
@@ -103,3 +111,116 @@ def test_a_network_lets_in_its_addresses_and_no_other(address: Any, other: Any, 
 def test_only_names_that_callers_are_known_by_are_looked_up() -> None:
     nodes = {"A": {"host": "one"}, "B": {"host": "10.0.0.1"}, "C": {"host": "two", "from": "10.0.0.0/8"}, "D": {}}
     assert host_names(definition(nodes)) == {"one"}
+
+
+FINGERPRINT = f"sha256:{'a' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "certificate", "let_in"),
+    [
+        ("ct1", shown("ct1"), True),
+        ("ct1", shown("CT1"), False),
+        ("ct1", shown("ct10"), False),
+        ("ct1.luba.example", shown("x", dns=("ct1.luba.example",)), True),
+        ("CT1.luba.example", shown("x", dns=("ct1.luba.example",)), True),
+        ("ct1.luba.example", shown("x", dns=("*.luba.example",)), False),
+        (FINGERPRINT, shown("ct1", digit="a"), True),
+        (FINGERPRINT, shown("ct1", digit="b"), False),
+        # A common name that looks like a fingerprint is none.
+        (FINGERPRINT, shown(FINGERPRINT, digit="b"), False),
+        ("ct1", None, False),
+        (FINGERPRINT, None, False),
+    ],
+)
+def test_a_node_with_a_certificate_must_show_it(wanted: str, certificate: Certificate | None, let_in: bool) -> None:
+    network = definition({"CT": {"host": "10.0.0.5", "certificate": wanted}})
+    found = decide(network, certificate=certificate)
+    assert isinstance(found, Admitted) == let_in
+    if isinstance(found, Refusal):
+        assert (found.permanent, found.diagnostic, found.source) == (True, 3, 1)
+        assert "TLS" in found.reason or "certificate shown" in found.reason
+
+
+def test_a_certificate_never_replaces_title_and_address() -> None:
+    network = definition({"CT": {"host": "10.0.0.5", "certificate": "ct1"}})
+    assert isinstance(decide(network, certificate=shown("ct1"), address="10.0.0.6"), Refusal)
+    assert isinstance(decide(network, certificate=shown("ct1"), calling="MR"), Refusal)
+
+
+def test_a_certificate_of_another_node_lets_nobody_in_as_one_without() -> None:
+    nodes: dict[str, dict[str, Any]] = {
+        "CT": {"host": "10.0.0.5"},
+        "MR": {"host": "10.0.0.6", "certificate": "mr1"},
+    }
+    assert isinstance(decide(definition(nodes), certificate=shown("ct1")), Admitted)
+    found = decide(definition(nodes), certificate=shown("mr1"))
+    assert isinstance(found, Refusal)
+    assert "MR" in found.reason
+    # The successor of a node that is retired often has its certificate.
+    nodes["MR"]["retired"] = True
+    assert isinstance(decide(definition(nodes), certificate=shown("mr1")), Admitted)
+
+
+def test_a_certificate_of_a_node_lets_nobody_in_as_unknown() -> None:
+    network = definition({"MR": {"host": "10.0.0.6", "certificate": "mr1"}}, sites=1)
+    assert isinstance(decide(network, address="127.0.0.1", loopback=True, certificate=shown("mr1")), Refusal)
+    assert isinstance(decide(network, address="127.0.0.1", loopback=True, certificate=shown("other")), Admitted)
+
+
+@pytest.mark.parametrize("order", [("A", "B"), ("B", "A")])
+@pytest.mark.parametrize(("name", "node"), [("b1", "B"), ("a1", "A")])
+def test_the_certificate_tells_nodes_apart_that_resolve_to_one_address(
+    order: tuple[str, str], name: str, node: str
+) -> None:
+    nodes = {key: {"aet": "CT", "host": key.lower(), "certificate": f"{key.lower()}1"} for key in order}
+    found = decide(definition(nodes), certificate=shown(name), a=["10.0.0.5"], b=["10.0.0.5"])
+    assert isinstance(found, Admitted)
+    assert found.node == node
+
+
+def test_limits_and_sop_classes_come_with_the_node() -> None:
+    network = definition({"CT": {"host": "10.0.0.5", "limits": {"associations": 3, "rate": 5, "object-size": "4GB"}}})
+    network.sites["s0"] = network.sites["s0"].model_copy(update={"sop_classes": "standard"})
+    found = decide(network)
+    assert isinstance(found, Admitted)
+    assert (found.limits, found.sop_classes) == (Limits(3, 5.0, 4_000_000_000), "standard")
+
+
+NAMES = st.sampled_from(["a1", "b1", "c1"])
+OPTIONAL = st.none() | NAMES
+
+
+@given(
+    st.dictionaries(st.sampled_from("ABC"), st.fixed_dictionaries({
+        "aet": st.sampled_from(["X", "Y"]),
+        "host": st.sampled_from(["10.0.0.1", "10.0.0.2"]),
+        "certificate": OPTIONAL,
+        "retired": st.booleans(),
+    })),
+    st.sampled_from(["X", "Y", "Z"]),
+    st.sampled_from(["10.0.0.1", "10.0.0.2", "10.0.0.3", "127.0.0.1"]),
+    OPTIONAL,
+    st.booleans(),
+)  # fmt: skip
+def test_nobody_passes_as_a_node_without_all_that_it_is_known_by(
+    nodes: dict[str, dict[str, Any]], calling: str, address: str, name: str | None, loopback: bool
+) -> None:
+    network = definition(nodes, sites=1)
+    certificate = None if name is None else shown(name)
+    found = decide(network, calling, address=address, loopback=loopback, certificate=certificate)
+    if not isinstance(found, Admitted):
+        assert found.reason
+        return
+    holders = {key for key, node in nodes.items() if node["certificate"] == name and not node["retired"]}
+    if found.node == UNKNOWN_NODE:
+        assert loopback
+        assert address == "127.0.0.1"
+        assert name is None or not holders
+        return
+    node = nodes[found.node]
+    assert (node["aet"], node["host"], node["retired"]) == (calling, address, False)
+    assert node["certificate"] in (None, name)
+    # Whoever holds the certificate of some node is that node, and no other.
+    if name is not None and holders:
+        assert found.node in holders
