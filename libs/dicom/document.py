@@ -49,21 +49,12 @@ def document(found: dict[int, Raw], form: Form, parent: Encodings, depth: int = 
     return said
 
 
-def values(tag: int, raw: Raw, form: Form, encodings: Encodings) -> list[element.Value]:
-    """Read an element's values, by the dictionary's VR where it doesn't say its own."""
-    vr, value = raw
-    if not value:
-        return []
-    if vr in ("", "UN"):
-        vr = element.known_vr(tag)
-    return element.values(vr, value, encodings, little_endian=form.little_endian)
-
-
 def encodings_of(found: dict[int, Raw], form: Form, parent: Encodings) -> Encodings:
     """Give the codecs of a dataset: by its (0008,0005), else those of the dataset around it."""
     if _CHARACTER_SET not in found:
         return parent
-    terms = values(_CHARACTER_SET, found[_CHARACTER_SET], form, ("ascii",))
+    vr, value = found[_CHARACTER_SET]
+    terms = element.said(_CHARACTER_SET, vr, value, ("ascii",), little_endian=form.little_endian)
     return charset.encodings(tuple(str(term) for term in terms)) if terms else parent
 
 

@@ -20,7 +20,7 @@ _CODES: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q
 _ONE_NUMBER: Final = {
     (vr, little): Struct(order + code) for vr, code in _CODES.items() for little, order in ((True, "<"), (False, ">"))
 }
-_PADDING: Final = " \0"
+PADDING: Final = " \0"
 #: What resets the character set inside a value, PS3.5 section 6.1.2.5.3.
 _DELIMITERS: Final = frozenset({0x0D, 0x0A, 0x09, 0x0C, 0x5C})
 _PN_DELIMITERS: Final = _DELIMITERS | {0x5E, 0x3D}
@@ -55,6 +55,13 @@ def values(vr: str, value: bytes, encodings: Encodings, *, little_endian: bool) 
     if " or " in vr:
         return values(vr.split(" or ", 1)[0], value, encodings, little_endian=little_endian)
     return []
+
+
+def said(tag: int, vr: str, value: bytes, encodings: Encodings, *, little_endian: bool) -> list[Value]:
+    """Read the value of an element that may not say its VR, by the dictionary's then; as `values`."""
+    if not value:
+        return []
+    return values(known_vr(tag) if vr in ("", "UN") else vr, value, encodings, little_endian=little_endian)
 
 
 def attribute(tag: int, found: list[Value]) -> AttributeValue | None:
@@ -104,10 +111,10 @@ def _texts(vr: str, value: bytes, encodings: Encodings) -> list[str]:
     else:
         text = value.decode("latin-1")
     if vr in _ONE_TEXT:
-        return [text.rstrip(_PADDING)]
+        return [text.rstrip(PADDING)]
     if "\\" not in text:
-        return [text.strip(_PADDING)]
-    return [each.strip(_PADDING) for each in text.split("\\")]
+        return [text.strip(PADDING)]
+    return [each.strip(PADDING) for each in text.split("\\")]
 
 
 def _numbers(texts: list[str], kind: Callable[[str], int | float]) -> list[Value]:

@@ -2,9 +2,9 @@
 
 import io
 import zlib
-from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Container
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, BinaryIO, Final, Protocol
 
 from pydicom.datadict import tag_for_keyword
@@ -48,6 +48,8 @@ _LAST_BASE: Final = max(_BASE_AND_IDENTITY)
 #: No real header comes near; neither a sequence nor a deflated dataset is held further, so that none fills the memory.
 _LONGEST_HEADER: Final = 64 << 20
 _CHUNK: Final = 1 << 14
+#: Longer values are not kept for the next instance.
+_LONGEST_KEPT: Final = 128
 
 
 class UnreadableDatasetError(Exception):
@@ -112,18 +114,23 @@ def identity(first: bytes | memoryview, transfer_syntax: str) -> Identity | None
         These bytes are not the beginning of a dataset.
     """
     found: dict[int, Raw] = {}
-    deflated = transfer_syntax == DeflatedExplicitVRLittleEndian
-    with _unreadable():
-        source: _Source = Inflated(io.BytesIO(first), _LONGEST_HEADER) if deflated else io.BytesIO()
-        data = source.read(_CHUNK) if deflated else bytes(first)
-        form = tokenizer.form_of(data, _said(transfer_syntax))
-        _, rest = _gather(source, data, 0, found, form, _IDENTITY_TAGS, _SERIES + 1)
-    if rest.tag >= tokenizer.PIXELS and not found:
+    try:
+        if transfer_syntax == DeflatedExplicitVRLittleEndian:
+            source = Inflated(io.BytesIO(first), _LONGEST_HEADER)
+            data = source.read(_CHUNK)
+            form = tokenizer.form_of(data, _said(transfer_syntax))
+            _, rest = _gather(source, data, 0, found, form, _IDENTITY_TAGS, _SERIES + 1)
+        else:
+            data = bytes(first)
+            form = tokenizer.form_of(data, _said(transfer_syntax))
+            rest = tokenizer.scan(data, 0, found, form, wanted=_IDENTITY_TAGS, stop=_SERIES + 1)
+    except (tokenizer.MalformedError, zlib.error) as error:
+        raise _unreadable(error) from error
+    if rest.tag >= tokenizer.PIXELS and not rest.at:
         raise UnreadableDatasetError("the dataset holds no element before its pixel data")
     if rest.need or not found.keys() >= _UIDS.keys():
         return None
-    encodings = document.encodings_of(found, form, charset.DEFAULT)
-    return Identity(*(str(_attribute(found, tag, form, encodings) or "") for tag in _UIDS))
+    return Identity(*(_uid(found, tag, form) for tag in _UIDS))
 
 
 def read(dataset: BinaryIO, transfer_syntax: str) -> Header:
@@ -164,12 +171,18 @@ def read_whole(dataset: BinaryIO, transfer_syntax: str) -> tuple[Header, dict[st
 
 def _header(found: dict[int, Raw], form: Form) -> Header:
     encodings = document.encodings_of(found, form, charset.DEFAULT)
+    little_endian = form.little_endian
     attributes: Attributes = {}
     for tag, keyword in _BASE_TAGS.items():
         if tag in found:
-            value = _attribute(found, tag, form, encodings)
-            if value is not None:
-                attributes[keyword] = value
+            vr, value = found[tag]
+            if len(value) <= _LONGEST_KEPT:
+                said = _kept_attribute(tag, vr, value, encodings, little_endian)
+            else:
+                said = _attribute(tag, vr, value, encodings, little_endian)
+            if said is not None:
+                # A list of their own for everyone, as the kept one is shared.
+                attributes[keyword] = said if not isinstance(said, list) else said.copy()
     return Header(
         sop_class_uid=str(attributes.get("SOPClassUID", "")),
         sop_instance_uid=str(attributes.get("SOPInstanceUID", "")),
@@ -179,14 +192,28 @@ def _header(found: dict[int, Raw], form: Form) -> Header:
     )
 
 
-def _attribute(found: dict[int, Raw], tag: int, form: Form, encodings: charset.Encodings) -> AttributeValue | None:
-    return element.attribute(tag, document.values(tag, found[tag], form, encodings))
+def _attribute(
+    tag: int, vr: str, value: bytes, encodings: charset.Encodings, little_endian: bool
+) -> AttributeValue | None:
+    return element.attribute(tag, element.said(tag, vr, value, encodings, little_endian=little_endian))
+
+
+#: Most values of a study are the same in all its instances.
+_kept_attribute = lru_cache(maxsize=4096)(_attribute)
+
+
+def _uid(found: dict[int, Raw], tag: int, form: Form) -> str:
+    vr, value = found[tag]
+    if vr == "UI" and b"\\" not in value:
+        return value.decode("latin-1").strip(element.PADDING)
+    encodings = document.encodings_of(found, form, charset.DEFAULT)
+    return str(_attribute(tag, vr, value, encodings, form.little_endian) or "")
 
 
 def _elements(dataset: BinaryIO, transfer_syntax: str, wanted: Container[int] | None) -> tuple[dict[int, Raw], Form]:
     found: dict[int, Raw] = {}
     deflated = transfer_syntax == DeflatedExplicitVRLittleEndian
-    with _unreadable():
+    try:
         source: _Source = Inflated(dataset, _LONGEST_HEADER) if deflated else dataset
         data = source.read(_CHUNK)
         form = tokenizer.form_of(data, _said(transfer_syntax))
@@ -194,6 +221,8 @@ def _elements(dataset: BinaryIO, transfer_syntax: str, wanted: Container[int] | 
         identified = {tag: found[tag] for tag in _UIDS if tag in found}
         if not rest.need:
             data, rest = _gather(source, data, rest.at, found, form, wanted, tokenizer.PIXELS)
+    except (tokenizer.MalformedError, zlib.error) as error:
+        raise _unreadable(error) from error
     if len(identified) == len(_UIDS):
         # What stands in its place counts, also when it comes again: `identity` and the answer went by it.
         found |= identified
@@ -255,15 +284,7 @@ def _said(transfer_syntax: str) -> Form:
     )
 
 
-@contextmanager
-def _unreadable() -> Iterator[None]:
-    try:
-        yield
-    except (tokenizer.MalformedError, zlib.error) as error:
-        raise UnreadableDatasetError(f"the dataset cannot be parsed ({_reason(error)})") from error
-
-
-def _reason(error: Exception) -> str:
-    return (
-        str(error) if isinstance(error, tokenizer.MalformedError) else "it was not deflated as its transfer syntax says"
-    )
+def _unreadable(error: Exception) -> UnreadableDatasetError:
+    malformed = isinstance(error, tokenizer.MalformedError)
+    why = str(error) if malformed else "it is not deflated, as its transfer syntax says it is"
+    return UnreadableDatasetError(f"the dataset cannot be parsed: {why}")

@@ -19,7 +19,7 @@ _ITEM: Final = 0xFFFEE000
 _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
 _HEAD: Final = 8
-_LONG_HEAD: Final = 12
+_LONG: Final = 4
 #: PS3.5 section 7.1.2: VRs with a length of 16 and of 32 bits, as they stand in the bytes.
 _SHORT_VRS: Final = {
     vr.encode(): vr
@@ -31,6 +31,7 @@ _SHORT_VRS: Final = {
 _LONG_VRS: Final = {
     vr.encode(): vr for vr in ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV")
 }
+_NONE: Final[dict[bytes, str]] = {}
 #: VRs of which no value is ever given, so that none is held.
 _BULK: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW"})
 
@@ -91,7 +92,7 @@ def form_of(data: bytes, said: Form) -> Form:
     return Form(implicit=not _says_vr(data, 0), little_endian=said.little_endian)
 
 
-def scan(  # noqa: C901, PLR0911, PLR0912 (one loop on purpose: a call for each element costs more than the reading)
+def scan(  # noqa: C901, PLR0912 (one loop on purpose: a call for each element costs more than the reading)
     data: bytes, at: int, found: dict[int, Raw], form: Form, *, wanted: Container[int] | None = None, stop: int = PIXELS
 ) -> Rest:
     """Take the elements of one dataset, without those inside its sequences.
@@ -107,7 +108,7 @@ def scan(  # noqa: C901, PLR0911, PLR0912 (one loop on purpose: a call for each 
     form
         How they are encoded.
     wanted
-        Tags to take; the others are skipped. All, if None; then binary ones are taken without their value.
+        Tags to take; the others are skipped. All, if None. Binary ones are taken without their value.
     stop
         First tag that is not part of the dataset.
 
@@ -117,37 +118,38 @@ def scan(  # noqa: C901, PLR0911, PLR0912 (one loop on purpose: a call for each 
         A sequence holds something that is no item.
     """
     words = _WORDS[form.little_endian]
-    implicit_head, explicit_head, long_length = words.implicit, words.explicit, words.length
-    implicit = form.implicit
+    head = words.explicit
+    short_vrs = _NONE if form.implicit else _SHORT_VRS
     size = len(data)
-    while True:
-        if size - at < _HEAD:
-            return Rest(at, at + _HEAD, -1)
-        value = at + _HEAD
-        vr = ""
-        if implicit:
-            group, number, length = implicit_head(data, at)
-            tag = group << 16 | number
-        else:
-            group, number, code, length = explicit_head(data, at)
-            tag = group << 16 | number
-            if code in _SHORT_VRS:
-                vr = _SHORT_VRS[code]
-            elif code in _LONG_VRS:
-                if tag >= stop:
-                    return Rest(at, 0, tag)
-                if size - at < _LONG_HEAD:
-                    return Rest(at, at + _LONG_HEAD, tag)
-                vr = _LONG_VRS[code]
-                (length,) = long_length(data, value)
-                value += 4
-            elif b"AA" <= code <= b"ZZ":
-                # A VR of a later edition, or none at all: read as far as it goes.
-                vr = code.decode("latin-1")
-            else:
-                _, _, length = implicit_head(data, at)
+    last = size - _HEAD
+    tag = -1
+    while at <= last:
+        group, number, code, length = head(data, at)
+        tag = group << 16 | number
         if tag >= stop:
             return Rest(at, 0, tag)
+        vr = short_vrs.get(code)
+        if vr is not None:
+            end = at + _HEAD + length
+            if wanted is None or tag in wanted:
+                if end > size:
+                    return Rest(at, end, tag)
+                found[tag] = (vr, data[at + _HEAD : end])
+            at = end
+            continue
+        value = at + _HEAD
+        if form.implicit or not b"AA" <= code <= b"ZZ":
+            vr = ""
+            _, _, length = words.implicit(data, at)
+        elif code in _LONG_VRS:
+            if size - value < _LONG:
+                return Rest(at, value + _LONG, tag)
+            vr = _LONG_VRS[code]
+            (length,) = words.length(data, value)
+            value += _LONG
+        else:
+            # A VR of a later edition, or none at all: read as far as it goes.
+            vr = code.decode("latin-1")
         if length == UNDEFINED:
             end = _past_items(data, value, form)
             if end < 0:
@@ -157,20 +159,16 @@ def scan(  # noqa: C901, PLR0911, PLR0912 (one loop on purpose: a call for each 
             at = end
             continue
         end = value + length
-        if wanted is None:
+        if wanted is None or tag in wanted:
             if vr in _BULK:
                 found[tag] = (vr, b"")
             elif end > size:
                 return Rest(at, end, tag)
             else:
                 found[tag] = (vr, data[value:end])
-        elif tag in wanted:
-            if end > size:
-                return Rest(at, end, tag)
-            found[tag] = (vr, data[value:end])
-        if end > size:
-            return Rest(end, end, tag)
         at = end
+    # Behind the end where a value that isn't held was passed over.
+    return Rest(at, at, tag) if at > size else Rest(at, at + _HEAD, -1)
 
 
 def items(value: bytes, form: Form) -> list[tuple[dict[int, Raw], Form]]:
@@ -262,7 +260,7 @@ def _head(data: bytes, at: int, form: Form, words: _Words) -> tuple[int, int, in
     group, number, code, length = words.explicit(data, at)
     value = at + _HEAD
     if not form.implicit and code in _LONG_VRS:
-        value += 4
+        value += _LONG
         length = words.length(data, at + _HEAD)[0] if value <= len(data) else 0
     elif form.implicit or not b"AA" <= code <= b"ZZ":
         _, _, length = words.implicit(data, at)

@@ -1,4 +1,9 @@
-"""The header of a dataset: everything before the pixel data, from bytes in any transfer syntax."""
+"""The header of a dataset as pydicom parses it: what `libs/dicom/header.py` must say, too.
+
+Two things differ on purpose from what it was when it was in use: sequences are converted after all other values are
+taken, because pydicom converts others with them, which then were missing; and elements are taken without `get_item`, for
+the same reason.
+"""
 
 import io
 import struct
@@ -13,6 +18,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from contracts.fact import Attributes
@@ -142,7 +148,7 @@ def _read(dataset: BinaryIO, transfer_syntax: str) -> Dataset:
         raise UnreadableDatasetError("the dataset holds no element")
     for tag in raw.keys():  # noqa: SIM118 (iterating a Dataset converts its elements)
         item = _item(raw, tag)
-        if isinstance(item, RawDataElement) and item.value is not None and len(item.value) < item.length < 0xFFFFFFFF:  # noqa: PLR2004 (undefined length)
+        if isinstance(item, RawDataElement) and item.value is not None and len(item.value) < item.length < 0xFFFFFFFF:
             raise UnreadableDatasetError(f"the dataset ends inside the value of ({tag.group:04X},{tag.element:04X})")
     return raw
 
@@ -157,8 +163,8 @@ def _inflated(dataset: BinaryIO) -> io.BytesIO:
 
 
 def _item(raw: Dataset, tag: int) -> RawDataElement | DataElement:
-    # Typed too narrowly by pydicom: what is read from bytes stays raw until someone asks for its value.
-    return cast("RawDataElement | DataElement", raw.get_item(tag))
+    # Not by `get_item`, which converts private creators on its way.
+    return cast("RawDataElement | DataElement", raw._dict[BaseTag(tag)])
 
 
 def _values(raw: Dataset, tag: int, encodings: element.Encodings) -> list[element.Value]:
@@ -189,13 +195,13 @@ def _encodings(raw: Dataset, parent: list[str]) -> list[str]:
 def _document(raw: Dataset, parent: list[str], depth: int) -> dict[str, Any]:
     encodings = _encodings(raw, parent)
     found: dict[str, Any] = {}
+    sequences: list[int] = []
     for tag in sorted(raw.keys()):
         item = _item(raw, tag)
         vr = item.VR if item.VR not in (None, "UN") else element.known_vr(tag)
         entry: dict[str, Any] = {"vr": vr}
         if vr == "SQ":
-            if depth < _DEEPEST:
-                entry["Value"] = [_document(each, encodings, depth + 1) for each in _items(raw, tag)]
+            sequences.append(tag)
         else:
             values = _values(raw, tag, encodings)
             if values:
@@ -203,6 +209,8 @@ def _document(raw: Dataset, parent: list[str], depth: int) -> dict[str, Any]:
         if keyword := keyword_for_tag(tag):
             entry["keyword"] = keyword
         found[f"{tag:08X}"] = entry
+    for tag in sequences if depth < _DEEPEST else []:
+        found[f"{tag:08X}"]["Value"] = [_document(each, encodings, depth + 1) for each in _items(raw, tag)]
     return found
 
 
