@@ -57,6 +57,11 @@ def at_least(name: str, unit: str, rounds: Sequence[float], least: float) -> Fig
     return Figure(name, unit, value, (min(rounds), max(rounds)), goal=f">= {least:g} {unit}", met=value >= least)
 
 
+def measured(name: str, unit: str, rounds: Sequence[float]) -> Figure:
+    """Make a figure without a goal."""
+    return Figure(name, unit, statistics.median(rounds), (min(rounds), max(rounds)))
+
+
 def beside(
     name: str,
     unit: str,

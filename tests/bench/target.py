@@ -1,6 +1,5 @@
 """What receives in the benchmark of ingest: this project and its peers, each started as its users start it."""
 
-import json
 import shutil
 import sqlite3
 import sys
@@ -16,6 +15,7 @@ from tests.support.orthanc import Orthanc
 from tests.support.port import free_port
 from tests.support.process import Program, answers, program
 from tests.support.sender import Sent
+from tests.support.stored import NETWORK, database
 
 _LOOK_S = 0.01
 _REST_S = 0.3
@@ -74,7 +74,7 @@ class Kivuko:
 
     def start(self) -> None:
         self._system.start()
-        self._system.apply(_DEFINITION)
+        self._system.apply(NETWORK)
 
     def stop(self) -> None:
         self._system.kill()
@@ -91,45 +91,34 @@ class Kivuko:
         rest(self.pid)
 
     def _reached(self, state: Callable[[sqlite3.Connection], bool]) -> bool:
-        path = self._system.of("all").home / "db" / "ingest.db"
-        database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
+        index = database(self._system.of("all").home, "ingest")
         try:
             deadline = time.monotonic() + _MOST_S
-            while not state(database):
+            while not state(index):
                 if time.monotonic() > deadline:
                     return False
                 time.sleep(_LOOK_S)
             return True
         finally:
-            database.close()
+            index.close()
 
 
-_DEFINITION = json.dumps(
-    {
-        "kivuko": 1,
-        "name": "Bench",
-        "sites": {"bench": {"name": "Bench"}},
-        "nodes": {"STORESCU": {"site": "bench", "host": "127.0.0.1", "may": ["store"], "associations": 64}},
-    }
-)
+def _indexed(index: sqlite3.Connection, studies: list[str]) -> int:
+    return int(_of(index, "coalesce(sum(instance_count), 0)", studies))
 
 
-def _indexed(database: sqlite3.Connection, studies: list[str]) -> int:
-    return int(_of(database, "coalesce(sum(instance_count), 0)", studies))
+def _complete(index: sqlite3.Connection, studies: list[str]) -> int:
+    return int(_of(index, "coalesce(sum(version_count = instance_count), 0)", studies))
 
 
-def _complete(database: sqlite3.Connection, studies: list[str]) -> int:
-    return int(_of(database, "coalesce(sum(version_count = instance_count), 0)", studies))
-
-
-def _of(database: sqlite3.Connection, what: str, studies: list[str]) -> int:
+def _of(index: sqlite3.Connection, what: str, studies: list[str]) -> int:
     marks = ",".join("?" * len(studies))
-    found: int = database.execute(f"SELECT {what} FROM studies WHERE study_uid IN ({marks})", studies).fetchone()[0]  # noqa: S608 (constants and question marks)
+    found: int = index.execute(f"SELECT {what} FROM studies WHERE study_uid IN ({marks})", studies).fetchone()[0]  # noqa: S608 (constants and question marks)
     return found
 
 
-def _published(database: sqlite3.Connection) -> bool:
-    return not database.execute("SELECT EXISTS(SELECT 1 FROM outbox)").fetchone()[0]
+def _published(index: sqlite3.Connection) -> bool:
+    return not index.execute("SELECT EXISTS(SELECT 1 FROM outbox)").fetchone()[0]
 
 
 class Peer:

@@ -1,6 +1,5 @@
 """Kills at random moments under many senders: nothing acknowledged is lost, nothing is left over, nothing is early."""
 
-import json
 import os
 import random
 from collections import Counter
@@ -9,21 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.kivuko import System, embedded
+from tests.support.stored import NETWORK
 from tests.support.storm import kill_one, lost, modalities, orphans, premature, settled, versions
 
 pytestmark = [pytest.mark.e2e, pytest.mark.crash, pytest.mark.timeout(600)]
 
 SENDERS = 8
 KILLS = 8
-
-NETWORK = json.dumps(
-    {
-        "kivuko": 1,
-        "name": "Storm",
-        "sites": {"luba": {"name": "Luba"}},
-        "nodes": {"STORESCU": {"site": "luba", "host": "127.0.0.1", "may": ["store"], "associations": 64}},
-    }
-)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import threading
 import time
 from collections import Counter, defaultdict
@@ -23,6 +22,7 @@ from tests.support.dicomset import dataset_of
 from tests.support.kivuko import Process, System
 from tests.support.process import wait_until
 from tests.support.requestor import Association, BrokenError, NotAcceptedError, Request
+from tests.support.stored import database
 from tests.support.template import SYNTAX, Image, ct512, small, uid
 
 _AN_ASSOCIATION = 30
@@ -202,15 +202,15 @@ def settled(system: System, stations: Sequence[Modality], timeout_s: float = 240
     home = system.of("ingest").home
 
     def done() -> bool:
-        with closing(_database(home, "ingest")) as database:
-            waiting, declared = database.execute(
+        with closing(database(home, "ingest")) as tables:
+            waiting, declared = tables.execute(
                 "SELECT total(version_count <> instance_count OR due_at IS NOT NULL), total(version) FROM studies"
             ).fetchone()
-            published = not database.execute("SELECT EXISTS(SELECT 1 FROM outbox)").fetchone()[0]
-            known = {row[0] for row in database.execute("SELECT sop_uid FROM instances")}
+            published = not tables.execute("SELECT EXISTS(SELECT 1 FROM outbox)").fetchone()[0]
+            known = {row[0] for row in tables.execute("SELECT sop_uid FROM instances")}
         if not published or waiting or not wanted <= known or spooled(home):
             return False
-        return len(versions(home)) == declared
+        return len(versions(home)) == int(declared)
 
     try:
         wait_until(done, "the system to be at rest", timeout_s)
@@ -221,10 +221,10 @@ def settled(system: System, stations: Sequence[Modality], timeout_s: float = 240
 
 def lost(system: System, stations: Sequence[Modality], objects: str) -> list[str]:
     """Say what of that which was acknowledged the index or the object store does not hold as it was sent."""
-    with closing(_database(system.of("ingest").home, "ingest")) as database:
+    with closing(database(system.of("ingest").home, "ingest")) as tables:
         rows = {
             row[0]: (row[1], row[2])
-            for row in database.execute("SELECT sop_uid, content_hash, object_key FROM instances")
+            for row in tables.execute("SELECT sop_uid, content_hash, object_key FROM instances")
         }
     found = []
     store = open_store(objects)
@@ -247,10 +247,10 @@ def lost(system: System, stations: Sequence[Modality], objects: str) -> list[str
 def orphans(system: System, objects: str) -> list[str]:
     """Say what nobody names: files in the spool, objects without a row, rows without an object."""
     home = system.of("ingest").home
-    with closing(_database(home, "ingest")) as database:
+    with closing(database(home, "ingest")) as tables:
         named = {
             row[0]
-            for row in database.execute(
+            for row in tables.execute(
                 "SELECT object_key FROM instances UNION SELECT object_key FROM quarantine "
                 "UNION SELECT headers_key FROM batches"
             )
@@ -289,10 +289,10 @@ class Version:
 
 def versions(home: Path) -> list[Version]:
     """List the versions of all studies that the audit knows."""
-    with closing(_database(home, "audit")) as database:
+    with closing(database(home, "audit")) as tables:
         bodies = [
             json.loads(row[0])
-            for row in database.execute(
+            for row in tables.execute(
                 "SELECT body FROM records WHERE type IN ('kivuko.study.completed.v1', 'kivuko.study.amended.v1')"
             )
         ]
@@ -325,7 +325,3 @@ def premature(system: System, stations: Sequence[Modality], objects: str) -> lis
         ]
     store.close()
     return found
-
-
-def _database(home: Path, service: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{home / 'db' / service}.db?mode=ro", uri=True, timeout=30)
