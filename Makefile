@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo up test test-unit lint bench contracts
+.PHONY: help install dev demo up test test-unit lint bench soak contracts
 BIN := .venv/bin
 
 help: ## What can be made
@@ -34,6 +34,10 @@ lint: dev ## Style, format, types, and the one way between the rooms
 bench: dev ## Measure; make bench ONLY=ingest runs one
 	@tests/support/prerequisites.sh
 	$(BIN)/python -m tests.bench $(ONLY)
+
+soak: dev ## Kill it 200 times under load, take its object store away; about half an hour
+	@tests/support/prerequisites.sh
+	$(BIN)/python -m tests.soak
 
 contracts: dev ## Generate schemas and AsyncAPI from the models
 	$(BIN)/python -m contracts.generate

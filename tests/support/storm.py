@@ -22,7 +22,7 @@ from tests.support.dicomset import dataset_of
 from tests.support.kivuko import Process, System
 from tests.support.process import wait_until
 from tests.support.requestor import Association, BrokenError, NotAcceptedError, Request
-from tests.support.stored import database
+from tests.support.stored import NETWORK, database
 from tests.support.template import SYNTAX, Image, ct512, small, uid
 
 _AN_ASSOCIATION = 30
@@ -194,6 +194,41 @@ def _kill_while_starting(process: Process, choice: random.Random) -> None:
     finally:
         timer.join()
     process.kill()
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """What was found after a storm, and out of how much."""
+
+    faults: list[str]
+    acknowledged: int
+    versions: int
+
+
+def storm(
+    system: System, *, senders: int, kills: int, choice: random.Random, pace: float, told: Callable[[str], None]
+) -> Aftermath:
+    """Let modalities send to an embedded Kivuko while it is killed again and again, and look at what is left.
+
+    `pace` is the longest pause of a modality in seconds; `told` hears of each kill.
+    """
+    process = system.of("ingest")
+    objects = f"file://{process.home / 'objects'}"
+    system.start()
+    system.apply(NETWORK)
+    stations = modalities(system, senders, choice, pace)
+    for station in stations:
+        station.start()
+    for _ in range(kills):
+        told(kill_one(process, choice))
+    for station in stations:
+        station.stop()
+    settled(system, stations)
+    return Aftermath(
+        [*lost(system, stations, objects), *orphans(system, objects), *premature(system, stations, objects)],
+        sum(len(station.acknowledged) for station in stations),
+        len(versions(process.home)),
+    )
 
 
 def settled(system: System, stations: Sequence[Modality], timeout_s: float = 240) -> None:

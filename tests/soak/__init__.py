@@ -1,0 +1,1 @@
+"""Hours in minutes: kills and outages, many of them: `make soak`."""
