@@ -1,6 +1,7 @@
 """Checks a document: a definition, or all that is wrong with it at once."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from contracts.definition import Definition, RuleTest
 from libs.definition.condition import ConditionError, compile_condition
@@ -8,6 +9,9 @@ from libs.definition.document import Document, Problem, dotted
 from libs.definition.draft import Draft, draft
 from libs.definition.reference import misfits
 from libs.definition.ruleset import RuleSet, RuleTestError, run_test
+
+#: Senders wait so long for an answer at least, as a rule; then they abort.
+_LONGEST_WAIT_S: Final = 30
 
 
 def check(document: Document) -> Definition | list[Problem]:
@@ -18,7 +22,7 @@ def check(document: Document) -> Definition | list[Problem]:
     made, problems = draft(document)
     if made is None:
         return _ordered(problems)
-    problems += [*misfits(made), *_conditions(made)]
+    problems += [*misfits(made), *_limits(made), *_conditions(made)]
     if not problems:
         problems = list(_tests(made))
     return _ordered(problems) if problems else made.definition
@@ -26,6 +30,21 @@ def check(document: Document) -> Definition | list[Problem]:
 
 def _ordered(problems: list[Problem]) -> list[Problem]:
     return sorted(problems, key=lambda problem: (problem.line, problem.column, problem.message))
+
+
+def _limits(draft: Draft) -> Iterator[Problem]:
+    """Find nodes whose limits would keep a sender waiting until it gives up, and sends it all again."""
+    for key, node in draft.definition.nodes.items():
+        limits = node.limits
+        if limits.rate is None or limits.associations / limits.rate <= _LONGEST_WAIT_S:
+            continue
+        yield draft.document.problem(
+            ("nodes", key, "limits", "rate"),
+            f"{limits.associations} associations at {limits.rate:g} instances a second would wait "
+            f"{limits.associations / limits.rate:.0f} s for an answer, and most senders give up after 30 s",
+            f"allow fewer associations (limits: associations: {max(1, int(limits.rate * _LONGEST_WAIT_S))}), "
+            "or a higher rate",
+        )
 
 
 def _conditions(draft: Draft) -> Iterator[Problem]:

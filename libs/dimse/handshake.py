@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Final, Literal
 
 #: Why a handshake failed, as a label of metrics.
@@ -71,7 +72,12 @@ class HandshakeError(Exception):
 
 
 def handshake(
-    connection: socket.socket, context: ssl.SSLContext, seconds: float, *, server_hostname: str | None = None
+    connection: socket.socket,
+    context: ssl.SSLContext,
+    seconds: float,
+    *,
+    server_hostname: str | None = None,
+    began: Callable[[ssl.SSLSocket], None] = lambda _: None,
 ) -> ssl.SSLSocket:
     """Turn a connection into one with TLS.
 
@@ -85,6 +91,8 @@ def handshake(
         Longest time for the whole handshake, however slowly the peer drips.
     server_hostname
         Of whom a client calls.
+    began
+        Told of the socket that stands in for the connection from now on, so that another thread can shut it down.
 
     Returns
     -------
@@ -105,6 +113,7 @@ def handshake(
             do_handshake_on_connect=False,
             server_hostname=server_hostname,
         )
+        began(secured)
         secured.do_handshake()
     except OSError as error:
         (connection if secured is None else secured).close()

@@ -1,7 +1,7 @@
-"""How much at once: connections that nobody has been admitted on, associations, instances a second. Pure, not threaded.
+"""How much at once: associations, instances a second. Pure, not threaded.
 
-Back-pressure instead of collapse: who comes too often is put off (a transient rejection, a later answer), and who takes
-up places without ever saying who they are can take only some of them.
+Back-pressure instead of collapse: who comes too often is put off by a transient rejection or a later answer.
+Connections on which nobody has been admitted yet are bounded in `doorstep`.
 """
 
 from collections import Counter
@@ -14,41 +14,6 @@ from libs.dimse.admission import Limits, Refusal
 _LOCAL_LIMIT: Final = 2
 #: A node may be ahead of its rate by what it is owed in this time, in seconds.
 _BURST: Final = 1.0
-
-
-class Doorstep:
-    """Connections on which nobody has been admitted yet.
-
-    Parameters
-    ----------
-    most, most_an_address
-        How many there may be in total, and from one address.
-    """
-
-    def __init__(self, most: int, most_an_address: int) -> None:
-        self._most = most
-        self._most_an_address = most_an_address
-        self._of: dict[object, str] = {}
-        self._at: Counter[str] = Counter()
-
-    def enter(self, connection: object, address: str) -> bool:
-        """Tell whether a new connection may stay; one that may not is to be closed at once."""
-        if len(self._of) >= self._most or self._at[address] >= self._most_an_address:
-            return False
-        self._of[connection] = address
-        self._at[address] += 1
-        return True
-
-    def leave(self, connection: object) -> None:
-        """Forget a connection that was admitted, refused, or ended; twice is once."""
-        address = self._of.pop(connection, None)
-        if address is not None:
-            self._at[address] -= 1
-            if not self._at[address]:
-                del self._at[address]
-
-    def __len__(self) -> int:
-        return len(self._of)
 
 
 class Associations:

@@ -206,6 +206,16 @@ def test_a_handshake_that_drips_ends_at_its_deadline(ours: Files) -> None:
     assert caught.value.failure == "timeout"
 
 
+def test_a_handshake_can_be_ended_by_another_thread(ours: Files) -> None:
+    began: Future[ssl.SSLSocket] = Future()
+    with pair() as (here, _), ThreadPoolExecutor() as pool:
+        waiting = pool.submit(handshake, here, server_context(ours, "bcp195"), 60, began=began.set_result)
+        socket.socket.shutdown(began.result(10), socket.SHUT_RDWR)
+        error = waiting.exception(10)
+    assert isinstance(error, HandshakeError)
+    assert error.failure == "closed"
+
+
 def swap(path: Path, source: Path) -> None:
     """Put another file in the place of one, as programs that renew certificates do."""
     new = path.with_suffix(".new")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from libs.dimse.admission import Limits
-from services.ingest.limits import Associations, Doorstep, Pace
+from services.ingest.limits import Associations, Pace
 
 pytestmark = pytest.mark.unit
 
@@ -58,28 +58,6 @@ class Coming(RuleBasedStateMachine):
 
 
 TestComing: Any = Coming.TestCase
-
-
-@given(st.lists(st.tuples(st.booleans(), NUMBERS, ADDRESSES)))
-def test_the_doorstep_holds_so_many_in_total_and_from_one_address(steps: list[tuple[bool, int, str]]) -> None:
-    doorstep = Doorstep(most=5, most_an_address=3)
-    there: dict[int, str] = {}
-    for enters, number, address in steps:
-        if not enters:
-            doorstep.leave(number)
-            there.pop(number, None)
-        elif number not in there:
-            has_room = len(there) < 5 and list(there.values()).count(address) < 3
-            assert doorstep.enter(number, address) == has_room
-            if has_room:
-                there[number] = address
-        assert len(doorstep) == len(there)
-
-
-def test_one_address_cannot_keep_others_out() -> None:
-    doorstep = Doorstep(most=200, most_an_address=20)
-    assert sum(doorstep.enter(number, "10.0.0.9") for number in range(200)) == 20
-    assert doorstep.enter("good", "10.0.0.1")
 
 
 RATES = st.floats(0.1, 1000)
