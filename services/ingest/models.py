@@ -59,6 +59,8 @@ studies = Table(
     Column("announced", Integer, nullable=True),
     # When the first instance that no version has arrived: the wait for completion is counted from here.
     Column("pending_since", DateTime(timezone=True), nullable=True),
+    # When something of it arrived last on an association that was broken off; evidence unless more came since.
+    Column("broken_at", DateTime(timezone=True), nullable=True),
     # Signs and score of the last version.
     Column("evidence", JSON, nullable=True),
     Column("score", Float, nullable=True),

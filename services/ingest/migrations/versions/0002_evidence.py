@@ -22,6 +22,7 @@ def upgrade() -> None:
         sa.Column("modalities", sa.JSON(), nullable=True),
         sa.Column("announced", sa.Integer(), nullable=True),
         sa.Column("pending_since", _TIME, nullable=True),
+        sa.Column("broken_at", _TIME, nullable=True),
         sa.Column("evidence", sa.JSON(), nullable=True),
         sa.Column("score", sa.Float(), nullable=True),
         sa.Column("decided_version", sa.Integer(), nullable=False, server_default="0"),
@@ -109,4 +110,13 @@ def upgrade() -> None:
         "garbage",
         sa.Column("object_key", sa.String(512), primary_key=True),
         sa.Column("noted_at", _TIME, nullable=False),
+    )
+    # What is there already: counts and sizes are known, instance numbers are of no use (they would begin anywhere).
+    op.execute(
+        "INSERT INTO series (study_id, series_uid, instance_count, size)"
+        " SELECT study_id, series_uid, count(*), sum(size) FROM instances GROUP BY study_id, series_uid"
+    )
+    op.execute(
+        "UPDATE studies SET size = (SELECT coalesce(sum(series.size), 0) FROM series WHERE study_id = studies.id),"
+        " pending_since = CASE WHEN due_at IS NOT NULL THEN last_arrival END"
     )
