@@ -6,7 +6,7 @@ import io
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,6 +83,31 @@ class FolderStore:
         if placed:
             path.unlink(missing_ok=True)
         return placed
+
+    def keep(self, files: Mapping[str, Path]) -> None:
+        """Link or copy synced files: see `ObjectStore.keep`."""
+        targets = {self._path(key): path for key, path in files.items()}
+        folders = {target.parent for target in targets}
+        apart = []
+        with self._classified(), _key_is_no_folder():
+            for folder in folders:
+                self._sync_entries(folder)
+            for target, path in targets.items():
+                try:
+                    os.link(path, target)
+                except FileExistsError:
+                    if target.is_dir():
+                        raise
+                except OSError as error:
+                    # Two mounts of one file system are two file systems here, so only trying tells.
+                    if error.errno != errno.EXDEV:
+                        raise
+                    apart.append((target, path))
+            for folder in folders:
+                sync_folder(folder)
+        for target, path in apart:
+            with path.open("rb") as data:
+                self.put(str(target.relative_to(self._root)), data, if_absent=True)
 
     def open(self, key: str, offset: int = 0, length: int | None = None) -> BinaryIO:
         """Read an object: see `ObjectStore.open`."""
@@ -167,21 +192,18 @@ class FolderStore:
                 os.fsync(descriptor)
 
     def _place(self, source: Path, target: Path, *, if_absent: bool) -> bool:
-        with self._classified():
-            try:
-                self._sync_entries(target.parent)
-                placed = True
-                if if_absent:
-                    try:
-                        os.link(source, target)
-                    except FileExistsError:
-                        if target.is_dir():
-                            raise
-                        placed = False
-                else:
-                    source.replace(target)
-            except (FileExistsError, NotADirectoryError, IsADirectoryError):
-                raise ValueError("an object key can't be the folder of another object's key") from None
+        with self._classified(), _key_is_no_folder():
+            self._sync_entries(target.parent)
+            placed = True
+            if if_absent:
+                try:
+                    os.link(source, target)
+                except FileExistsError:
+                    if target.is_dir():
+                        raise
+                    placed = False
+            else:
+                source.replace(target)
             # Where another writer was first, its entry may not be synced yet.
             sync_folder(target.parent)
         return placed
@@ -270,6 +292,14 @@ class _Range(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+@contextmanager
+def _key_is_no_folder() -> Iterator[None]:
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise ValueError("an object key can't be the folder of another object's key") from None
 
 
 def _write_all(file: io.FileIO, data: bytes) -> None:

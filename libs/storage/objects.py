@@ -1,7 +1,7 @@
 """What an object store is, and which one a URL means."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -101,6 +101,23 @@ class ObjectStore(Protocol):
         ------
         StoreFullError
             No room.
+        """
+        ...
+
+    def keep(self, files: Mapping[str, Path]) -> None:
+        """Store files whose content is already synced, many at a time, and leave the files where they are.
+
+        On one file system they are linked, and each folder is synced once for all of its objects; else they are copied.
+
+        Parameters
+        ----------
+        files
+            Key to file. An object that is there already stays as it is.
+
+        Raises
+        ------
+        StoreFullError
+            No room. As for any other error, some of the objects may be stored; it may be repeated.
         """
         ...
 

@@ -4,7 +4,8 @@ import io
 import itertools
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,8 @@ from libs.storage.objects import (
 
 _TIMEOUT = Timeout(connect=5.0, read=60.0)
 _CONNECTIONS = 32
+#: More at a time bring nothing but processor time.
+_AT_ONCE = 8
 #: GET, HEAD, PUT and DELETE only, which may be repeated; the caller retries the rest.
 _RETRY = Retry(
     total=3, redirect=False, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504), raise_on_status=False
@@ -97,6 +100,16 @@ class S3Store:
         if placed:
             path.unlink(missing_ok=True)
         return placed
+
+    def keep(self, files: Mapping[str, Path]) -> None:
+        """Copy synced files: see `ObjectStore.keep`."""
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="kivuko-s3") as together:
+            for copied in [together.submit(self._copy, key, path) for key, path in files.items()]:
+                copied.result()
+
+    def _copy(self, key: str, path: Path) -> None:
+        with path.open("rb") as data:
+            self.put(key, data, if_absent=True)
 
     def open(self, key: str, offset: int = 0, length: int | None = None) -> BinaryIO:
         """Read an object: see `ObjectStore.open`."""

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from contracts.fact import Source
 from libs.dicom.part10 import Meta
+from services.ingest.identity import Objection
 
 
 class DamagedEntryError(Exception):
@@ -97,6 +98,8 @@ class Entry:
         Length of the file in bytes.
     accepted
         Whether the sender was told success; otherwise the bytes go to the quarantine.
+    objection
+        Why they do; None with `accepted`, and in what an earlier release has spooled.
     """
 
     arrival: Arrival
@@ -106,6 +109,7 @@ class Entry:
     content_hash: str
     size: int
     accepted: bool
+    objection: Objection | None = None
 
     @property
     def study(self) -> tuple[str, str]:
@@ -114,9 +118,9 @@ class Entry:
 
     @property
     def object_key(self) -> str:
-        """Key in the object store. It holds the content's hash: two contents never share a key."""
-        uid = self.arrival.sop_instance_uid
-        return f"{self.arrival.tenant}/{self.study_uid}/{self.series_uid}/{uid}/{self.content_hash}.dcm"
+        """Key in the object store, each arrival's own: known before its content is, and never another content's."""
+        name = f"{self.arrival.sop_instance_uid}.{self.arrival.id}.dcm"
+        return f"{self.arrival.tenant}/{self.study_uid}/{self.series_uid}/{name}"
 
     @property
     def quarantine_key(self) -> str:

@@ -1,29 +1,34 @@
-"""Turns spool entries into index rows, objects and events: batches of one study, one transaction each."""
+"""Turns spool entries into index rows, objects and events: batches of one study each, many in one transaction."""
 
 import asyncio
-import gzip
 import hashlib
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from contracts.fact import Attributes, ObjectRef
-from contracts.instances import InstanceQuarantined, InstancesStored, StoredInstance
+from contracts.fact import ObjectRef
+from contracts.instances import InstancesStored
 from libs.clock import Clock
-from libs.dicom import header, part10, uid
 from libs.messaging.outbox import Outbox
 from libs.storage.database import Database
 from libs.storage.objects import ObjectStore, StoreFullError, StoreUnavailableError
 from libs.telemetry import log, trace
 from services.ingest import identity, metric, repository
-from services.ingest.arrival import Arrival, Entry
+from services.ingest.arrival import Entry
+from services.ingest.aside import Aside
+from services.ingest.gathering import Batch, Gathering
 from services.ingest.identity import Objection
+from services.ingest.preparation import Prepared, header_document, prepare, shared_attributes, without
 from services.ingest.settings import IngestSettings
-from services.ingest.spool import Spool, examine
+from services.ingest.sorting import Sorted, sort_out, strays
+from services.ingest.spool import Spool
 from services.ingest.work import Work
 
 _LOG = log.get(__name__)
@@ -33,31 +38,33 @@ _PASSING = (StoreUnavailableError, StoreFullError, SQLAlchemyError, OSError, rep
 _LONGEST_WAIT = 30.0
 #: After so many failures of a whole batch its entries go on one by one, so that a bad one holds up no other.
 _TOGETHER = 3
-_WORKERS = 4
+#: One prepares while the other one's transaction waits for the disk.
+_WORKERS = 2
+#: Entries of one transaction, about: it holds the database for some hundredths of a second.
+_ROUND = 500
 
 
 @dataclass
-class _Batch:
-    entries: list[Entry]
-    attempt: int = 0
+class _Part:
+    """A batch on its way into the index."""
 
-
-@dataclass
-class _Sorted:
-    new: list[Entry] = field(default_factory=list)
-    duplicates: list[Entry] = field(default_factory=list)
-    conflicts: list[Entry] = field(default_factory=list)
+    batch: Batch
+    sorted: Sorted
+    prepared: list[Prepared]
+    id: str
+    headers: ObjectRef | None = None
+    began: int = 0
 
 
 class Indexer:
-    """Collects entries by study and association, and indexes them in batches.
+    """Gathers entries into batches, and indexes all batches that are ready together.
 
     Parameters
     ----------
     run
         Name of this process, never used before.
     changed
-        Called when a batch was indexed: a study may have another time at which it is due.
+        Called when batches were indexed: a study may have another time at which it is due.
     """
 
     def __init__(
@@ -79,307 +86,217 @@ class Indexer:
         self._work = work
         self._outbox = outbox
         self._run = run
-        self._settings = settings
+        self._quiet = timedelta(seconds=settings.quiet_seconds)
         self._clock = clock
         self._changed = changed
         self._loop = asyncio.get_running_loop()
-        self._groups: dict[tuple[str, str, str], list[Entry]] = {}
-        self._ready: asyncio.Queue[_Batch] = asyncio.Queue()
+        self._aside = Aside(database, objects, spool, outbox)
+        self._submitted: deque[Entry] = deque()
+        self._gathering = Gathering(
+            size=settings.batch_size, linger=settings.linger_seconds, longest=settings.longest_linger_seconds
+        )
+        self._came = asyncio.Event()
+        self._turn = asyncio.Lock()
         #: Why the last batch failed; None after one that did not.
         self.trouble: str | None = None
 
     def submit(self, entry: Entry) -> None:
         """Take an entry, from any thread."""
+        self._submitted.append(entry)
         try:
-            self._loop.call_soon_threadsafe(self._add, entry)
+            self._loop.call_soon_threadsafe(self._came.set)
         except RuntimeError:
             # The process is ending. The entry is durable and is found at the next start.
             _LOG.info("entry left in the spool until the next start", association=entry.arrival.association_id)
 
     async def run(self) -> None:
-        """Index until cancelled: what one batch waits for, the disk or the object store, does not stop the others."""
+        """Index until cancelled."""
         async with asyncio.TaskGroup() as workers:
             for _ in range(_WORKERS):
                 workers.create_task(self._work_off())
 
     async def _work_off(self) -> None:
         while True:
-            batch = await self._ready.get()
+            batches = await self._next()
             try:
-                await self._index(batch.entries)
+                await self._index(batches)
             except _PASSING as error:
-                self._again(batch, error, expected=True)
+                self._again(batches, error, expected=True)
             except Exception as error:  # noqa: BLE001 (one batch must not stop the others; it is kept and tried again)
-                self._again(batch, error, expected=False)
+                self._again(batches, error, expected=False)
             else:
                 self.trouble = None
                 self._changed()
 
-    def _add(self, entry: Entry) -> None:
-        if not entry.accepted:
-            self._ready.put_nowait(_Batch([entry]))
-            return
-        key = (*entry.study, entry.arrival.association_id)
-        group = self._groups.get(key)
-        if group is None:
-            self._groups[key] = group = []
-            self._loop.call_later(self._settings.linger_seconds, self._flush, key, group)
-        group.append(entry)
-        if len(group) >= self._settings.batch_size:
-            self._flush(key, group)
+    async def _next(self) -> list[Batch]:
+        """Wait for batches; what comes while both workers are busy is gathered meanwhile."""
+        async with self._turn:
+            while True:
+                self._came.clear()
+                now = self._loop.time()
+                while self._submitted:
+                    self._gathering.add(self._submitted.popleft(), now)
+                batches = self._gathering.take(now, _ROUND)
+                if batches:
+                    return batches
+                # Not `wait_for`: on Python 3.11 it swallows a cancellation that comes together with the wake-up.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(self._gathering.next()):
+                        await self._came.wait()
 
-    def _flush(self, key: tuple[str, str, str], group: list[Entry]) -> None:
-        # A group that was full has gone already, and the key may belong to the next one.
-        if self._groups.get(key) is group:
-            del self._groups[key]
-            self._ready.put_nowait(_Batch(group))
-
-    def _again(self, batch: _Batch, error: Exception, *, expected: bool) -> None:
-        batch.attempt += 1
-        wait = min(_LONGEST_WAIT, 0.1 * 2 ** min(batch.attempt, 16))
-        said: dict[str, Any] = {"instances": len(batch.entries), "attempt": batch.attempt, "delay": wait}
+    def _again(self, batches: Sequence[Batch], error: Exception, *, expected: bool) -> None:
         safe = str(error) if getattr(type(error), "safe_to_log", False) else type(error).__name__
         metric.FAILURES.labels(kind="index" if expected else "alarm").inc()
         if expected:
             self.trouble = safe
-            _LOG.warning("batch not indexed, kept in the spool and tried again", reason=safe, **said)
-        else:
-            _LOG.error("batch not indexed by a defect, kept in the spool and tried again", exc_info=error, **said)
-        batches = [batch]
-        if not expected and batch.attempt >= _TOGETHER and len(batch.entries) > 1:
-            batches = [_Batch([entry], batch.attempt) for entry in batch.entries]
-        for each in batches:
-            self._loop.call_later(wait, self._ready.put_nowait, each)
-
-    async def _index(self, entries: list[Entry]) -> None:
-        taken = []
-        for entry in entries:
-            if entry.accepted:
-                taken.append(entry)
+        for batch in batches:
+            batch.attempt += 1
+            wait = min(_LONGEST_WAIT, 0.1 * 2 ** min(batch.attempt, 16))
+            said: dict[str, Any] = {"instances": len(batch.entries), "attempt": batch.attempt, "delay": wait}
+            if expected:
+                _LOG.warning("batch not indexed, kept in the spool and tried again", reason=safe, **said)
             else:
-                await self._reject(entry)
-        if not taken:
+                _LOG.error("batch not indexed by a defect, kept in the spool and tried again", exc_info=error, **said)
+            parts = [batch]
+            if not expected and batch.attempt >= _TOGETHER and len(batch.entries) > 1:
+                parts = [Batch([entry], batch.attempt) for entry in batch.entries]
+            for part in parts:
+                self._loop.call_later(wait, self._retry, part)
+
+    def _retry(self, batch: Batch) -> None:
+        self._gathering.again(batch)
+        self._came.set()
+
+    async def _index(self, batches: Sequence[Batch]) -> None:
+        if not batches[0].entries[0].accepted:
+            for entry in batches[0].entries:
+                await self._aside.reject(entry)
+                self._work.indexed(entry.arrival.id)
             return
-        first = taken[0].arrival
-        links = [link for entry in taken for link in trace.link_to(entry.arrival.traceparent)]
-        with _TRACER.start_as_current_span(
-            "index batch",
-            context=trace.study_context(*taken[0].study),
-            links=links,
-            record_exception=False,
-        ) as span:
-            span.set_attribute("kivuko.instances", len(taken))
-            span.set_attribute("kivuko.association", first.association_id)
-            sorted_ = await self._sort(taken)
-            documents: dict[str, Any] = {}
-            stored = []
-            for entry in list(sorted_.new):
-                instance, document = await asyncio.to_thread(self._publish, entry)
-                stored.append(instance)
-                documents[entry.arrival.sop_instance_uid] = document
-            if sorted_.new or sorted_.duplicates:
-                await self._commit(sorted_, tuple(stored), documents)
-        for entry in sorted_.conflicts:
-            await self._quarantine(
-                entry,
-                Objection(
-                    identity.SUCCESS,
-                    "content-conflict",
-                    "another content is kept under this SOP Instance UID, and the sender was told success",
-                ),
-            )
-
-    async def _sort(self, entries: list[Entry]) -> _Sorted:
+        began = time.time_ns()
         async with self._database.reading() as tx:
-            kept = await repository.known(
-                tx, entries[0].arrival.tenant, {entry.arrival.sop_instance_uid for entry in entries}
+            known = await repository.known(
+                tx,
+                ((each.arrival.tenant, each.arrival.sop_instance_uid) for batch in batches for each in batch.entries),
             )
-        result = _Sorted()
-        hashes = {sop_uid: each.content_hash for sop_uid, each in kept.items()}
-        for entry in entries:
-            sop_uid = entry.arrival.sop_instance_uid
-            if sop_uid not in hashes:
-                hashes[sop_uid] = entry.content_hash
-                result.new.append(entry)
-            elif hashes[sop_uid] == entry.content_hash:
-                result.duplicates.append(entry)
-            else:
-                result.conflicts.append(entry)
-        return result
+        parts = [_Part(batch, sort_out(batch.entries, known), [], self._name(batch), began=began) for batch in batches]
+        await asyncio.to_thread(self._publish, parts)
+        await self._write(parts)
+        await asyncio.to_thread(self._tidy, parts)
+        for part in parts:
+            self._told(part)
+            # Should what follows fail, it alone is tried again.
+            part.batch.entries = [entry for entry, _ in part.sorted.conflicts]
+            for entry, _ in part.sorted.conflicts:
+                await self._aside.put(
+                    entry,
+                    Objection(
+                        identity.SUCCESS,
+                        "content-conflict",
+                        "another content is kept under this SOP Instance UID, and the sender was told success",
+                    ),
+                )
+                self._work.indexed(entry.arrival.id)
 
-    def _publish(self, entry: Entry) -> tuple[StoredInstance, dict[str, Any]]:
-        """Put an entry's object where every egress replica reads it; the entry stays until its rows are committed."""
-        with entry.path.open("rb") as file:
-            part10.decode(file)
-            found, document = header.read_whole(file, entry.arrival.transfer_syntax_uid)
-        second = self._spool.link(entry.path)
-        try:
-            self._objects.adopt(entry.object_key, second, if_absent=True)
-        finally:
-            self._spool.discard(second)
-        instance = StoredInstance(
-            sop_instance_uid=entry.arrival.sop_instance_uid,
-            sop_class_uid=entry.arrival.sop_class_uid,
-            series_instance_uid=entry.series_uid,
-            transfer_syntax_uid=entry.arrival.transfer_syntax_uid,
-            content_hash=entry.content_hash,
-            object_key=entry.object_key,
-            size=entry.size,
-            received_at=entry.arrival.received_at,
-            attributes=found.attributes,
-        )
-        return instance, document
-
-    async def _commit(self, sorted_: _Sorted, stored: tuple[StoredInstance, ...], documents: dict[str, Any]) -> None:
-        entries = [*sorted_.new, *sorted_.duplicates]
-        first = entries[0].arrival
-        tenant, study_uid = entries[0].study
+    def _name(self, batch: Batch) -> str:
         # Another one in each process: what the one before has left under its names is being cleaned up.
-        names = [self._run, *(entry.arrival.id for entry in entries)]
-        batch_id = hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
-        headers = None
-        if stored:
-            headers = await asyncio.to_thread(
-                self._put_headers, f"headers/{tenant}/{study_uid}/{batch_id}.json.gz", documents
+        names = [self._run, *(entry.arrival.id for entry in batch.entries)]
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
+
+    def _publish(self, parts: Sequence[_Part]) -> None:
+        """Put the new objects and their header documents where every replica reads them; the entries stay."""
+        for part in parts:
+            part.prepared = [prepare(entry) for entry in part.sorted.new]
+        self._objects.keep({entry.object_key: entry.path for part in parts for entry in part.sorted.new})
+        for part in parts:
+            if part.prepared:
+                tenant, study_uid = part.batch.entries[0].study
+                key = f"headers/{tenant}/{study_uid}/{part.id}.json.gz"
+                data = header_document(part.prepared)
+                self._spool.note_headers(key)
+                self._objects.put(key, data)
+                part.headers = ObjectRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+
+    async def _write(self, parts: Sequence[_Part]) -> None:
+        indexed = [
+            repository.Indexed(
+                id=part.id,
+                tenant=part.batch.entries[0].arrival.tenant,
+                study_uid=part.batch.entries[0].study_uid,
+                new=tuple(each.instance for each in part.prepared),
+                arrivals={"stored": part.sorted.new, "duplicate": [entry for entry, _ in part.sorted.duplicates]},
+                headers=part.headers,
             )
+            for part in parts
+            if part.sorted.new or part.sorted.duplicates
+        ]
+        if not indexed:
+            return
         now = self._clock()
-        batch = repository.Indexed(
-            id=batch_id,
-            tenant=tenant,
-            study_uid=study_uid,
-            new=stored,
-            arrivals={"stored": sorted_.new, "duplicate": sorted_.duplicates},
-            headers=headers,
-        )
         try:
-            await self._write(batch, first, now)
+            async with self._database.transaction() as tx:
+                await repository.index(tx, indexed, now=now, due_at=now + self._quiet)
+                for part in parts:
+                    if part.headers is not None:
+                        await self._emit(tx, part, part.headers)
         except repository.RacedError:
             # Surely rolled back. After any other failure it may stand, and the next start looks.
-            if headers is not None:
-                await asyncio.to_thread(self._objects.delete, headers.key)
-                await asyncio.to_thread(self._spool.forget_headers, batch_id)
+            await asyncio.to_thread(self._take_back, parts)
             raise
-        metric.INDEXED.labels(outcome="stored").inc(len(sorted_.new))
-        metric.INDEXED.labels(outcome="duplicate").inc(len(sorted_.duplicates))
-        for entry in entries:
-            await self._done(entry)
-        if headers is not None:
-            await asyncio.to_thread(self._spool.forget_headers, batch_id)
-        _LOG.info(
-            "instances indexed",
-            study_uid=study_uid,
-            tenant=tenant,
-            node=first.source.node,
-            association=first.association_id,
-            instances=len(stored),
-            duplicate=len(sorted_.duplicates),
-        )
 
-    async def _write(self, batch: repository.Indexed, first: Arrival, now: datetime) -> None:
-        due_at = now + timedelta(seconds=self._settings.quiet_seconds)
-        async with self._database.transaction() as tx:
-            await repository.index(tx, batch, now=now, due_at=due_at)
-            if batch.headers is None:
-                return
-            shared = shared_attributes([each.attributes for each in batch.new])
+    async def _emit(self, tx: AsyncSession, part: _Part, headers: ObjectRef) -> None:
+        first = part.batch.entries[0].arrival
+        tenant, study_uid = part.batch.entries[0].study
+        with _TRACER.start_as_current_span(
+            "index batch",
+            context=trace.study_context(tenant, study_uid),
+            links=[link for entry in part.sorted.new for link in trace.link_to(entry.arrival.traceparent)],
+            start_time=part.began,
+            record_exception=False,
+        ) as span:
+            span.set_attribute("kivuko.instances", len(part.batch.entries))
+            span.set_attribute("kivuko.association", first.association_id)
+            shared = shared_attributes([each.instance.attributes for each in part.prepared])
             event = InstancesStored(
-                study_instance_uid=batch.study_uid,
+                study_instance_uid=study_uid,
                 source=first.source,
                 association_id=first.association_id,
                 attributes=shared,
-                instances=tuple(
-                    each.model_copy(
-                        update={"attributes": {k: v for k, v in each.attributes.items() if k not in shared}}
-                    )
-                    for each in batch.new
-                ),
-                headers=batch.headers,
+                instances=tuple(without(each.instance, shared) for each in part.prepared),
+                headers=headers,
             )
-            await self._outbox.emit(tx, event, subject=batch.study_uid, tenant=batch.tenant, site=first.source.site)
+            await self._outbox.emit(tx, event, subject=study_uid, tenant=tenant, site=first.source.site)
 
-    def _put_headers(self, key: str, documents: dict[str, Any]) -> ObjectRef:
-        data = gzip.compress(json.dumps({"instances": documents}, sort_keys=True).encode(), mtime=0)
-        self._spool.note_headers(key)
-        self._objects.put(key, data)
-        return ObjectRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+    def _take_back(self, parts: Sequence[_Part]) -> None:
+        for part in parts:
+            if part.headers is not None:
+                self._objects.delete(part.headers.key)
+                self._spool.forget_headers(part.id)
 
-    async def _reject(self, entry: Entry) -> None:
-        """Quarantine what was answered with a failure; the same verdict as before the answer."""
-        objection = await asyncio.to_thread(_verdict, entry)
-        if objection is None:
-            # Only a newer release can find nothing wrong; the sender was told a failure, so nothing was promised.
-            objection = Objection(identity.CANNOT_UNDERSTAND, "unreadable-dataset", "the release before refused it")
-        await self._quarantine(entry, objection)
+    def _tidy(self, parts: Sequence[_Part]) -> None:
+        """Remove what the commit has made needless; an entry goes last, as it is what a repair starts from."""
+        for part in parts:
+            for key in strays(part.sorted.duplicates):
+                self._objects.delete(key)
+            if part.headers is not None:
+                self._spool.forget_headers(part.id)
+            for entry in (*part.sorted.new, *(entry for entry, _ in part.sorted.duplicates)):
+                self._spool.discard(entry.path)
 
-    async def _quarantine(self, entry: Entry, objection: Objection) -> None:
-        async with self._database.transaction() as tx:
-            repeated = await repository.quarantined(tx, entry, objection)
-        if not repeated:
-            await asyncio.to_thread(self._put_aside, entry)
-            sop_uid = _valid(entry.arrival.sop_instance_uid)
-            study_uid = _valid(entry.study_uid)
-            async with self._database.transaction() as tx:
-                added = await repository.put_aside(tx, entry, objection, study_uid, sop_uid)
-                if added:
-                    await self._outbox.emit(
-                        tx,
-                        InstanceQuarantined(
-                            quarantine_id=entry.arrival.id,
-                            reason=objection.reason,
-                            detail=objection.detail,
-                            study_instance_uid=study_uid,
-                            sop_instance_uid=sop_uid,
-                            source=entry.arrival.source,
-                            size=entry.size,
-                        ),
-                        subject=study_uid or entry.arrival.id,
-                        tenant=entry.arrival.tenant,
-                        site=entry.arrival.source.site,
-                    )
-                mine = added or await repository.quarantine_has(tx, entry.arrival.id)
-                if not mine:
-                    # The same bytes came twice at once, and the other was first.
-                    await repository.quarantined(tx, entry, objection)
-            if not mine:
-                await asyncio.to_thread(self._objects.delete, entry.quarantine_key)
-        # With ack=object-store it may be there under the key of an object that was never indexed.
-        if objection.reason == "content-conflict":
-            await asyncio.to_thread(self._objects.delete, entry.object_key)
-        metric.INDEXED.labels(outcome="quarantined").inc()
-        say = _LOG.error if objection.reason == "content-conflict" else _LOG.warning
-        say(
-            "instance quarantined",
-            reason=objection.reason,
-            advice="see GET /v1/ingest/quarantine",
-            key=entry.quarantine_key,
-            node=entry.arrival.source.node,
-            association=entry.arrival.association_id,
-        )
-        await self._done(entry)
-
-    def _put_aside(self, entry: Entry) -> None:
-        second = self._spool.link(entry.path)
-        try:
-            self._objects.adopt(entry.quarantine_key, second, if_absent=True)
-        finally:
-            self._spool.discard(second)
-
-    async def _done(self, entry: Entry) -> None:
-        await asyncio.to_thread(self._spool.discard, entry.path)
-        self._work.indexed(entry.arrival.id)
-
-
-def shared_attributes(all_attributes: list[Attributes]) -> Attributes:
-    """Give the attributes that all of them have with the same value."""
-    first, *others = all_attributes
-    return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
-
-
-def _verdict(entry: Entry) -> Objection | None:
-    with entry.path.open("rb") as file:
-        part10.decode(file)
-        return examine(entry.arrival, file)[1]
-
-
-def _valid(text: str) -> str | None:
-    return text if uid.is_valid(text) else None
+    def _told(self, part: _Part) -> None:
+        new, duplicates = part.sorted.new, [entry for entry, _ in part.sorted.duplicates]
+        for entry in (*new, *duplicates):
+            self._work.indexed(entry.arrival.id)
+        metric.INDEXED.labels(outcome="stored").inc(len(new))
+        metric.INDEXED.labels(outcome="duplicate").inc(len(duplicates))
+        first = part.batch.entries[0].arrival
+        if new or duplicates:
+            _LOG.info(
+                "instances indexed",
+                study_uid=part.batch.entries[0].study_uid,
+                tenant=first.tenant,
+                node=first.source.node,
+                association=first.association_id,
+                instances=len(new),
+                duplicate=len(duplicates),
+            )

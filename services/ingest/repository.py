@@ -1,34 +1,35 @@
 """All SQL of ingest's write side. Every method that takes a session works in its caller's transaction."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Table, delete, func, or_, select, update
+from sqlalchemy import Result, Row, Table, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.fact import Attributes, ObjectRef, Source
 from contracts.instances import StoredInstance
-from services.ingest.arrival import Entry
+from services.ingest.arrival import Arrival, Entry, source_document
 from services.ingest.identity import Objection
-from services.ingest.models import arrivals, batches, instances, open_work, quarantine, received, studies
+from services.ingest.models import arrivals, batches, instances, open_work, quarantine, received, series, studies
+from services.ingest.sorting import Kept, Known
+from services.ingest.tally import Brought, Tally, largest, of_batch
 
+#: What is needed of a study's row to bring it up to date.
+_AGGREGATES = (
+    *(studies.c.id, studies.c.study_uid, studies.c.first_arrival, studies.c.first_arrival_id, studies.c.last_arrival),
+    *(studies.c.source, studies.c.sites, studies.c.instance_count, studies.c.series_count, studies.c.revision),
+    *(studies.c.size, studies.c.modalities, studies.c.announced, studies.c.pending_since, studies.c.due_at),
+)
 #: The clocks of replicas may differ by so much.
 CLOCKS_DIFFER = timedelta(minutes=1)
 
 
 class RacedError(Exception):
     """Another replica stored one of the instances first: look again what is known, and repeat."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What is already kept under a SOP Instance UID."""
-
-    content_hash: str
-    object_key: str
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,19 @@ class Indexed:
     headers: ObjectRef | None
 
     @property
+    def study(self) -> tuple[str, str]:
+        """Tenant and Study Instance UID."""
+        return self.tenant, self.study_uid
+
+    @property
     def entries(self) -> list[Entry]:
         """All of its arrivals."""
         return [entry for entries in self.arrivals.values() for entry in entries]
+
+    @property
+    def first(self) -> Arrival:
+        """The first of its arrivals; all are of one association."""
+        return min((entry.arrival for entry in self.entries), key=lambda arrival: arrival.id)
 
 
 @dataclass(frozen=True)
@@ -93,105 +104,188 @@ def utc(value: datetime) -> datetime:
     return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
 
 
-async def known(tx: AsyncSession, tenant: str, sop_uids: Collection[str]) -> dict[str, Kept]:
-    """Look up which instances are kept already."""
-    rows = await tx.execute(
-        select(instances.c.sop_uid, instances.c.content_hash, instances.c.object_key).where(
-            instances.c.tenant == tenant, instances.c.sop_uid.in_(sop_uids)
-        )
-    )
-    return {uid: Kept(content_hash, key) for uid, content_hash, key in rows}
-
-
-async def index(tx: AsyncSession, batch: Indexed, *, now: datetime, due_at: datetime) -> None:
-    """Write a batch into the tables. Raises RacedError if one of its new instances is not new any more."""
-    study_id = await _lock_study(tx, batch)
-    if batch.new and batch.headers is not None:
-        # In the order of the UIDs: two replicas with the same instances wait for each other and never in a circle.
-        rows = [
-            _instance_row(study_id, batch, each) for each in sorted(batch.new, key=lambda each: each.sop_instance_uid)
-        ]
-        added = await tx.scalars(_insert(tx, instances, rows).returning(instances.c.sop_uid))
-        if len(added.all()) < len(rows):
-            raise RacedError
-        await tx.execute(
-            batches.insert().values(
-                id=batch.id,
-                study_id=study_id,
-                headers_key=batch.headers.key,
-                headers_hash=batch.headers.sha256,
-                headers_size=batch.headers.size,
-                indexed_at=now,
+async def known(tx: AsyncSession, wanted: Iterable[tuple[str, str]]) -> Known:
+    """Look up which instances are kept already, by tenant and SOP Instance UID."""
+    by_tenant: dict[str, set[str]] = {}
+    for tenant, sop_uid in wanted:
+        by_tenant.setdefault(tenant, set()).add(sop_uid)
+    found: Known = {}
+    for tenant, sop_uids in by_tenant.items():
+        rows = await tx.execute(
+            select(instances.c.sop_uid, instances.c.content_hash, instances.c.object_key).where(
+                instances.c.tenant == tenant, instances.c.sop_uid.in_(sorted(sop_uids))
             )
         )
-    rows = [
+        found |= {(tenant, uid): Kept(content_hash, key) for uid, content_hash, key in rows}
+    return found
+
+
+async def index(tx: AsyncSession, indexed: Sequence[Indexed], *, now: datetime, due_at: datetime) -> None:
+    """Write batches into the tables. Raises RacedError if one of their new instances is not new any more.
+
+    The studies first, then the instances, each in a fixed order: two replicas with the same ones wait for each other
+    and never in a circle.
+    """
+    rows = await _lock_studies(tx, indexed)
+    study_ids = {key: int(row.id) for key, row in rows.items()}
+    await _insert_instances(tx, indexed, study_ids)
+    # An arrival is there already when it was indexed just before a crash, and is repaired from the spool.
+    came = [
         {
             "id": entry.arrival.id,
-            "study_id": study_id,
+            "study_id": study_ids[batch.study],
             "sop_uid": entry.arrival.sop_instance_uid,
             "outcome": outcome,
             "association_id": entry.arrival.association_id,
-            "source": entry.arrival.source.model_dump(mode="json"),
+            "source": source,
             "received_at": entry.arrival.received_at,
         }
+        for batch in indexed
         for outcome, entries in batch.arrivals.items()
+        for source in [source_document(batch.first.source)]
         for entry in entries
     ]
-    # An arrival is there already when it was indexed just before a crash, and is repaired from the spool.
-    await tx.execute(_insert(tx, arrivals, rows))
-    await tx.execute(delete(received).where(received.c.id.in_([row["id"] for row in rows])))
-    await _aggregate(tx, study_id, batch, due_at)
+    await tx.execute(_insert_absent(tx, arrivals), came)
+    await tx.execute(delete(received).where(received.c.id.in_([row["id"] for row in came])))
+    brought: dict[tuple[str, str], Brought] = {}
+    for key in rows:
+        new = [each for batch in indexed if batch.study == key for each in batch.new]
+        if new:
+            brought[key] = of_batch(new)
+    headed = [
+        {
+            "id": batch.id,
+            "study_id": study_ids[batch.study],
+            "headers_key": batch.headers.key,
+            "headers_hash": batch.headers.sha256,
+            "headers_size": batch.headers.size,
+            "indexed_at": now,
+        }
+        for batch in indexed
+        if batch.headers is not None
+    ]
+    if headed:
+        await tx.execute(batches.insert(), headed)
+    added = await _count_series(tx, {study_ids[key]: each for key, each in brought.items()})
+    changes = [
+        _aggregate(row, [batch for batch in indexed if batch.study == key], brought.get(key), added, due_at)
+        for key, row in rows.items()
+    ]
+    await tx.execute(update(studies).where(studies.c.id == bindparam("row")), changes)
 
 
-async def _lock_study(tx: AsyncSession, batch: Indexed) -> int:
-    first = min(batch.entries, key=lambda entry: entry.arrival.id).arrival
-    row = {
-        "tenant": batch.tenant,
-        "study_uid": batch.study_uid,
-        "first_arrival": first.received_at,
-        "first_arrival_id": first.id,
-        "last_arrival": first.received_at,
-        "source": first.source.model_dump(mode="json"),
-        "sites": [],
-    }
-    await tx.execute(_insert(tx, studies, [row]))
-    found = await tx.scalar(
-        select(studies.c.id)
-        .where(studies.c.tenant == batch.tenant, studies.c.study_uid == batch.study_uid)
-        .with_for_update()
-    )
-    if found is None:
+async def _lock_studies(tx: AsyncSession, indexed: Sequence[Indexed]) -> dict[tuple[str, str], Row[Any]]:
+    """Make the rows of the batches' studies where there are none, and lock them."""
+    first: dict[tuple[str, str], Arrival] = {}
+    for batch in indexed:
+        first[batch.study] = min(first.get(batch.study, batch.first), batch.first, key=lambda each: each.id)
+    order = sorted(first)
+    new = [
+        {
+            "tenant": tenant,
+            "study_uid": study_uid,
+            "first_arrival": first[tenant, study_uid].received_at,
+            "first_arrival_id": first[tenant, study_uid].id,
+            "last_arrival": first[tenant, study_uid].received_at,
+            "source": source_document(first[tenant, study_uid].source),
+            "sites": [],
+        }
+        for tenant, study_uid in order
+    ]
+    await tx.execute(_insert_absent(tx, studies), new)
+    found: dict[tuple[str, str], Row[Any]] = {}
+    for tenant in sorted({tenant for tenant, _ in order}):
+        wanted = [study_uid for each, study_uid in order if each == tenant]
+        rows: Result[Any] = await tx.execute(
+            select(*_AGGREGATES)
+            .where(studies.c.tenant == tenant, studies.c.study_uid.in_(wanted))
+            .order_by(studies.c.study_uid)
+            .with_for_update()
+        )
+        found |= {(tenant, row.study_uid): row for row in rows}
+    if len(found) < len(order):
         raise RacedError
-    return int(found)
+    return found
 
 
-async def _aggregate(tx: AsyncSession, study_id: int, batch: Indexed, due_at: datetime) -> None:
-    """Bring the study's row up to date; the row is locked, and every aggregate is independent of the order."""
-    row = (await tx.execute(select(studies).where(studies.c.id == study_id))).one()
-    entries = batch.entries
-    first = min(entries, key=lambda entry: entry.arrival.id).arrival
+async def _insert_instances(
+    tx: AsyncSession, indexed: Sequence[Indexed], study_ids: Mapping[tuple[str, str], int]
+) -> None:
+    rows = [_instance_row(study_ids[batch.study], batch, each) for batch in indexed for each in batch.new]
+    if not rows:
+        return
+    try:
+        await tx.execute(instances.insert(), sorted(rows, key=lambda row: (row["tenant"], row["sop_uid"])))
+    except IntegrityError as error:
+        raise RacedError from error
+
+
+async def _count_series(tx: AsyncSession, brought: Mapping[int, Brought]) -> dict[int, int]:
+    """Add what batches bring to the rows of their series; give how many series are new to each study."""
+    wanted = {uid for each in brought.values() for uid in each.series}
+    if not wanted:
+        return {}
+    rows = await tx.execute(
+        select(series).where(series.c.study_id.in_(list(brought)), series.c.series_uid.in_(sorted(wanted)))
+    )
+    kept = {(row.study_id, row.series_uid): _tally(row) for row in rows}
+    written = [
+        {
+            "study_id": study_id,
+            "series_uid": uid,
+            "modality": whole.modality,
+            "instance_count": whole.count,
+            "size": whole.size,
+            "numbers": whole.numbers,
+            "announced": whole.announced,
+        }
+        for study_id, each in brought.items()
+        for uid, part in each.series.items()
+        for whole in [kept.get((study_id, uid), Tally()) + part]
+    ]
+    insert = _dialect(tx).insert(series)
+    changed = {name: insert.excluded[name] for name in ("modality", "instance_count", "size", "numbers", "announced")}
+    await tx.execute(insert.on_conflict_do_update(index_elements=["study_id", "series_uid"], set_=changed), written)
+    return {study_id: sum((study_id, uid) not in kept for uid in each.series) for study_id, each in brought.items()}
+
+
+def _tally(row: Row[Any]) -> Tally:
+    numbers = None if row.numbers is None else tuple((low, high) for low, high in row.numbers)
+    return Tally(row.modality, row.instance_count, row.size, numbers, row.announced)
+
+
+def _aggregate(
+    row: Row[Any], indexed: Sequence[Indexed], brought: Brought | None, added: Mapping[int, int], due_at: datetime
+) -> dict[str, Any]:
+    """Give a study's row anew; it is locked, and every aggregate is independent of the order."""
+    came = [entry.arrival for batch in indexed for entry in batch.entries]
+    first = min(came, key=lambda arrival: arrival.id)
+    new = [each.received_at for batch in indexed for each in batch.new]
     changes: dict[str, Any] = {
-        "last_arrival": max(utc(row.last_arrival), *(entry.arrival.received_at for entry in entries)),
-        "sites": sorted({*row.sites, *(entry.arrival.source.site for entry in entries)}),
+        "row": row.id,
+        "first_arrival": utc(row.first_arrival),
+        "first_arrival_id": row.first_arrival_id,
+        "source": row.source,
+        "last_arrival": max(utc(row.last_arrival), *(arrival.received_at for arrival in came)),
+        "sites": sorted({*row.sites, *(arrival.source.site for arrival in came)}),
+        "instance_count": row.instance_count + len(new),
+        "series_count": row.series_count + added.get(row.id, 0),
+        "revision": row.revision + (1 if new else 0),
+        "size": row.size + (brought.size if brought else 0),
+        "modalities": brought.modalities(row.modalities or ()) if brought else row.modalities,
+        "announced": largest(row.announced, brought.announced if brought else None),
+        "pending_since": None if row.pending_since is None else utc(row.pending_since),
+        "due_at": due_at if new or row.due_at is not None else None,
     }
     if first.id < row.first_arrival_id:
         changes |= {
             "first_arrival": first.received_at,
             "first_arrival_id": first.id,
-            "source": first.source.model_dump(mode="json"),
+            "source": source_document(first.source),
         }
-    if batch.new:
-        series = await tx.scalar(
-            select(func.count(func.distinct(instances.c.series_uid))).where(instances.c.study_id == study_id)
-        )
-        changes |= {
-            "instance_count": row.instance_count + len(batch.new),
-            "series_count": series,
-            "revision": row.revision + 1,
-        }
-    if batch.new or row.due_at is not None:
-        changes["due_at"] = due_at
-    await tx.execute(update(studies).where(studies.c.id == study_id).values(changes))
+    if new and changes["pending_since"] is None:
+        changes["pending_since"] = min(new)
+    return changes
 
 
 async def batch_exists(tx: AsyncSession, batch_id: str) -> bool:
@@ -229,7 +323,7 @@ async def put_aside(
         "detail": objection.detail,
         "study_uid": study_uid,
         "sop_uid": sop_uid,
-        "source": arrival.source.model_dump(mode="json"),
+        "source": source_document(arrival.source),
         "transfer_syntax_uid": arrival.transfer_syntax_uid[:64],
         "object_key": entry.quarantine_key,
         "content_hash": entry.content_hash,
@@ -237,7 +331,7 @@ async def put_aside(
         "received_at": arrival.received_at,
         "last_received_at": arrival.received_at,
     }
-    added = await tx.scalars(_insert(tx, quarantine, [row]).returning(quarantine.c.id))
+    added = await tx.scalars(_insert_absent(tx, quarantine).values(row).returning(quarantine.c.id))
     return added.first() is not None
 
 
@@ -395,7 +489,7 @@ async def expect(tx: AsyncSession, entry: Entry, replica: str, now: datetime) ->
         "object_key": entry.object_key,
         "renewed_at": now,
     }
-    await tx.execute(_insert(tx, received, [row]))
+    await tx.execute(_insert_absent(tx, received).values(row))
 
 
 async def forget(tx: AsyncSession, arrival_id: str) -> None:
@@ -449,7 +543,10 @@ def _instance_row(study_id: int, batch: Indexed, each: StoredInstance) -> dict[s
     }
 
 
-def _insert(tx: AsyncSession, table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
+def _dialect(tx: AsyncSession) -> Any:
+    return postgresql if tx.get_bind().dialect.name == "postgresql" else sqlite
+
+
+def _insert_absent(tx: AsyncSession, table: Table) -> Any:
     """Insert what is not there yet."""
-    dialect = postgresql if tx.get_bind().dialect.name == "postgresql" else sqlite
-    return dialect.insert(table).values(list(rows)).on_conflict_do_nothing()
+    return _dialect(tx).insert(table).on_conflict_do_nothing()

@@ -1,5 +1,6 @@
 """Settings of ingest alone."""
 
+import os
 from typing import Annotated
 
 from pydantic import Field
@@ -12,10 +13,25 @@ class IngestSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="KIVUKO_INGEST_", frozen=True, extra="ignore")
 
     quiet_seconds: float = Field(30, gt=0, description="Time without arrivals after which a study is complete.")
-    batch_size: int = Field(100, ge=1, le=1000, description="Instances of a study that are indexed together at most.")
-    linger_seconds: float = Field(0.05, ge=0, description="Longest time that an instance waits for its batch to fill.")
+    batch_size: int = Field(200, ge=1, le=1000, description="Instances of a study that are indexed together at most.")
+    linger_seconds: float = Field(0.05, ge=0, description="How long an instance waits for the next one of its study.")
+    longest_linger_seconds: float = Field(
+        0.5, ge=0, description="Longest time that an instance waits for its batch to fill while more are coming."
+    )
     min_free_bytes: int = Field(256 << 20, ge=0, description="Free space below which nothing more is taken.")
+    receivers: int = Field(
+        default_factory=lambda: max(1, min(4, (os.cpu_count() or 1) - 1)),
+        ge=1,
+        le=64,
+        description="Processes that receive.",
+    )
     associations: int = Field(100, ge=1, description="Associations at a time.")
+    waiting: int = Field(256, ge=1, description="Connections at a time that nobody has been admitted on yet.")
+    waiting_address: int = Field(64, ge=1, description="Of these from one address; when more come, the oldest goes.")
+    request_timeout: float = Field(30, gt=0, description="Seconds in which a caller must have said what it wants.")
+    backlog: int = Field(
+        20_000, ge=1, description="Entries that wait to be indexed, beyond which each answer is held back a little."
+    )
     max_pdu: Annotated[int, Field(ge=4096)] = Field(1 << 17, description="Longest P-DATA-TF PDU that is accepted.")
     network_timeout: float = Field(60, gt=0, description="Seconds without a message before an association is aborted.")
     store_timeout: float = Field(

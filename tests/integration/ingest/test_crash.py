@@ -91,7 +91,7 @@ async def test_the_object_store_away(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     async with running(tmp_path / "home") as ingest:
         with monkeypatch.context() as patched:
-            patched.setattr(ingest.objects, "adopt", away)
+            patched.setattr(ingest.objects, "keep", away)
             assert await asyncio.to_thread(send, ingest.port, [make_ct(tmp_path)]) == [0]
 
             async def said() -> bool:

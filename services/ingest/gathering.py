@@ -1,0 +1,103 @@
+"""Which entries are indexed together: those of one study and one association, as many as come in a short while.
+
+Every batch costs an event, and every event a transaction in each service that hears it. So a batch waits a little for
+what follows, longer while more is coming, and never longer than a bound.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from services.ingest.arrival import Entry
+
+
+@dataclass
+class Batch:
+    """Entries of one study and one association, or one entry that was answered with a failure.
+
+    Attributes
+    ----------
+    entries
+        In order of arrival.
+    attempt
+        How often it has failed.
+    """
+
+    entries: list[Entry]
+    attempt: int = 0
+
+
+@dataclass
+class _Group:
+    since: float
+    last: float
+    entries: list[Entry] = field(default_factory=list)
+
+
+class Gathering:
+    """Gathers entries into batches. Times are seconds of any clock that does not go back.
+
+    Parameters
+    ----------
+    size
+        Most entries of a batch.
+    linger
+        Seconds without another entry after which a batch is ready; a lone entry waits for so long.
+    longest
+        Seconds after its first entry at which a batch is ready though more is coming.
+    """
+
+    def __init__(self, *, size: int, linger: float, longest: float) -> None:
+        self._size = size
+        self._linger = linger
+        self._longest = max(linger, longest)
+        self._groups: dict[tuple[str, str, str], _Group] = {}
+        self._ready: deque[Batch] = deque()
+
+    def add(self, entry: Entry, now: float) -> None:
+        """Take an entry."""
+        if not entry.accepted:
+            self._ready.append(Batch([entry]))
+            return
+        key = (*entry.study, entry.arrival.association_id)
+        group = self._groups.get(key)
+        if group is None:
+            self._groups[key] = group = _Group(now, now)
+        group.last = now
+        group.entries.append(entry)
+        if len(group.entries) >= self._size:
+            del self._groups[key]
+            self._ready.append(Batch(group.entries))
+
+    def again(self, batch: Batch) -> None:
+        """Take a batch back that failed, as it is."""
+        self._ready.append(batch)
+
+    def take(self, now: float, most: int) -> list[Batch]:
+        """Give the batches that are ready, for one transaction: of about `most` entries, at least one batch.
+
+        One that failed before, or that was answered with a failure, comes alone, so that it takes no other with it.
+        """
+        for key in [key for key, group in self._groups.items() if self._due(group) <= now]:
+            self._ready.append(Batch(self._groups.pop(key).entries))
+        taken: list[Batch] = []
+        count = 0
+        while self._ready:
+            batch = self._ready[0]
+            if taken and (_alone(batch) or _alone(taken[0]) or count + len(batch.entries) > most):
+                break
+            taken.append(self._ready.popleft())
+            count += len(batch.entries)
+        return taken
+
+    def next(self) -> float | None:
+        """Tell when there may be something to take; None while nothing waits."""
+        if self._ready:
+            return float("-inf")
+        return min(map(self._due, self._groups.values()), default=None)
+
+    def _due(self, group: _Group) -> float:
+        return min(group.last + self._linger, group.since + self._longest)
+
+
+def _alone(batch: Batch) -> bool:
+    return batch.attempt > 0 or not batch.entries[0].accepted
