@@ -51,7 +51,7 @@ class Settings(BaseSettings):
         missing = [name for name in ("tls_certificate", "tls_key", "tls_ca") if info.data.get(name) is None]
         if port is not None and missing:
             names = ", ".join(f"KIVUKO_{name.upper()}" for name in missing)
-            raise PydanticCustomError("tls_files", "TLS needs the files named by {names}", {"names": names})
+            raise PydanticCustomError("tls_files", "this port needs the files named by {names}", {"names": names})
         return port
 
     @property

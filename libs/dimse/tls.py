@@ -11,7 +11,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+# For its type alone: receivers import this module, and must not pay for pydantic in each process.
+if TYPE_CHECKING:
+    from libs.settings import Settings
 
 Profile = Literal["bcp195", "bcp195-nd", "bcp195-extended"]
 
@@ -62,6 +66,14 @@ class Files:
     key: Path
     authorities: Path
     revoked: Path | None = None
+
+
+def files_of(settings: "Settings") -> Files | None:
+    """Give the files of the DICOM port with TLS, or nothing where it is off."""
+    certificate, key, authorities = settings.tls_certificate, settings.tls_key, settings.tls_ca
+    if settings.dicom_tls_port is None or certificate is None or key is None or authorities is None:
+        return None
+    return Files(certificate, key, authorities, settings.tls_crl)
 
 
 def server_context(files: Files, profile: Profile) -> ssl.SSLContext:

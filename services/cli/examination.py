@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError
 
 from libs.clock import utc_now
+from libs.dimse.tls import CertificateError, files_of, server_context
+from libs.dimse.validity import terms
 from libs.messaging.listen import DATABASE_AWAY
 from libs.settings import Settings
 from libs.storage.database import Database
@@ -53,7 +56,7 @@ async def examine(settings: Settings) -> list[Finding]:
     readiness = _readiness(settings)
     running = bool(readiness)
     findings = [_python(), _home(settings), _disk(settings), _clock(settings)]
-    findings += _ports(settings, running=running)
+    findings += [*_ports(settings, running=running), *_certificates(settings)]
     findings += [await _database(settings), await _broker(settings, running=running), await _objects(settings)]
     return [*findings, *readiness]
 
@@ -132,7 +135,10 @@ def _clock(settings: Settings) -> Finding:
 
 
 def _ports(settings: Settings, *, running: bool) -> Iterator[Finding]:
-    for name, port in (("DICOM", settings.dicom_port), ("HTTP", settings.http_port)):
+    wanted = {"DICOM": settings.dicom_port, "DICOM_TLS": settings.dicom_tls_port, "HTTP": settings.http_port}
+    for name, port in wanted.items():
+        if port is None:
+            continue
         check = f"port {port}"
         if port == 0:
             yield Finding(f"{name} port", "ok", "a free one is picked at each start")
@@ -148,11 +154,34 @@ def _ports(settings: Settings, *, running: bool) -> Iterator[Finding]:
             yield Finding(
                 check,
                 "failed",
-                f"{name} cannot listen on {settings.bind}:{port}: {error.strerror}",
+                f"{name.replace('_', ' ')} cannot listen on {settings.bind}:{port}: {error.strerror}",
                 f"End the program that uses it (`ss -ltnp` shows which), or set KIVUKO_{name}_PORT to another port.",
             )
         else:
             yield Finding(check, "ok", f"{name} can listen on {settings.bind}:{port}")
+
+
+def _certificates(settings: Settings) -> Iterator[Finding]:
+    files = files_of(settings)
+    if files is None:
+        return
+    mend = "See docs/dicom-tls.md. New files are taken without a restart."
+    try:
+        server_context(files, settings.tls_profile)
+        ends = terms(files)
+    except CertificateError as error:
+        yield Finding("certificate", "failed", str(error), mend)
+        return
+    if files.key.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
+        yield Finding("private key", "warning", f"{files.key} is open to other users", f"Run `chmod 600 {files.key}`.")
+    now = utc_now()
+    for term in ends:
+        urgency = term.urgency(now)
+        said = f"{term.path} {'ended' if urgency == 'over' else 'holds until'} {term.ends:%Y-%m-%d %H:%M} UTC"
+        if urgency == "ok":
+            yield Finding(term.kind, "ok", said)
+        else:
+            yield Finding(term.kind, "failed" if urgency == "over" else "warning", said, f"Renew it. {mend}")
 
 
 async def _database(settings: Settings) -> Finding:

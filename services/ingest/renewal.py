@@ -7,7 +7,6 @@ from typing import Final
 from libs.clock import Clock
 from libs.dimse.tls import CertificateError, Certificates, Files, Profile, server_context
 from libs.dimse.validity import Kind, Term, terms
-from libs.settings import Settings
 from libs.telemetry import log
 from services.ingest import metric
 
@@ -19,14 +18,6 @@ _WORDS: Final[dict[Kind, tuple[str, str]]] = {
     "authority": ("an authority for DICOM TLS", "add its successor to the file of KIVUKO_TLS_CA, or take it out"),
     "revoked": ("the list of revoked certificates", "renew the file of KIVUKO_TLS_CRL: no sender gets in without"),
 }
-
-
-def tls_files(settings: Settings) -> Files | None:
-    """Give the files of DICOM TLS, or nothing where its port is off."""
-    certificate, key, authorities = settings.tls_certificate, settings.tls_key, settings.tls_ca
-    if settings.dicom_tls_port is None or certificate is None or key is None or authorities is None:
-        return None
-    return Files(certificate, key, authorities, settings.tls_crl)
 
 
 def unfit(error: CertificateError) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.cli.conftest import Cli, command
+from tests.support.authority import Authority, Issued
 from tests.support.postgresql import PostgreSQL
 from tests.support.rabbitmq import RabbitMQ
 
@@ -61,6 +62,34 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     assert code == 1
     assert findings[f"port {port}"]["result"] == "failed"
     assert "KIVUKO_DICOM_PORT" in findings[f"port {port}"]["mend"]
+
+
+def test_certificates_that_do_not_fit_or_end(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    good, ending, ended = (authority.issue("kivuko", days=days) for days in (300, 5, -1))
+
+    def told(issued: Issued, key: Path | None = None) -> tuple[int, Findings]:
+        return doctor(
+            tmp_path / "home",
+            KIVUKO_DICOM_TLS_PORT="0",
+            KIVUKO_TLS_CERTIFICATE=str(issued.certificate),
+            KIVUKO_TLS_KEY=str(key or issued.key),
+            KIVUKO_TLS_CA=str(authority.certificate),
+        )
+
+    code, findings = told(good)
+    assert code == 0
+    assert (findings["certificate"]["result"], findings["authority"]["result"]) == ("ok", "ok")
+    assert "private key" not in findings
+    assert told(ending)[1]["certificate"]["result"] == "warning"
+    code, findings = told(ended)
+    assert code == 1
+    assert "ended" in findings["certificate"]["detail"]
+    code, findings = told(good, ended.key)
+    assert code == 1
+    assert "belong together" in findings["certificate"]["detail"]
+    good.key.chmod(0o644)
+    assert told(good)[1]["private key"]["result"] == "warning"
 
 
 def test_a_full_disk(full_disk: Path) -> None:

@@ -57,3 +57,14 @@ def test_an_address_that_does_not_fit_is_named(
 def test_a_service_of_a_cluster_must_know_where_network_is(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match="KIVUKO_NETWORK_URL and KIVUKO_SERVICE_TOKEN"):
         single("ingest", Settings(home=tmp_path), None)  # type: ignore[arg-type]  # it does not come to HTTP
+
+
+def test_a_port_with_tls_needs_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KIVUKO_TLS_KEY", "/srv/tls/tls.key")
+    Settings()
+    monkeypatch.setenv("KIVUKO_DICOM_TLS_PORT", "2762")
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    what, _ = misfit(caught.value)
+    assert "KIVUKO_TLS_CERTIFICATE, KIVUKO_TLS_CA" in what
+    assert "/srv" not in what
