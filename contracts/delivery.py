@@ -13,6 +13,10 @@ class DeliveryItem(Fact):
     content_hash: Sha256 = plain("SHA-256 of the dataset's bytes as kept.")
     object_key: str = pseudonym("Key of the Part 10 object in the object store.")
     size: int = plain("Length of the Part 10 object in bytes.", ge=0)
+    received_at: Instant | None = plain(
+        "When this content was durable, UTC: of several contents of one instance the latest is the one to deliver.",
+        default=None,
+    )
 
 
 class DeliveryRequested(Fact):

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy import ColumnElement, Row, and_, literal
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -69,6 +69,7 @@ class ItemView(BaseModel):
     attempts: int
     next_attempt_at: datetime | None
     sent_at: datetime | None
+    current: bool = Field(description="False: other content of the instance came later, and goes in place of this.")
 
 
 class DeliveryDetail(DeliveryView):

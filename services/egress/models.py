@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Index,
@@ -12,6 +13,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    true,
 )
 
 from libs.messaging.tables import messaging_tables
@@ -72,6 +74,9 @@ items = Table(
     Column("refusals", Integer, nullable=False, server_default="0"),
     Column("next_attempt_at", Instant, nullable=True),
     Column("sent_at", Instant, nullable=True),
+    # Of several contents of one instance the one that was received last is current; the others are not sent any more.
+    Column("received_at", Instant, nullable=True),
+    Column("current", Boolean, nullable=False, server_default=true()),
     UniqueConstraint("delivery_id", "sop_instance_uid", "content_hash", "transform", name="items_business_key"),
     Index("items_due", "delivery_id", "state", "next_attempt_at"),
 )

@@ -16,7 +16,8 @@ from services.egress.models import deliveries, destinations, items
 from services.egress.outcome import Outcome, Standing
 
 UNFINISHED: tuple[State, ...] = ("open", "waiting", "held")
-_SENDABLE = and_(items.c.state == "pending", items.c.transform == "")
+_SENDABLE = and_(items.c.state == "pending", items.c.transform == "", items.c.current)
+_IDENTITY = ("delivery_id", "sop_instance_uid", "content_hash", "transform")
 
 
 async def ensure_delivery(tx: AsyncSession, **values: Any) -> None:
@@ -45,7 +46,7 @@ async def update_delivery(tx: AsyncSession, delivery_id: str, **values: Any) -> 
 async def add_items(
     tx: AsyncSession, delivery_id: str, transform: str | None, wanted: Iterable[DeliveryItem], now: datetime
 ) -> None:
-    """Insert the items that are not there yet, due at once."""
+    """Insert the items that are not there yet, due at once; of several contents of an instance the latest counts."""
     rows = [
         {
             "delivery_id": delivery_id,
@@ -56,8 +57,48 @@ async def add_items(
         }
         for item in wanted
     ]
-    if rows:
-        await _insert_new(tx, items, rows)
+    if not rows:
+        return
+    insertion = _dialect(tx)(items)
+    due = {"state": "pending", "refusals": 0, "next_attempt_at": now}
+    taken = {name: insertion.excluded[name] for name in ("object_key", "size", "received_at")}
+    # The same request again has the same time. A later one: another content was current, and this one is once more.
+    await tx.execute(
+        insertion.on_conflict_do_update(
+            index_elements=_IDENTITY, set_=due | taken, where=items.c.received_at < insertion.excluded.received_at
+        ),
+        rows,
+    )
+    await _choose(tx, delivery_id, [row["sop_instance_uid"] for row in rows])
+
+
+async def _choose(tx: AsyncSession, delivery_id: str, uids: Sequence[str]) -> None:
+    mine = and_(items.c.delivery_id == delivery_id, items.c.sop_instance_uid.in_(uids))
+    several = (
+        select(items.c.sop_instance_uid)
+        .where(mine)
+        .group_by(items.c.sop_instance_uid)
+        .having(func.count(items.c.content_hash.distinct()) > 1)
+    )
+    rows = (
+        await tx.execute(
+            select(items.c.id, items.c.sop_instance_uid, items.c.content_hash, items.c.received_at).where(
+                mine, items.c.sop_instance_uid.in_(several)
+            )
+        )
+    ).all()
+    last: dict[str, tuple[bool, Any, str]] = {}
+    for row in rows:
+        last[row.sop_instance_uid] = max(last.get(row.sop_instance_uid, _place(row)), _place(row))
+    for current in (True, False):
+        chosen = [row.id for row in rows if (last[row.sop_instance_uid] == _place(row)) == current]
+        if chosen:
+            await tx.execute(update(items).where(items.c.id.in_(chosen)).values(current=current))
+
+
+def _place(row: Any) -> tuple[bool, Any, str]:
+    # One without a time is from a release that gave none, so it was there before.
+    return row.received_at is not None, row.received_at or "", row.content_hash
 
 
 async def tally(tx: AsyncSession, delivery_id: str) -> Tally:
@@ -72,7 +113,7 @@ async def tally(tx: AsyncSession, delivery_id: str) -> Tally:
             func.count().filter(sent),
             func.count().filter(items.c.state == "failed"),
             func.coalesce(func.sum(items.c.size).filter(sent), 0),
-        ).where(items.c.delivery_id == delivery_id)
+        ).where(items.c.delivery_id == delivery_id, items.c.current)
     )
     instances, due, next_attempt_at, blocked, sent_count, failed, size = counts.one()
     return Tally(instances, due, next_attempt_at, blocked, sent_count, failed, int(size))
@@ -81,7 +122,9 @@ async def tally(tx: AsyncSession, delivery_id: str) -> Tally:
 async def set_hash_of(tx: AsyncSession, delivery_id: str) -> str:
     """Hash the set of a delivery's instances, as the request that closes it does."""
     found = await tx.execute(
-        select(items.c.sop_instance_uid, items.c.content_hash).where(items.c.delivery_id == delivery_id)
+        select(items.c.sop_instance_uid, items.c.content_hash).where(
+            items.c.delivery_id == delivery_id, items.c.current
+        )
     )
     return set_hash((row.sop_instance_uid, row.content_hash) for row in found)
 
@@ -274,7 +317,7 @@ async def retry_items(tx: AsyncSession, delivery_id: str, now: datetime) -> int:
     """Make every unsent item due at once with all its attempts before it; give their number."""
     result: Any = await tx.execute(
         update(items)
-        .where(items.c.delivery_id == delivery_id, items.c.state != "sent")
+        .where(items.c.delivery_id == delivery_id, items.c.state != "sent", items.c.current)
         .values(state="pending", refusals=0, next_attempt_at=now)
     )
     return int(result.rowcount)
@@ -284,7 +327,7 @@ async def failed_items(tx: AsyncSession, delivery_id: str, limit: int) -> Sequen
     """Read the first items that were refused for good."""
     found = await tx.execute(
         select(items)
-        .where(items.c.delivery_id == delivery_id, items.c.state == "failed")
+        .where(items.c.delivery_id == delivery_id, items.c.state == "failed", items.c.current)
         .order_by(items.c.id)
         .limit(limit)
     )
@@ -410,6 +453,8 @@ def _turn(now: datetime) -> ColumnElement[bool]:
 
 async def _insert_new(tx: AsyncSession, table: Table, rows: list[dict[str, Any]]) -> None:
     """Insert rows whose unique keys are not there yet."""
-    dialect = tx.get_bind().dialect.name
-    build: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}.get(dialect, insert)
-    await tx.execute(build(table).on_conflict_do_nothing(), rows)
+    await tx.execute(_dialect(tx)(table).on_conflict_do_nothing(), rows)
+
+
+def _dialect(tx: AsyncSession) -> Any:
+    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}.get(tx.get_bind().dialect.name, insert)

@@ -147,17 +147,26 @@ def united(before: Sequence[Requested], going: Sequence[Requested]) -> tuple[lis
 def of_version(known: Sequence[Known], count: int, content_hash: str, last_arrival: datetime) -> list[Known] | None:
     """Find the instances of a study version among those that are known.
 
-    Later instances may be known already: then those that had arrived by the version's last arrival are tried.
+    Later instances may be known already: then those that had arrived by the version's last arrival are tried. Of an
+    instance with several contents the one that was received last counts, as other content may make a new version.
 
     Returns
     -------
     list[Known] | None
         Exactly the version's instances, or none while some are missing.
     """
-    for candidates in (list(known), [one for one in known if one.received_at <= last_arrival]):
+    for candidates in (standing(known), standing(one for one in known if one.received_at <= last_arrival)):
         if len(candidates) == count and set_hash(one.identity for one in candidates) == content_hash:
             return candidates
     return None
+
+
+def standing(known: Iterable[Known]) -> list[Known]:
+    """Leave out the contents that another one took the place of."""
+    last: dict[str, Known] = {}
+    for one in sorted(known, key=lambda one: (one.received_at, one.item.content_hash)):
+        last[one.item.sop_instance_uid] = one
+    return sorted(last.values(), key=lambda one: one.id)
 
 
 def requests(

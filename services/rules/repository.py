@@ -18,6 +18,7 @@ from services.rules.models import completions, decisions, instances, requests, s
 from services.rules.plan import Known, Requested, Wish
 
 _ROWS_A_STATEMENT = 500
+_IDENTITY = ("study_id", "sop_instance_uid", "content_hash")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ async def _locked(tx: AsyncSession, *conditions: ColumnElement[bool]) -> Study:
 
 
 async def keep_instances(tx: AsyncSession, study: Study, batch: InstancesStored) -> list[Known]:
-    """Keep the instances of a batch; give those that were not known."""
+    """Keep the instances of a batch; give those that were not known, or that became what the study has once more."""
     source = batch.source.model_dump(mode="json")
     rows = [
         {
@@ -84,7 +85,15 @@ async def keep_instances(tx: AsyncSession, study: Study, batch: InstancesStored)
     new: list[Known] = []
     for start in range(0, len(rows), _ROWS_A_STATEMENT):
         statement = _insert(tx)(instances).values(rows[start : start + _ROWS_A_STATEMENT])
-        added = await tx.execute(statement.on_conflict_do_nothing().returning(*instances.c))
+        # The same event again has the same time. A later one: this content was replaced, and has come again.
+        again: dict[str, Any] = {name: statement.excluded[name] for name in rows[0] if name not in _IDENTITY}
+        added = await tx.execute(
+            statement.on_conflict_do_update(
+                index_elements=_IDENTITY,
+                set_=again | {"network_version": None},
+                where=instances.c.received_at < statement.excluded.received_at,
+            ).returning(*instances.c)
+        )
         new += [_known(row) for row in added]
     return new
 
@@ -141,21 +150,26 @@ async def close_completion(tx: AsyncSession, study: Study, completion: Completio
 
 
 async def requested_of(tx: AsyncSession, known: Sequence[Known]) -> list[Requested]:
-    """Give what has been requested for instances of one study."""
-    by_id = {one.id: one for one in known}
-    if not by_id:
+    """Give what has been requested for instances of one study.
+
+    What was requested of a content that another took the place of is requested of that one: whoever has the old
+    content gets the new one.
+    """
+    by_uid = {one.item.sop_instance_uid: one for one in known}
+    if not by_uid:
         return []
     statement = (
-        select(requests)
+        select(requests, instances.c.sop_instance_uid)
         .join(instances, instances.c.id == requests.c.instance_id)
         .where(
             instances.c.study_id == select(instances.c.study_id).where(instances.c.id == known[0].id).scalar_subquery()
         )
+        .order_by(instances.c.received_at)
     )
     return [
-        Requested(by_id[row.instance_id], row.destination, Wish(row.priority, row.transform, tuple(row.rules)))
+        Requested(by_uid[row.sop_instance_uid], row.destination, Wish(row.priority, row.transform, tuple(row.rules)))
         for row in await tx.execute(statement)
-        if row.instance_id in by_id
+        if row.sop_instance_uid in by_uid
     ]
 
 
@@ -231,6 +245,7 @@ def _known(row: Row[Any]) -> Known:
             content_hash=row.content_hash,
             object_key=row.object_key,
             size=row.size,
+            received_at=row.received_at,
         ),
         series_instance_uid=row.series_instance_uid,
         received_at=row.received_at,

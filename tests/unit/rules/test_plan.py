@@ -1,3 +1,5 @@
+import random
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +27,12 @@ def known(number: int, node: str = "CT1") -> Known:
     )
     source = CT1 if node == "CT1" else PACS
     return Known(number, item, "1.2", NOW + timedelta(seconds=number), source, {}, "headers")
+
+
+def content(uid: str, letter: str, second: int) -> Known:
+    one = known(1)
+    item = one.item.model_copy(update={"sop_instance_uid": uid, "content_hash": letter * 64})
+    return replace(one, id=second, item=item, received_at=NOW + timedelta(seconds=second))
 
 
 def match(name: str, *destinations: str, priority: Any = "routine", transform: str | None = None) -> Match:
@@ -135,3 +143,31 @@ def test_attributes_are_picked_from_a_full_header() -> None:
         "EchoTime": 90.0,
         "ScanningSequence": ["SE", "IR"],
     }
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["1.1", "1.2", "1.3"]), st.sampled_from("abc")), min_size=1, max_size=8),
+    st.randoms(use_true_random=False),
+)
+def test_every_version_is_found_though_contents_took_the_place_of_others(
+    came: list[tuple[str, str]], luck: random.Random
+) -> None:
+    index: dict[str, str] = {}
+    everything: dict[tuple[str, str], Known] = {}
+    for second, (uid, letter) in enumerate(came):
+        if index.get(uid) != letter:
+            everything[uid, letter] = content(uid, letter, second)
+        index[uid] = letter
+    shuffled = list(everything.values())
+    luck.shuffle(shuffled)
+    pairs = {(uid, letter * 64) for uid, letter in index.items()}
+    found = of_version(shuffled, len(index), set_hash(pairs), NOW + timedelta(seconds=len(came)))
+    assert found is not None
+    assert {one.identity for one in found} == pairs
+    assert of_version(shuffled, len(index), "0" * 64, NOW + timedelta(seconds=len(came))) is None
+
+
+def test_the_version_before_is_found_though_its_successor_s_content_is_known() -> None:
+    first, second = content("1.1", "a", 1), content("1.1", "b", 2)
+    assert of_version([second, first], 1, set_hash([first.identity]), first.received_at) == [first]
+    assert of_version([second, first], 1, set_hash([second.identity]), second.received_at) == [second]
