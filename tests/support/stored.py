@@ -4,6 +4,7 @@ import hashlib
 import json
 import sqlite3
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 
 from libs.dicom import part10
@@ -19,6 +20,8 @@ NETWORK = json.dumps(
     }
 )
 _CHUNK = 1 << 20
+#: Preamble and file meta information are much shorter.
+_HEAD = 1 << 16
 
 
 def database(home: Path, service: str) -> sqlite3.Connection:
@@ -37,10 +40,12 @@ def indexed(home: Path, sop_uid: str) -> tuple[str, str] | None:
 
 def kept(url: str, key: str) -> tuple[str, int]:
     """Give SHA-256 and length of the dataset in an object. Raises ObjectMissingError."""
-    with closing(open_store(url)) as store, store.open(key) as file:
-        part10.decode(file)
+    with closing(open_store(url)) as store:
+        with store.open(key, 0, _HEAD) as file:
+            _, offset = part10.decode(BytesIO(file.read()))
         digest, length = hashlib.sha256(), 0
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            length += len(chunk)
+        with store.open(key, offset) as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                length += len(chunk)
     return digest.hexdigest(), length
