@@ -1,6 +1,7 @@
 """One connection: bytes through one fixed buffer, each wait bounded. Knows nothing of what the bytes mean."""
 
 import socket
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
@@ -9,6 +10,10 @@ from typing import Final, Protocol
 _SMALL: Final = 1 << 14
 #: Seconds in which a peer may take our last word when this side is asked to end.
 _STOPPING: Final = 2.0
+
+
+#: SO_LINGER: on, 0 seconds.
+_RESET: Final = struct.pack("ii", 1, 0)
 
 
 class LostError(Exception):
@@ -36,6 +41,10 @@ class Socket(Protocol):
 
     def settimeout(self, value: float, /) -> None:
         """Let each wait last so many seconds; then TimeoutError."""
+        ...
+
+    def setsockopt(self, level: int, option: int, value: bytes, /) -> None:
+        """Set an option of the socket."""
         ...
 
     def close(self) -> None:
@@ -69,6 +78,7 @@ class Connection:
         self._until: float | None = None
         self._stopping = False
         self._sending = False
+        self._ended = False
         self.view = memoryview(bytearray(_SMALL))
         self.start = 0
         self.end = 0
@@ -107,6 +117,7 @@ class Connection:
             raise LostError("the connection broke while bytes were awaited") from error
         self._check()
         if not got:
+            self._ended = True
             raise LostError("the peer closed the connection")
         self.end += got
 
@@ -158,6 +169,9 @@ class Connection:
             while True:
                 self.start = self.end = 0
                 self.fill()
+        if not self._ended:
+            # It had its time. Closing in order would leave what it does not take in the kernel for many minutes.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
     def stop(self) -> None:
         """Have the thread that reads or sends raise StoppedError soon; from any thread."""

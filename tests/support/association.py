@@ -1,5 +1,7 @@
 """An association whose peer is a sequence of bytes: no thread, no socket, thousands of cases a second."""
 
+import socket
+import struct
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -42,6 +44,7 @@ class Scripted:
         self.sent = bytearray()
         self.reads = 0
         self.closed = 0
+        self.reset = False
 
     def recv_into(self, buffer: memoryview, /) -> int:
         self.reads += 1
@@ -63,6 +66,10 @@ class Scripted:
 
     def settimeout(self, value: float, /) -> None:
         assert value > 0
+
+    def setsockopt(self, level: int, option: int, value: bytes, /) -> None:
+        assert (level, option) == (socket.SOL_SOCKET, socket.SO_LINGER)
+        self.reset = value == struct.pack("ii", 1, 0)
 
     def close(self) -> None:
         self.closed += 1

@@ -107,9 +107,9 @@ def connect(acceptor: Acceptor) -> socket.socket:
 
 
 def everything(connected: socket.socket) -> bytes:
-    """Read until the acceptor closes."""
+    """Read until the acceptor aborts or closes."""
     found = bytearray()
-    while part := connected.recv(65536):
+    while found[-10:-4] != HEADER.pack(Kind.ABORT, 4) and (part := connected.recv(65536)):
         found += part
     return bytes(found)
 

@@ -261,7 +261,14 @@ def test_a_peer_that_never_closes_is_left_after_the_deadline() -> None:
     association = Association(connected, PEER, Recorder(), OPTIONS, now=lambda: float(next(clock)))
     assert association.run() is Ending.RELEASED
     assert connected.reads <= OPTIONS.artim_timeout + 2
+    assert connected.reset
     assert [kind for kind, _ in split(bytes(connected.sent))] == [Kind.ASSOCIATE_AC, Kind.RELEASE_RP]
+
+
+def test_a_peer_that_closes_in_time_is_not_reset() -> None:
+    connected = Scripted(RQ + RELEASE)
+    assert Association(connected, PEER, Recorder(), OPTIONS, now=lambda: 0.0).run() is Ending.RELEASED
+    assert not connected.reset
 
 
 def test_what_comes_after_a_release_is_ignored() -> None:
