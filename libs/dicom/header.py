@@ -250,18 +250,21 @@ def _gather(
         if not rest.need:
             return data, rest
         need = rest.need - rest.at
+        if need > _LONGEST_HEADER and not rest.open:
+            # Too long to be held: passed over, as if nobody had asked for it.
+            rest = Rest(rest.need, rest.need, rest.tag)
         if rest.at > len(data):
             if not _skipped(source, rest.at - len(data)):
                 return data, rest
-            data = b""
+            data, need = b"", 1
+        elif need > _LONGEST_HEADER:
+            if rest.tag > _LAST_BASE:
+                # Such as hours of waveforms in a sequence: all that events carry came before.
+                return data, Rest(rest.at, 0, rest.tag)
+            raise UnreadableDatasetError("a sequence of its header is longer than 64 MiB")
         else:
             data = data[rest.at :]
         at = 0
-        if need > _LONGEST_HEADER:
-            if rest.tag > _LAST_BASE:
-                # Such as hours of waveforms in a sequence: all that anyone asks for came before.
-                return data, Rest(0, 0, rest.tag)
-            raise UnreadableDatasetError("an element of the header is longer than 64 MiB")
         more = source.read(max(need - len(data), len(data), _CHUNK))
         if not more:
             return data, Rest(0, need, rest.tag if data else -1)

@@ -63,11 +63,14 @@ class Rest(NamedTuple):
         Length that the data must have for the next step; 0 if the dataset ended here.
     tag
         Tag of the element at `at`, as far as it is known; -1 if it isn't.
+    open
+        The element at `at` has no length: `need` is only the least.
     """
 
     at: int
     need: int
     tag: int
+    open: bool = False
 
 
 class _Words(NamedTuple):
@@ -153,7 +156,7 @@ def scan(  # noqa: C901, PLR0912 (one loop on purpose: a call for each element c
         if length == UNDEFINED:
             end = _past_items(data, value, form)
             if end < 0:
-                return Rest(at, size + 1, tag)
+                return Rest(at, size + 1, tag, open=True)
             if wanted is None or tag in wanted:
                 found[tag] = (_undefined_vr(vr, tag), data[value : end - _HEAD])
             at = end

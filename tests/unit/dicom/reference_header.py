@@ -1,8 +1,8 @@
 """The header of a dataset as pydicom parses it: what `libs/dicom/header.py` must say, too.
 
 Two things differ on purpose from what it was when it was in use: sequences are converted after all other values are
-taken, because pydicom converts others with them, which then were missing; and elements are taken without `get_item`, for
-the same reason.
+taken, because pydicom converts others with them, which then were missing; and elements are taken without `get_item`,
+for the same reason.
 """
 
 import io
@@ -10,7 +10,7 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final
 
 from pydicom.charset import convert_encodings
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
@@ -164,7 +164,7 @@ def _inflated(dataset: BinaryIO) -> io.BytesIO:
 
 def _item(raw: Dataset, tag: int) -> RawDataElement | DataElement:
     # Not by `get_item`, which converts private creators on its way.
-    return cast("RawDataElement | DataElement", raw._dict[BaseTag(tag)])
+    return raw._dict[BaseTag(tag)]
 
 
 def _values(raw: Dataset, tag: int, encodings: element.Encodings) -> list[element.Value]:
@@ -195,7 +195,7 @@ def _encodings(raw: Dataset, parent: list[str]) -> list[str]:
 def _document(raw: Dataset, parent: list[str], depth: int) -> dict[str, Any]:
     encodings = _encodings(raw, parent)
     found: dict[str, Any] = {}
-    sequences: list[int] = []
+    sequences: list[BaseTag] = []
     for tag in sorted(raw.keys()):
         item = _item(raw, tag)
         vr = item.VR if item.VR not in (None, "UN") else element.known_vr(tag)
@@ -209,8 +209,8 @@ def _document(raw: Dataset, parent: list[str], depth: int) -> dict[str, Any]:
         if keyword := keyword_for_tag(tag):
             entry["keyword"] = keyword
         found[f"{tag:08X}"] = entry
-    for tag in sequences if depth < _DEEPEST else []:
-        found[f"{tag:08X}"]["Value"] = [_document(each, encodings, depth + 1) for each in _items(raw, tag)]
+    for sequence in sequences if depth < _DEEPEST else []:
+        found[f"{sequence:08X}"]["Value"] = [_document(each, encodings, depth + 1) for each in _items(raw, sequence)]
     return found
 
 
