@@ -1,38 +1,52 @@
-"""Says when a study is complete, and writes its manifest: after a quiet time, and never while work of it is in hand."""
+"""Says when a study is complete, and writes its manifest: by evidence, and never while work of it is in hand."""
 
 import asyncio
-import hashlib
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from contracts.fact import Fact, ObjectRef
-from contracts.manifest import Manifest, set_hash
 from contracts.study import StudyAmended, StudyCompleted
 from libs.clock import Clock
 from libs.messaging.outbox import Outbox
 from libs.storage.database import Database
-from libs.storage.objects import ObjectStore, StoreFullError, StoreUnavailableError
+from libs.storage.objects import ObjectMissingError, ObjectStore, StoreFullError, StoreUnavailableError
 from libs.telemetry import log, trace
-from services.ingest import metric, repository
-from services.ingest.assembly import study_attributes
-from services.ingest.repository import Due, Version
-from services.ingest.settings import IngestSettings
-from services.ingest.work import Work
+from services.ingest import manifest, metric, versions
+from services.ingest.evidence import Decision, Known, Patience, decide
+from services.ingest.manifest import Difference, Draft
+from services.ingest.repository import CLOCKS_DIFFER
+from services.ingest.versions import Due, Version
+from services.ingest.work import Study, Work
 
 _LOG = log.get(__name__)
 _TRACER = trace.tracer(__name__)
 #: What is expected to mend itself.
 _PASSING = (SQLAlchemyError, StoreUnavailableError, StoreFullError, OSError)
-_AT_ONCE = 10
-#: Other replicas' studies fall due without a word to this one.
-_LONGEST_WAIT = 5.0
+_AT_ONCE: Final = 100
+#: Instances that are read and written together.
+_PAGE: Final = 500
+#: Other replicas' studies fall due without a word to this one, seconds.
+_LONGEST_WAIT: Final = 5.0
+#: A study in hand is looked at again after a share of the time that it has been, so that many cost little.
+_AGAIN_SHARE: Final = 0.25
+_AGAIN_AT_MOST: Final = timedelta(minutes=5)
 #: What a replica said it has in hand counts for so long after it was last heard.
-SILENT_AFTER = timedelta(minutes=5)
+SILENT_AFTER: Final = timedelta(minutes=5)
 
 
 class Completion:
-    """Watches the studies that are due."""
+    """Watches the studies that are due.
+
+    Parameters
+    ----------
+    barrier
+        Returns when everything that was acknowledged before it was called is known to `work`.
+    patience
+        Gives how long to wait, by the definition in force.
+    """
 
     def __init__(
         self,
@@ -42,7 +56,8 @@ class Completion:
         outbox: Outbox,
         *,
         replica: str,
-        settings: IngestSettings,
+        barrier: Callable[[], Awaitable[None]],
+        patience: Callable[[], Patience],
         clock: Clock,
     ) -> None:
         self._database = database
@@ -50,25 +65,34 @@ class Completion:
         self._work = work
         self._outbox = outbox
         self._replica = replica
-        self._quiet = timedelta(seconds=settings.quiet_seconds)
+        self._barrier = barrier
+        self._patience = patience
         self._clock = clock
+        self._listening_since = clock()
         self._wake = asyncio.Event()
+        #: When it wakes by itself; None while nothing is known to come.
+        self._next: datetime | None = None
 
     def changed(self) -> None:
         """Look again: a batch was indexed. From the event loop only."""
-        self._wake.set()
+        # Its study is due no sooner than that; an earlier waking would find nothing.
+        if self._next is None or self._next > self._clock() + self._patience().soonest:
+            self._wake.set()
 
     async def run(self) -> None:
         """Complete studies until cancelled."""
         while True:
             self._wake.clear()
+            self._next = None
             try:
-                wait = await self._round()
+                wait = await self.look()
             except _PASSING as error:
                 metric.FAILURES.labels(kind="completion").inc()
                 reason = str(error) if getattr(type(error), "safe_to_log", False) else type(error).__name__
                 _LOG.warning("studies not completed, tried again", reason=reason, delay=_LONGEST_WAIT)
                 wait = _LONGEST_WAIT
+            if wait is not None:
+                self._next = self._clock() + timedelta(seconds=wait)
             try:
                 # Not `wait_for`: on Python 3.11 it swallows a cancellation that comes together with the wake-up.
                 async with asyncio.timeout(wait):
@@ -76,115 +100,218 @@ class Completion:
             except TimeoutError:
                 continue
 
-    async def _round(self) -> float | None:
+    async def look(self) -> float | None:
         """Complete what is due; give the seconds until there may be more, None if nothing is known to come."""
         async with self._database.reading() as tx:
-            waiting = await repository.next_due(tx)
+            waiting = await versions.next_due(tx)
         now = self._clock()
-        next_due = None if waiting is None else waiting[0]
-        if waiting is not None and waiting[1] > now + self._quiet + repository.CLOCKS_DIFFER:
+        longest = None if self._database.dialect == "sqlite" else _LONGEST_WAIT
+        if waiting is None:
+            return longest
+        first, last = waiting
+        latest = now + max(self._patience().longest, _AGAIN_AT_MOST)
+        if last > latest + CLOCKS_DIFFER:
             async with self._database.transaction() as tx:
-                await repository.follow_clock(tx, now + self._quiet)
+                await versions.follow_clock(tx, latest)
             return 0
-        if next_due is not None and next_due <= now:
-            async with self._database.transaction() as tx:
-                taken = await repository.lease_due(
-                    tx, self._replica, now=now, until=repository.lease_end(now), limit=_AT_ONCE
-                )
-            for due in taken:
-                await self._complete_or_say_why(due)
-            if taken:
-                return 0
+        if first > now:
+            seconds = (first - now).total_seconds()
+            return seconds if longest is None else min(seconds, longest)
+        broken = self._work.broken()
+        async with self._database.transaction() as tx:
+            if broken:
+                await versions.note_broken(tx, broken)
+            taken = await versions.lease_due(tx, self._replica, now=now, limit=_AT_ONCE)
+        if not taken:
             # Another replica has them; it may die.
             return _LONGEST_WAIT
-        longest = None if self._database.dialect == "sqlite" else _LONGEST_WAIT
-        if next_due is None:
-            return longest
-        seconds = (next_due - now).total_seconds()
-        return seconds if longest is None else min(seconds, longest)
+        await self._decide(taken)
+        return 0
 
-    async def _complete_or_say_why(self, due: Due) -> None:
+    async def _decide(self, taken: list[Due]) -> None:
+        """Ask of each study whether it is complete."""
+        self._work.let_go(self._clock() - self._patience().at_most)
+        await self._barrier()
+        held = await self._in_hand({due.study for due in taken})
+        free = [due for due in taken if due.study not in held]
+        async with self._database.reading() as tx:
+            tallies = await versions.tallies(tx, [due.id for due in free])
+        now, patience = self._clock(), self._patience()
+        until = {due.id: self._again(due, now) for due in taken if due.study in held}
+        decisions: list[tuple[Due, Decision]] = []
+        for due in free:
+            known = Known(
+                last_arrival=due.last_arrival,
+                pending_since=due.pending_since,
+                listening_since=self._listening_since,
+                broken_at=due.broken_at,
+                announced=due.announced,
+                series=tallies[due.id],
+            )
+            decision = decide(known, patience, now)
+            if decision.until is None:
+                decisions.append((due, decision))
+            else:
+                until[due.id] = decision.until
+        if until:
+            async with self._database.transaction() as tx:
+                await versions.postpone(tx, until)
+        for due, decision in decisions:
+            await self._complete_or_say_why(due, decision)
+
+    def _again(self, due: Due, now: datetime) -> datetime:
+        waited = max(timedelta(0), now - due.last_arrival) * _AGAIN_SHARE
+        return now + min(max(waited, self._patience().quiet / 5), _AGAIN_AT_MOST)
+
+    async def _complete_or_say_why(self, due: Due, decision: Decision) -> None:
         try:
-            await self._complete(due)
+            await self._complete(due, decision)
         except _PASSING:
             raise
         except Exception as error:  # noqa: BLE001 (one study must not hold up the others; it is tried again)
             metric.FAILURES.labels(kind="alarm").inc()
             _LOG.error("study not completed by a defect", study_uid=due.study_uid, tenant=due.tenant, exc_info=error)
-            async with self._database.transaction() as tx:
-                await repository.postpone(tx, due.id, self._clock() + self._quiet)
+            await self._later(due)
 
-    async def _complete(self, due: Due) -> None:
-        now = self._clock()
-        if await self._in_hand(due):
-            async with self._database.transaction() as tx:
-                await repository.postpone(tx, due.id, now + self._quiet / 5)
+    async def _complete(self, due: Due, decision: Decision) -> None:
+        before = await self._before(due)
+        with Draft(due.tenant, due.study_uid, due.version + 1) as draft:
+            await self._fill(draft, due)
+            changes = await asyncio.to_thread(draft.close, before)
+            # Named by its content too: an attempt that was overtaken never replaces the manifest of one that stands.
+            key = f"manifests/{due.tenant}/{due.study_uid}/{due.version + 1}-{draft.digest[:16]}.json"
+            if not changes:
+                await self._settle(due)
+                return
+            await asyncio.to_thread(self._objects.put, key, draft.file())
+            reference = ObjectRef(key=key, sha256=draft.digest, size=draft.size)
+        # Writing took a while: what was acknowledged meanwhile is asked for once more.
+        await self._barrier()
+        stands = not await self._in_hand({due.study}) and await self._record(due, decision, draft, changes, reference)
+        if not stands:
+            await self._overtaken(due, key)
             return
+        self._tell(due, decision, draft)
+
+    async def _before(self, due: Due) -> Mapping[str, str]:
+        """Read the contents of the version before; without it all is new, which is said aloud."""
+        if due.manifest_key is None:
+            return {}
+        try:
+            return await asyncio.to_thread(_contents, self._objects, due.manifest_key)
+        except (ObjectMissingError, ValueError, KeyError) as error:
+            metric.FAILURES.labels(kind="alarm").inc()
+            _LOG.error(
+                "manifest of the version before not readable: all instances count as added",
+                study_uid=due.study_uid,
+                tenant=due.tenant,
+                key=due.manifest_key,
+                reason=type(error).__name__,
+                advice="restore the object from a backup of the object store",
+            )
+            return {}
+
+    async def _fill(self, draft: Draft, due: Due) -> None:
         async with self._database.reading() as tx:
-            instances = await repository.stored_instances(tx, due.id)
-        manifest = Manifest(
-            tenant=due.tenant,
-            study_instance_uid=due.study_uid,
-            version=due.version + 1,
-            content_hash=set_hash((each.sop_instance_uid, each.content_hash) for each in instances),
-            attributes=study_attributes(instances),
-            instances=tuple(instances),
+            ids = await versions.instance_ids(tx, due.id)
+            for start in range(0, len(ids), _PAGE):
+                rows = await versions.instance_rows(tx, ids[start : start + _PAGE])
+                # Thousands of instances must not hold up the event loop.
+                await asyncio.to_thread(lambda page: draft.add(versions.stored_instances(page)), rows)
+
+    async def _record(
+        self, due: Due, decision: Decision, draft: Draft, changes: Difference, reference: ObjectRef
+    ) -> bool:
+        number = due.version + 1
+        version = Version(
+            number,
+            draft.count,
+            draft.content_hash,
+            reference.key,
+            draft.attributes,
+            decision.signs,
+            decision.score,
+            self._clock(),
         )
-        data = manifest.model_dump_json().encode()
-        digest = hashlib.sha256(data).hexdigest()
-        # Named by its content too: an attempt that was overtaken never replaces the manifest of one that stands.
-        key = f"manifests/{due.tenant}/{due.study_uid}/{manifest.version}-{digest[:16]}.json"
-        await asyncio.to_thread(self._objects.put, key, data)
-        version = Version(manifest.version, len(instances), manifest.content_hash, key, manifest.attributes, now)
-        event = self._event(due, manifest, ObjectRef(key=key, sha256=digest, size=len(data)))
-        name = "completed" if manifest.version == 1 else "amended"
+        event = _event(due, decision, draft, changes, reference)
         with _TRACER.start_as_current_span(
-            f"study {name}", context=trace.study_context(due.tenant, due.study_uid), record_exception=False
+            f"study {_name(due)}", context=trace.study_context(due.tenant, due.study_uid), record_exception=False
         ):
             async with self._database.transaction() as tx:
-                stands = await repository.record_version(tx, due, version, self._replica)
+                stands = await versions.record(tx, due, version, self._replica)
                 if stands:
                     await self._outbox.emit(tx, event, subject=due.study_uid, tenant=due.tenant, site=due.source.site)
-        if not stands:
-            # Instances arrived meanwhile. Its successor has another hash, unless it is the very same version.
-            async with self._database.transaction() as tx:
-                named = await repository.names_manifest(tx, due.id, key)
-                await repository.postpone(tx, due.id, now + self._quiet)
-            if not named:
-                await asyncio.to_thread(self._objects.delete, key)
-            return
-        metric.STUDIES.labels(event=name).inc()
-        if manifest.version == 1:
-            trace.record_study_root(due.tenant, due.study_uid, due.first_arrival, now)
-        _LOG.info(
-            "study completed" if manifest.version == 1 else "study amended",
-            study_uid=due.study_uid,
-            tenant=due.tenant,
-            version=manifest.version,
-            instances=len(instances),
-        )
+        return stands
 
-    async def _in_hand(self, due: Due) -> bool:
-        if self._work.has((due.tenant, due.study_uid)):
-            return True
+    def _tell(self, due: Due, decision: Decision, draft: Draft) -> None:
+        metric.STUDIES.labels(event=_name(due)).inc()
+        said: dict[str, Any] = {"study_uid": due.study_uid, "tenant": due.tenant, "version": due.version + 1}
+        if due.version == 0:
+            trace.record_study_root(due.tenant, due.study_uid, due.first_arrival, self._clock())
+        _LOG.info(f"study {_name(due)}", instances=draft.count, **said)
+        if decision.against:
+            for sign in decision.against:
+                metric.DOUBTS.labels(sign=sign.kind).inc()
+            _LOG.warning(
+                "study taken to be complete though something may be missing",
+                reason="; ".join(sign.detail for sign in decision.against),
+                advice="compare it with the modality, and send again what is missing: see docs/assembly.md",
+                **said,
+            )
+
+    async def _settle(self, due: Due) -> None:
+        """Nothing differs from the last version: it stands."""
+        async with self._database.transaction() as tx:
+            done = await versions.settle(tx, due, self._replica)
+        if not done:
+            await self._later(due)
+
+    async def _overtaken(self, due: Due, key: str) -> None:
+        """Instances arrived meanwhile. The successor has another hash, unless it is the very same version."""
         async with self._database.reading() as tx:
-            return await repository.is_open_elsewhere(tx, due, self._replica, self._clock() - SILENT_AFTER)
+            named = await versions.names_manifest(tx, due.id, key)
+        await self._later(due)
+        if not named:
+            await asyncio.to_thread(self._objects.delete, key)
 
-    def _event(self, due: Due, manifest: Manifest, reference: ObjectRef) -> Fact:
-        facts = {
-            "study_instance_uid": due.study_uid,
-            "version": manifest.version,
-            "instance_count": len(manifest.instances),
-            "series_count": len({each.series_instance_uid for each in manifest.instances}),
-            "content_hash": manifest.content_hash,
-            "manifest": reference,
-            "first_arrival": due.first_arrival,
-            "last_arrival": due.last_arrival,
-            "source": due.source,
-            "sites": due.sites,
-            "attributes": manifest.attributes,
-            "evidence": (f"no arrival for {self._quiet.total_seconds():g} s", "no association of it open"),
-        }
-        if manifest.version == 1:
-            return StudyCompleted.model_validate(facts)
-        return StudyAmended.model_validate({**facts, "added_count": len(manifest.instances) - due.version_count})
+    async def _later(self, due: Due) -> None:
+        async with self._database.transaction() as tx:
+            await versions.postpone(tx, {due.id: self._clock() + self._patience().quiet})
+
+    async def _in_hand(self, studies: set[Study]) -> set[Study]:
+        here = {study for study in studies if self._work.has(study)}
+        async with self._database.reading() as tx:
+            return here | await versions.in_hand_elsewhere(
+                tx, studies - here, self._replica, self._clock() - SILENT_AFTER
+            )
+
+
+def _contents(objects: ObjectStore, key: str) -> dict[str, str]:
+    with objects.open(key) as file:
+        return manifest.contents(file)
+
+
+def _name(due: Due) -> str:
+    return "completed" if due.version == 0 else "amended"
+
+
+def _event(due: Due, decision: Decision, draft: Draft, changes: Difference, reference: ObjectRef) -> Fact:
+    facts = {
+        "study_instance_uid": due.study_uid,
+        "version": due.version + 1,
+        "instance_count": draft.count,
+        "series_count": draft.series_count,
+        "content_hash": draft.content_hash,
+        "manifest": reference,
+        "first_arrival": due.first_arrival,
+        "last_arrival": due.last_arrival,
+        "source": due.source,
+        "sites": due.sites,
+        "attributes": draft.attributes,
+        "evidence": tuple(sign.detail for sign in decision.signs),
+        "signs": decision.signs,
+        "score": decision.score,
+    }
+    if due.version == 0:
+        return StudyCompleted.model_validate(facts)
+    return StudyAmended.model_validate({**facts, "added_count": len(changes), "replaced_count": len(changes.replaced)})

@@ -75,6 +75,11 @@ class Patience:
         return min(quiet, self.at_most)
 
     @property
+    def soonest(self) -> timedelta:
+        """The shortest time after an arrival at which any study may be complete."""
+        return min(min((self.quiet, *self.by_modality.values())) * MET.wait, self.at_most)
+
+    @property
     def longest(self) -> timedelta:
         """The longest time that any study waits after an arrival."""
         return min(max((self.quiet, *self.by_modality.values())) * NOT_MET.wait, self.at_most)
@@ -188,7 +193,7 @@ def _association(known: Known) -> list[_Found]:
         return [
             ("association-ended", BROKEN, "the association that sent last was broken off: its sender may try again")
         ]
-    return [("association-ended", ENDED, "no association of it open")]
+    return [("association-ended", ENDED, "no association is sending it")]
 
 
 def _numbers(known: Known) -> list[_Found]:

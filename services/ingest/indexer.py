@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,6 +22,7 @@ from libs.telemetry import log, trace
 from services.ingest import identity, metric, repository
 from services.ingest.arrival import Entry
 from services.ingest.aside import Aside
+from services.ingest.evidence import Patience
 from services.ingest.gathering import Batch, Gathering
 from services.ingest.identity import Objection
 from services.ingest.preparation import Prepared, header_document, prepare, shared_attributes, without
@@ -63,6 +63,8 @@ class Indexer:
     ----------
     run
         Name of this process, never used before.
+    patience
+        Gives how long a study waits for more, by the definition in force.
     changed
         Called when batches were indexed: a study may have another time at which it is due.
     """
@@ -77,6 +79,7 @@ class Indexer:
         *,
         run: str,
         settings: IngestSettings,
+        patience: Callable[[], Patience],
         clock: Clock,
         changed: Callable[[], None],
     ) -> None:
@@ -86,7 +89,7 @@ class Indexer:
         self._work = work
         self._outbox = outbox
         self._run = run
-        self._quiet = timedelta(seconds=settings.quiet_seconds)
+        self._patience = patience
         self._clock = clock
         self._changed = changed
         self._loop = asyncio.get_running_loop()
@@ -235,7 +238,7 @@ class Indexer:
         now = self._clock()
         try:
             async with self._database.transaction() as tx:
-                await repository.index(tx, indexed, now=now, due_at=now + self._quiet)
+                await repository.index(tx, indexed, now=now, patience=self._patience())
                 for part in parts:
                     if part.headers is not None:
                         await self._emit(tx, part, part.headers)

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Result, Row, Table, bindparam, delete, func, or_, select, update
+from sqlalchemy import Result, Row, Table, bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from contracts.fact import Attributes, ObjectRef, Source
+from contracts.fact import ObjectRef
 from contracts.instances import StoredInstance
 from services.ingest.arrival import Arrival, Entry, source_document
+from services.ingest.evidence import Patience
 from services.ingest.identity import Objection
 from services.ingest.models import arrivals, batches, instances, open_work, quarantine, received, series, studies
 from services.ingest.sorting import Kept, Known
@@ -71,34 +72,6 @@ class Indexed:
         return min((entry.arrival for entry in self.entries), key=lambda arrival: arrival.id)
 
 
-@dataclass(frozen=True)
-class Due:
-    """A study that may be complete, leased to one replica."""
-
-    id: int
-    tenant: str
-    study_uid: str
-    revision: int
-    version: int
-    version_count: int
-    first_arrival: datetime
-    last_arrival: datetime
-    source: Source
-    sites: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version of a study that is about to be recorded."""
-
-    number: int
-    count: int
-    content_hash: str
-    manifest_key: str
-    attributes: Attributes
-    at: datetime
-
-
 def utc(value: datetime) -> datetime:
     """Give a time as it was written: SQLite does not keep the offset."""
     return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
@@ -120,7 +93,7 @@ async def known(tx: AsyncSession, wanted: Iterable[tuple[str, str]]) -> Known:
     return found
 
 
-async def index(tx: AsyncSession, indexed: Sequence[Indexed], *, now: datetime, due_at: datetime) -> None:
+async def index(tx: AsyncSession, indexed: Sequence[Indexed], *, now: datetime, patience: Patience) -> None:
     """Write batches into the tables. Raises RacedError if one of their new instances is not new any more.
 
     The studies first, then the instances, each in a fixed order: two replicas with the same ones wait for each other
@@ -168,7 +141,9 @@ async def index(tx: AsyncSession, indexed: Sequence[Indexed], *, now: datetime, 
         await tx.execute(batches.insert(), headed)
     added = await _count_series(tx, {study_ids[key]: each for key, each in brought.items()})
     changes = [
-        _aggregate(row, [batch for batch in indexed if batch.study == key], brought.get(key), added, due_at)
+        _due(
+            _aggregate(row, [batch for batch in indexed if batch.study == key], brought.get(key), added), now, patience
+        )
         for key, row in rows.items()
     ]
     await tx.execute(update(studies).where(studies.c.id == bindparam("row")), changes)
@@ -228,7 +203,7 @@ async def _count_series(tx: AsyncSession, brought: Mapping[int, Brought]) -> dic
     rows = await tx.execute(
         select(series).where(series.c.study_id.in_(list(brought)), series.c.series_uid.in_(sorted(wanted)))
     )
-    kept = {(row.study_id, row.series_uid): _tally(row) for row in rows}
+    kept = {(row.study_id, row.series_uid): tally_of(row) for row in rows}
     written = [
         {
             "study_id": study_id,
@@ -249,13 +224,14 @@ async def _count_series(tx: AsyncSession, brought: Mapping[int, Brought]) -> dic
     return {study_id: sum((study_id, uid) not in kept for uid in each.series) for study_id, each in brought.items()}
 
 
-def _tally(row: Row[Any]) -> Tally:
+def tally_of(row: Row[Any]) -> Tally:
+    """Read a row of the table `series`."""
     numbers = None if row.numbers is None else tuple((low, high) for low, high in row.numbers)
     return Tally(row.modality, row.instance_count, row.size, numbers, row.announced)
 
 
 def _aggregate(
-    row: Row[Any], indexed: Sequence[Indexed], brought: Brought | None, added: Mapping[int, int], due_at: datetime
+    row: Row[Any], indexed: Sequence[Indexed], brought: Brought | None, added: Mapping[int, int]
 ) -> dict[str, Any]:
     """Give a study's row anew; it is locked, and every aggregate is independent of the order."""
     came = [entry.arrival for batch in indexed for entry in batch.entries]
@@ -275,7 +251,6 @@ def _aggregate(
         "modalities": brought.modalities(row.modalities or ()) if brought else row.modalities,
         "announced": largest(row.announced, brought.announced if brought else None),
         "pending_since": None if row.pending_since is None else utc(row.pending_since),
-        "due_at": due_at if new or row.due_at is not None else None,
     }
     if first.id < row.first_arrival_id:
         changes |= {
@@ -286,6 +261,14 @@ def _aggregate(
     if new and changes["pending_since"] is None:
         changes["pending_since"] = min(new)
     return changes
+
+
+def _due(changes: dict[str, Any], now: datetime, patience: Patience) -> dict[str, Any]:
+    """Say when a study is looked at; one that has all its instances in a version never is."""
+    wait = patience.first_look(
+        changes["modalities"] or (), count=changes["instance_count"], announced=changes["announced"]
+    )
+    return changes | {"due_at": None if changes["pending_since"] is None else now + wait}
 
 
 async def batch_exists(tx: AsyncSession, batch_id: str) -> bool:
@@ -340,134 +323,6 @@ async def quarantine_has(tx: AsyncSession, arrival_id: str) -> bool:
     return await tx.scalar(select(quarantine.c.id).where(quarantine.c.id == arrival_id)) is not None
 
 
-async def lease_due(tx: AsyncSession, replica: str, *, now: datetime, until: datetime, limit: int) -> list[Due]:
-    """Take studies whose quiet time is over; no other replica gets them until the lease ends.
-
-    A replica finishes what it has leased before it leases again: what it still holds, its life before this one left.
-    """
-    free = or_(
-        studies.c.leased_until.is_(None),
-        studies.c.leased_until <= now,
-        # Leased before the clock was put back.
-        studies.c.leased_until > until + CLOCKS_DIFFER,
-        studies.c.leased_by == replica,
-    )
-    rows = await tx.execute(
-        select(studies)
-        .where(studies.c.due_at <= now, free)
-        .order_by(studies.c.due_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    due = [
-        Due(
-            id=row.id,
-            tenant=row.tenant,
-            study_uid=row.study_uid,
-            revision=row.revision,
-            version=row.version,
-            version_count=row.version_count,
-            first_arrival=utc(row.first_arrival),
-            last_arrival=utc(row.last_arrival),
-            source=Source.model_validate(row.source),
-            sites=tuple(row.sites),
-        )
-        for row in rows
-    ]
-    await tx.execute(
-        update(studies).where(studies.c.id.in_([each.id for each in due])).values(leased_by=replica, leased_until=until)
-    )
-    return due
-
-
-async def next_due(tx: AsyncSession) -> tuple[datetime, datetime] | None:
-    """Tell when the next study may be complete, and when the last."""
-    first, last = (await tx.execute(select(func.min(studies.c.due_at), func.max(studies.c.due_at)))).one()
-    return None if first is None else (utc(first), utc(last))
-
-
-async def follow_clock(tx: AsyncSession, latest: datetime) -> None:
-    """Let no study wait for longer than to a time: the clock was put back since its last instance arrived."""
-    await tx.execute(update(studies).where(studies.c.due_at > latest).values(due_at=latest))
-
-
-async def postpone(tx: AsyncSession, study_id: int, due_at: datetime) -> None:
-    """Give a study back: it is not complete yet."""
-    await tx.execute(
-        update(studies)
-        .where(studies.c.id == study_id, studies.c.due_at.is_not(None))
-        .values(due_at=due_at, leased_by=None, leased_until=None)
-    )
-
-
-async def stored_instances(tx: AsyncSession, study_id: int) -> list[StoredInstance]:
-    """List every instance of a study by SOP Instance UID, with all its base attributes."""
-    rows = await tx.execute(select(instances).where(instances.c.study_id == study_id).order_by(instances.c.sop_uid))
-    return [
-        StoredInstance(
-            sop_instance_uid=row.sop_uid,
-            sop_class_uid=row.sop_class_uid,
-            series_instance_uid=row.series_uid,
-            transfer_syntax_uid=row.transfer_syntax_uid,
-            content_hash=row.content_hash,
-            object_key=row.object_key,
-            size=row.size,
-            received_at=utc(row.received_at),
-            attributes=row.attributes,
-        )
-        for row in rows
-    ]
-
-
-async def record_version(tx: AsyncSession, due: Due, version: Version, replica: str) -> bool:
-    """Make a version the study's last. False if instances arrived, or the lease was lost, since it was put together."""
-    done = await tx.scalars(
-        update(studies)
-        .where(
-            studies.c.id == due.id,
-            studies.c.revision == due.revision,
-            studies.c.version == due.version,
-            studies.c.leased_by == replica,
-        )
-        .values(
-            version=version.number,
-            version_at=version.at,
-            version_count=version.count,
-            version_hash=version.content_hash,
-            manifest_key=version.manifest_key,
-            attributes=version.attributes,
-            due_at=None,
-            leased_by=None,
-            leased_until=None,
-        )
-        .returning(studies.c.id)
-    )
-    return done.first() is not None
-
-
-async def names_manifest(tx: AsyncSession, study_id: int, key: str) -> bool:
-    """Tell whether a study's last version has this manifest."""
-    return await tx.scalar(select(studies.c.manifest_key).where(studies.c.id == study_id)) == key
-
-
-async def is_open_elsewhere(tx: AsyncSession, due: Due, replica: str, since: datetime) -> bool:
-    """Tell whether another replica has something of the study in hand, and has said so since a time."""
-    elsewhere = await tx.scalar(
-        select(open_work.c.replica)
-        .where(
-            open_work.c.tenant == due.tenant,
-            open_work.c.study_uid == due.study_uid,
-            open_work.c.replica != replica,
-            open_work.c.renewed_at > since,
-        )
-        .limit(1)
-    )
-    acknowledged = await tx.scalar(
-        select(received.c.id).where(received.c.tenant == due.tenant, received.c.study_uid == due.study_uid).limit(1)
-    )
-    return elsewhere is not None or acknowledged is not None
-
-
 async def declare_open(tx: AsyncSession, replica: str, work: Iterable[tuple[str, str]], now: datetime) -> None:
     """Say to the other replicas which studies this one has in hand, in place of what it said before."""
     await tx.execute(delete(open_work).where(open_work.c.replica == replica))
@@ -519,11 +374,6 @@ async def expected(tx: AsyncSession, replica: str) -> list[tuple[str, str]]:
 async def take_over(tx: AsyncSession, arrival_id: str, replica: str, now: datetime) -> None:
     """Make an arrival this replica's own."""
     await tx.execute(update(received).where(received.c.id == arrival_id).values(replica=replica, renewed_at=now))
-
-
-def lease_end(now: datetime) -> datetime:
-    """Say until when a study is leased: far longer than writing a manifest takes."""
-    return now + timedelta(minutes=5)
 
 
 def _instance_row(study_id: int, batch: Indexed, each: StoredInstance) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -12,7 +12,8 @@ Study = tuple[str, str]
 
 @dataclass
 class _Association:
-    studies: set[Study] = field(default_factory=set)
+    #: When it brought something of each study last.
+    studies: dict[Study, datetime] = field(default_factory=dict)
 
 
 class Work:
@@ -30,31 +31,38 @@ class Work:
         self._associations: dict[str, _Association] = {}
         self._entries: dict[str, tuple[Study, datetime]] = {}
         self._studies: Counter[Study] = Counter()
+        self._broken: dict[Study, datetime] = {}
 
     def opened(self, association_id: str) -> None:
         """An association was accepted."""
         with self._lock:
             self._associations[association_id] = _Association()
 
-    def closed(self, association_id: str) -> None:
-        """An association has ended, one way or the other."""
+    def closed(self, association_id: str, *, broken: bool = False) -> None:
+        """An association has ended: by a release, or broken off by either side, the network or a limit of time."""
         with self._lock:
             association = self._associations.pop(association_id, _Association())
-            self._studies.subtract(association.studies)
-            ended = self._tidied()
+            self._studies.subtract(association.studies.keys())
+            ended = self._tidied(association.studies)
+            if broken:
+                for study, at in association.studies.items():
+                    self._broken[study] = max(at, self._broken.get(study, at))
         if ended:
             self._changed()
 
     def spooled(self, arrival_id: str, association_id: str, study: Study, at: datetime) -> None:
-        """An entry is durable and not indexed yet."""
+        """An entry is durable and not indexed yet; saying so twice is saying it once."""
         with self._lock:
+            if arrival_id in self._entries:
+                return
             new = self._studies[study] == 0
             self._entries[arrival_id] = (study, at)
             self._studies[study] += 1
             association = self._associations.get(association_id)
-            if association is not None and study not in association.studies:
-                association.studies.add(study)
-                self._studies[study] += 1
+            if association is not None:
+                if study not in association.studies:
+                    self._studies[study] += 1
+                association.studies[study] = max(at, association.studies.get(study, at))
         if new:
             self._changed()
 
@@ -64,7 +72,7 @@ class Work:
             found = self._entries.pop(arrival_id, None)
             if found is not None:
                 self._studies[found[0]] -= 1
-            ended = self._tidied()
+            ended = found is not None and self._tidied({found[0]})
         if ended:
             self._changed()
 
@@ -72,6 +80,29 @@ class Work:
         """Tell whether an association that sent something of the study is open, or an entry of it unindexed."""
         with self._lock:
             return self._studies[study] > 0
+
+    def broken(self) -> dict[Study, datetime]:
+        """Give once, as soon as a study is not in hand: when something of it arrived last on a broken association."""
+        with self._lock:
+            over = [study for study in self._broken if self._studies[study] <= 0]
+            return {study: self._broken.pop(study) for study in over}
+
+    def let_go(self, since: datetime) -> None:
+        """Take studies away from associations that have brought nothing of them since a time.
+
+        A sender may keep one association for ever; what it sent long ago is not held up by that.
+        """
+        with self._lock:
+            over: set[Study] = set()
+            for association in self._associations.values():
+                idle = [study for study, at in association.studies.items() if at < since]
+                for study in idle:
+                    del association.studies[study]
+                self._studies.subtract(idle)
+                over.update(idle)
+            ended = self._tidied(over)
+        if ended:
+            self._changed()
 
     def arrivals(self) -> set[str]:
         """List the entries that are not indexed."""
@@ -98,8 +129,8 @@ class Work:
         with self._lock:
             return min((at for _, at in self._entries.values()), default=None)
 
-    def _tidied(self) -> bool:
-        over = [study for study, count in self._studies.items() if count <= 0]
+    def _tidied(self, touched: Iterable[Study]) -> bool:
+        over = [study for study in touched if self._studies[study] <= 0]
         for study in over:
             del self._studies[study]
         return bool(over)
