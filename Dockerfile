@@ -36,8 +36,8 @@ COPY --from=build /opt/kivuko /opt/kivuko
 USER 10001:10001
 WORKDIR /var/lib/kivuko
 VOLUME /var/lib/kivuko
-# 8080 HTTP, 11112 DICOM (ingest), 11113 worklist and MPPS, 2575 HL7 (worklist)
-EXPOSE 8080 11112 11113 2575
+# 8080 HTTP, 11112 DICOM (ingest), 2762 the same with TLS, 11113 worklist and MPPS, 2575 HL7 (worklist)
+EXPOSE 8080 11112 2762 11113 2575
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/healthz', timeout=2)"]
 # `kivuko migrate` is the other thing that is run with this image.
