@@ -251,7 +251,7 @@ class Completion:
         _LOG.info(f"study {_name(due)}", instances=draft.count, **said)
         if decision.against:
             for sign in decision.against:
-                metric.DOUBTS.labels(sign=sign.kind).inc()
+                metric.DOUBTS.labels(kind=sign.kind).inc()
             _LOG.warning(
                 "study taken to be complete though something may be missing",
                 reason="; ".join(sign.detail for sign in decision.against),

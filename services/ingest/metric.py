@@ -21,5 +21,5 @@ TLS_DAYS = metric.gauge(
     "kivuko_ingest_tls_days_left", "Days until the first file of a kind for DICOM TLS is out of date.", ["kind"]
 )
 DOUBTS = metric.counter(
-    "kivuko_ingest_studies_doubtful_total", "Versions of studies that were declared against a sign.", ["sign"]
+    "kivuko_ingest_studies_doubtful_total", "Versions of studies that were declared against a sign.", ["kind"]
 )
