@@ -265,7 +265,7 @@ def _gather(
         else:
             data = data[rest.at :]
         at = 0
-        more = source.read(max(need - len(data), len(data), _CHUNK))
+        more = source.read(min(max(need, 2 * len(data), _CHUNK), _LONGEST_HEADER) - len(data))
         if not more:
             return data, Rest(0, need, rest.tag if data else -1)
         data += more
