@@ -3,7 +3,12 @@
 import asyncio
 import errno
 import secrets
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
 
+from contracts.definition import Assembly
+from libs.dimse.tls import Files, Profile, files_of
 from libs.messaging.outbox import Outbox
 from libs.service import Platform, Service
 from libs.telemetry import log
@@ -12,14 +17,20 @@ from services.ingest import metric
 from services.ingest.api import make_router
 from services.ingest.arrival import arrival_id
 from services.ingest.completion import Completion
+from services.ingest.doorstep import Doorstep
+from services.ingest.evidence import Patience, patience
 from services.ingest.gate import Gate, lets_local_in
 from services.ingest.indexer import Indexer
-from services.ingest.intake import Intake
+from services.ingest.listener import Listener
 from services.ingest.models import messaging
+from services.ingest.pace import Pace
+from services.ingest.reception import Reception
+from services.ingest.renewal import Renewal
 from services.ingest.replica import Replica, Uploader
-from services.ingest.scp import Acceptor
 from services.ingest.settings import IngestSettings
 from services.ingest.spool import Spool
+from services.ingest.supervisor import Supervisor
+from services.ingest.wire import Setup
 from services.ingest.work import Work
 
 _LOG = log.get(__name__)
@@ -37,8 +48,16 @@ class _Parts:
         name = platform.settings.instance
         self.spool = Spool(platform.settings.home.absolute() / "spool", settings.min_free_bytes)
         self._work = Work(self._changed)
+        waiting = _patience(platform, settings)
         self.completion = Completion(
-            self._database, platform.objects, self._work, outbox, replica=name, settings=settings, clock=clock
+            self._database,
+            platform.objects,
+            self._work,
+            outbox,
+            replica=name,
+            barrier=self._barrier,
+            patience=waiting,
+            clock=clock,
         )
         self.indexer = Indexer(
             self._database,
@@ -48,6 +67,7 @@ class _Parts:
             outbox,
             run=secrets.token_hex(8),
             settings=settings,
+            patience=waiting,
             clock=clock,
             changed=self.completion.changed,
         )
@@ -60,7 +80,17 @@ class _Parts:
             clock=clock,
             submit=self.indexer.submit,
         )
-        self.gate = Gate(platform.network, self._database, outbox, loopback=lets_local_in(platform), clock=clock)
+        files = files_of(platform.settings)
+        self.renewal = None if files is None else Renewal(files, platform.settings.tls_profile, clock)
+        self.gate = Gate(
+            platform.network,
+            self._database,
+            outbox,
+            loopback=lets_local_in(platform),
+            clock=clock,
+            tls=files is not None,
+            associations=settings.associations,
+        )
         upload = (
             Uploader(
                 self._database,
@@ -73,38 +103,76 @@ class _Parts:
             if platform.settings.ack == "object-store"
             else None
         )
-        intake = Intake(
-            self.spool, self._work, self.indexer.submit, upload=upload, clock=clock, noise=secrets.token_bytes
-        )
-        self.acceptor = Acceptor(
-            admit=self.gate.admit,
-            refused=self.gate.refused,
-            store=intake.store,
-            work=self._work,
+        self._reception = Reception(
+            self.gate,
+            self._work,
+            self.indexer.submit,
+            upload=upload,
             name=lambda: arrival_id(clock(), secrets.token_bytes(8)),
-            max_pdu=settings.max_pdu,
-            associations=settings.associations,
-            network_timeout=settings.network_timeout,
         )
+        self.supervisor = Supervisor(
+            Setup(
+                folder="",
+                run="",
+                min_free=settings.min_free_bytes,
+                max_pdu=settings.max_pdu,
+                request_timeout=settings.request_timeout,
+                idle_timeout=settings.network_timeout,
+                upload=upload is not None,
+                region=platform.settings.region,
+                instance=name,
+                tls=None if files is None else _tls(files, platform.settings.tls_profile),
+            ),
+            self.spool.folder,
+            settings.receivers,
+            reception=self._reception,
+            doorstep=Doorstep(settings.waiting, settings.waiting_address),
+            pace=Pace(self._work.depth, settings.backlog),
+            left=self.spool.left,
+        )
+        self.listeners: dict[str, Listener] = {}
 
     async def start(self) -> None:
         """Repair the spool, then listen."""
-        await self.replica.repair()
-        await self.gate.resolve()
-        await self._listen(self._platform.settings.bind, self._platform.settings.dicom_port)
+        # They load meanwhile.
+        self.supervisor.spawn()
+        try:
+            await self.replica.repair()
+            await self.gate.resolve()
+            await self.supervisor.start()
+            self._listen()
+        except BaseException:
+            await self.stop()
+            raise
         metric.SPOOL_DEPTH.set_function(self._work.depth)
         metric.SPOOL_AGE.set_function(self._age)
         if self._platform.network.current is None:
             _LOG.warning("nothing but C-ECHO is let in: there is no network definition", advice="kivuko apply FILE")
 
-    async def _listen(self, host: str, port: int) -> None:
+    async def _barrier(self) -> None:
+        await self.supervisor.barrier()
+
+    async def stop(self) -> None:
+        """Stop listening, and end the receivers."""
+        for listener in self.listeners.values():
+            listener.close()
+        await self.supervisor.stop()
+
+    def _listen(self) -> None:
+        settings = self._platform.settings
+        self.listeners["dicom"] = self._listener(settings.dicom_port, "KIVUKO_DICOM_PORT", tls=False)
+        if settings.dicom_tls_port is not None:
+            self.listeners["dicom-tls"] = self._listener(settings.dicom_tls_port, "KIVUKO_DICOM_TLS_PORT", tls=True)
+
+    def _listener(self, port: int, variable: str, *, tls: bool) -> Listener:
+        host = self._platform.settings.bind
         try:
-            await self.acceptor.start(host, port)
+            return Listener(host, port, tls=tls, take=self.supervisor.take)
         except OSError as error:
             why = "another program has it" if error.errno == errno.EADDRINUSE else (error.strerror or "not possible")
             raise ListenError(
                 f"DICOM cannot listen on {host} port {port}: {why}. "
-                "Set KIVUKO_BIND to an address of this machine and KIVUKO_DICOM_PORT to a free port, or to 0 for any."
+                f"Set KIVUKO_BIND to an address of this machine and {variable} to a free port, or to 0 for any."
             ) from error
 
     def _age(self) -> float:
@@ -114,6 +182,20 @@ class _Parts:
     def _changed(self) -> None:
         if self._database.dialect == "postgresql":
             self.replica.changed()
+
+
+def _tls(files: Files, profile: Profile) -> dict[str, Any]:
+    paths = {name: str(path.absolute()) for name, path in vars(files).items() if path is not None}
+    return {"files": paths, "profile": profile}
+
+
+def _patience(platform: Platform, settings: IngestSettings) -> Callable[[], Patience]:
+    def in_force() -> Patience:
+        current = platform.network.current
+        assembly = Assembly() if current is None else current.definition.assembly
+        return patience(assembly, timedelta(seconds=settings.quiet_seconds))
+
+    return in_force
 
 
 class NotReadyError(Exception):
@@ -137,7 +219,7 @@ class _Ingest:
     async def stop(self) -> None:
         parts, self._parts = self._parts, None
         if parts is not None:
-            await parts.acceptor.stop()
+            await parts.stop()
 
     async def index(self) -> None:
         await self._started.indexer.run()
@@ -151,6 +233,11 @@ class _Ingest:
     async def resolve(self) -> None:
         await self._started.gate.run()
 
+    async def renew(self) -> None:
+        renewal = self._started.renewal
+        if renewal is not None:
+            await renewal.run()
+
     async def check_spool(self) -> None:
         await asyncio.to_thread(self._started.spool.check)
 
@@ -163,8 +250,8 @@ class _Ingest:
             raise NotReadyError(f"what arrived waits in the spool: {trouble}")
 
     def addresses(self) -> dict[str, str]:
-        address = None if self._parts is None else self._parts.acceptor.address
-        return {} if address is None else {"dicom": address}
+        listeners = {} if self._parts is None else self._parts.listeners
+        return {name: listener.address for name, listener in listeners.items()}
 
     @property
     def _started(self) -> _Parts:
@@ -184,7 +271,7 @@ def build(platform: Platform) -> Service:
         router=make_router(database),
         start=ingest.start,
         stop=ingest.stop,
-        loops=(ingest.index, ingest.complete, ingest.replicate, ingest.resolve),
+        loops=(ingest.index, ingest.complete, ingest.replicate, ingest.resolve, ingest.renew),
         checks={"spool": ingest.check_spool, "objects": ingest.check_objects, "index": ingest.check_index},
         addresses=ingest.addresses,
     )

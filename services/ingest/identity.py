@@ -1,10 +1,18 @@
 """Whether a dataset is what its C-STORE command says: the check before the answer. PS3.7 section 9.1.1, PS3.4 B.2.3."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from contracts.instances import QuarantineReason
 from libs.dicom import uid
 from libs.dicom.header import Header
+from libs.dicom.header import Identity as Identifiers
+
+if TYPE_CHECKING:
+    # Receivers check identities, and do without the library that contracts are written in.
+    from contracts.instances import QuarantineReason
+
+#: The identifiers of a dataset, read alone or with all of its header.
+Identity = Identifiers | Header
 
 SUCCESS = 0x0000
 #: PS3.7 section C.5: Affected SOP Instance UID is not a UID.
@@ -33,7 +41,7 @@ class Objection:
     """
 
     status: int
-    reason: QuarantineReason
+    reason: "QuarantineReason"
     detail: str
 
 
@@ -42,8 +50,8 @@ def unreadable(detail: str) -> Objection:
     return Objection(CANNOT_UNDERSTAND, "unreadable-dataset", detail)
 
 
-def check(sop_class_uid: str, sop_instance_uid: str, header: Header) -> Objection | None:
-    """Compare a dataset's header with the Affected SOP Class and Instance UID of its command.
+def check(sop_class_uid: str, sop_instance_uid: str, header: Identity) -> Objection | None:
+    """Compare a dataset's identifiers with the Affected SOP Class and Instance UID of its command.
 
     Returns
     -------

@@ -1,27 +1,39 @@
-"""One C-STORE request: what is checked, kept and answered. Nothing here knows how the request was read."""
+"""One C-STORE request: what is checked, kept and answered, as its dataset passes. Runs in a receiver."""
 
-import io
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Protocol
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Protocol
 
-from opentelemetry.trace import SpanKind, Tracer
-
-from contracts.fact import Source
 from libs.clock import Clock
-from libs.dicom import uid
-from libs.dimse.admission import Admitted
-from libs.storage.objects import StoreFullError, StoreUnavailableError
-from libs.telemetry import log, trace
-from services.ingest import identity, metric
-from services.ingest.arrival import Arrival, Entry, arrival_id
-from services.ingest.spool import Spool, SpoolFullError, SpoolUnavailableError, examine
-from services.ingest.work import Work
+from libs.dicom import header
+from libs.dicom.part10 import Meta
+from libs.dimse import command as commands
+from libs.dimse.command import Command
+from libs.dimse.negotiation import Context
+from libs.telemetry.failure import described
+from services.ingest import identity, presentation
+from services.ingest.disk import SpoolFullError, SpoolUnavailableError, classified
+from services.ingest.identity import Identity, Objection
+from services.ingest.pool import Incoming, Pool
+from services.ingest.scan import Scan
+from services.ingest.seal import Head
+from services.ingest.span import Begin
 
-_LOG = log.get(__name__)
-_TRACER: Tracer = trace.tracer(__name__)
 #: PS3.5 section 9.1; a longer one is malformed, and is kept as far as a file's meta information can hold it.
-_LONGEST_UID = 64
+_LONGEST_UID: Final = 64
+#: Native pixels have a length of 32 bits, PS3.5 section 7.1; a header comes on top.
+_LONGEST_NATIVE: Final = (4 << 30) + (64 << 20)
+_LONGEST_ENCAPSULATED: Final = (16 << 30) + (64 << 20)
+_NATIVE: Final = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+#: What is logged by kind of failure.
+_REFUSED: Final = {
+    "object-store": "store refused: not in the object store",
+    "full": "store refused: disk full",
+    "spool": "store refused: spool not writable",
+    "size": "store refused: object too large",
+    "alarm": "store refused by a defect",
+}
 
 
 @dataclass(frozen=True)
@@ -32,47 +44,70 @@ class Session:
     ----------
     id
         Name of the association.
-    node
-        Who it is.
-    source
-        The same as events carry it.
+    tenant, site, node
+        Keys in the network definition.
+    may_store
+        Whether it may do more than C-ECHO.
+    object_size
+        Longest dataset that it may send, bytes; None for any.
+    rated
+        Whether its instances are counted, and some of them have to wait.
+    provenance
+        What each of its files says of where it came from.
     """
 
     id: str
-    node: Admitted
-    source: Source
+    tenant: str
+    site: str
+    node: str
+    may_store: bool
+    object_size: int | None
+    rated: bool
+    provenance: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class StoreRequest:
-    """A C-STORE request, whole.
+class Reports(Protocol):
+    """The way to the supervisor."""
 
-    Attributes
-    ----------
-    sop_class_uid, sop_instance_uid
-        Affected SOP Class and Instance UID of the command, not checked.
-    transfer_syntax_uid
-        Of the presentation context.
-    dataset
-        The bytes as received.
-    """
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    dataset: memoryview
-
-
-class Upload(Protocol):
-    """Makes an entry durable in the object store too, before it is acknowledged."""
-
-    def put(self, entry: Entry) -> None:
-        """Return when it is; raise StoreUnavailableError or StoreFullError if it can't be."""
+    def spooled(self, arrival: Mapping[str, Any]) -> None:
+        """Tell of an arrival that is on stable storage."""
         ...
 
-    def forget(self, entry: Entry) -> None:
-        """Take `put` back: the sender is told a failure."""
+    def uploaded(self, arrival: Mapping[str, Any]) -> str | None:
+        """Have an arrival put into the object store; gives why it was not."""
         ...
+
+    def answered(self, status: int, seconds: float, failure: str | None) -> None:
+        """Tell of a response for which nothing was kept; `failure` is the kind of ours."""
+        ...
+
+    def log(self, level: str, event: str, **said: Any) -> None:
+        """Have a line logged."""
+        ...
+
+    def hold(self, session: Session) -> None:
+        """Return when a response may be sent, as far as rate and back-pressure go."""
+        ...
+
+
+class Refused:
+    """A dataset that nothing is to be done with."""
+
+    def __init__(self, request: Command, status: int, answered: Callable[[int], None]) -> None:
+        self._request = request
+        self._status = status
+        self._answered = answered
+
+    def write(self, fragment: memoryview) -> None:
+        """Let it pass."""
+
+    def finish(self) -> Command:
+        """Answer with the status."""
+        self._answered(self._status)
+        return commands.response(self._request, self._status)
+
+    def abandon(self) -> None:
+        """Nothing was kept."""
 
 
 class Intake:
@@ -80,130 +115,222 @@ class Intake:
 
     Parameters
     ----------
-    spool, work
-        Where an entry is kept, and who is told of it.
-    submit
-        Hands an entry to the indexer; called from any thread, never blocks.
-    upload
-        With `ack=object-store`; None with `ack=spool`.
+    pool
+        Where arrivals are kept.
+    reports
+        Who is told.
+    begin_span
+        Begins the span of each C-STORE.
     clock, noise
         Time, and random bytes for names.
+    upload
+        Whether an arrival must be in the object store before it is acknowledged.
     """
 
     def __init__(
         self,
-        spool: Spool,
-        work: Work,
-        submit: Callable[[Entry], None],
+        pool: Pool,
+        reports: Reports,
+        begin_span: Begin,
         *,
-        upload: Upload | None,
         clock: Clock,
         noise: Callable[[int], bytes],
+        upload: bool,
     ) -> None:
-        self._spool = spool
-        self._work = work
-        self._submit = submit
-        self._upload = upload
-        self._clock = clock
-        self._noise = noise
+        self.pool = pool
+        self.reports = reports
+        self.begin_span = begin_span
+        self.clock = clock
+        self.noise = noise
+        self.upload = upload
 
-    def store(self, session: Session, request: StoreRequest) -> int:
-        """Check an object and make it durable.
+    def begin(self, session: Session | None, context: Context, request: Command) -> "Arriving | Refused":
+        """Take a request whose dataset is about to come.
 
-        Returns
-        -------
-        int
-            Status of the response, PS3.7 section 9.1.1.1.9 and PS3.4 table B.2-1:
+        The response has one of these statuses, PS3.7 section 9.1.1.1.9 and PS3.4 table B.2-1:
 
-            ======  ==========================================================================
-            0x0000  on stable storage; it will be routed, or visibly quarantined
-            0x0117  the command's SOP Class or Instance UID is malformed; bytes quarantined
-            0x0124  the node may not store
-            0xA700  no room, or the spool or the object store is away; nothing was kept
-            0xA900  the dataset's SOP Class or Instance UID differs; bytes quarantined
-            0xC000  no dataset, or an identifier is missing or malformed; bytes quarantined
-            ======  ==========================================================================
+        ======  ==========================================================================
+        0x0000  on stable storage; it will be routed, or visibly quarantined
+        0x0117  the command's SOP Class or Instance UID is malformed; bytes quarantined
+        0x0122  the presentation context is not for storage
+        0x0124  the node may not store
+        0x0211  not a C-STORE request
+        0xA700  no room, too large, or spool or object store are away; nothing was kept
+        0xA900  the dataset's SOP Class or Instance UID differs; bytes quarantined
+        0xC000  no dataset, or an identifier is missing or malformed; bytes quarantined
+        ======  ==========================================================================
         """
-        started = self._clock()
-        status = self._store(session, request)
-        metric.INSTANCES.labels(status=f"0x{status:04X}").inc()
-        metric.RESPONSE.observe((self._clock() - started).total_seconds())
-        if status == identity.SUCCESS:
-            metric.BYTES.inc(len(request.dataset))
-        return status
+        if request.field != commands.C_STORE_RQ:
+            return Refused(request, identity.UNRECOGNIZED_OPERATION, self._refused)
+        if context.abstract_syntax == presentation.VERIFICATION:
+            return Refused(request, identity.SOP_CLASS_NOT_SUPPORTED, self._refused)
+        if session is None or not session.may_store:
+            return Refused(request, identity.NOT_AUTHORIZED, self._refused)
+        return Arriving(self, session, context.transfer_syntax, request)
 
-    def _store(self, session: Session, request: StoreRequest) -> int:
-        if "store" not in session.node.may:
-            _LOG.warning("store refused: the node may not store", node=session.node.node, association=session.id)
-            return identity.NOT_AUTHORIZED
-        now = self._clock()
-        arrival = Arrival(
-            id=arrival_id(now, self._noise(8)),
-            tenant=session.node.tenant,
-            source=session.source,
-            association_id=session.id,
-            sop_class_uid=request.sop_class_uid[: _LONGEST_UID + 1],
-            sop_instance_uid=request.sop_instance_uid[: _LONGEST_UID + 1],
-            transfer_syntax_uid=request.transfer_syntax_uid,
-            received_at=now,
-        )
-        found, objection = examine(arrival, io.BytesIO(request.dataset))
-        study_uid = found.study_instance_uid if found is not None else ""
-        context = trace.study_context(arrival.tenant, study_uid) if uid.is_valid(study_uid) else None
-        with _TRACER.start_as_current_span(
-            "C-STORE", context=context, kind=SpanKind.SERVER, record_exception=False, set_status_on_exception=False
-        ) as span:
-            span.set_attribute("dicom.sop_class_uid", arrival.sop_class_uid)
-            span.set_attribute("dicom.transfer_syntax_uid", arrival.transfer_syntax_uid)
-            span.set_attribute("kivuko.node", session.node.node)
-            span.set_attribute("kivuko.site", session.node.site)
-            span.set_attribute("kivuko.association", session.id)
-            arrival = replace(arrival, traceparent=trace.traceparent() or "")
-            series_uid = found.series_instance_uid if found is not None else ""
-            status = self._keep(arrival, request, (study_uid, series_uid), objection)
-            span.set_attribute("dicom.status", status)
-        return status
+    def _refused(self, status: int) -> None:
+        self.reports.answered(status, 0.0, None)
 
-    def _keep(
-        self, arrival: Arrival, request: StoreRequest, uids: tuple[str, str], objection: identity.Objection | None
-    ) -> int:
-        said = {"node": arrival.source.node, "association": arrival.association_id, "size": len(request.dataset)}
+
+class Arriving:
+    """A dataset on its way into a spool file; for one thread."""
+
+    def __init__(self, intake: Intake, session: Session, transfer_syntax: str, request: Command) -> None:
+        self._intake = intake
+        self._session = session
+        self._syntax = transfer_syntax
+        self._request = request
+        self._class = request.sop_class_uid[: _LONGEST_UID + 1]
+        self._instance = request.sop_instance_uid[: _LONGEST_UID + 1]
+        self._received = intake.clock()
+        self._id = f"{int(self._received.timestamp() * 1_000_000):016x}-{intake.noise(8).hex()}"
+        self._length = 0
+        self._limit = _LONGEST_NATIVE if transfer_syntax in _NATIVE else _LONGEST_ENCAPSULATED
+        if session.object_size is not None:
+            self._limit = min(self._limit, session.object_size)
+        self._scan = Scan(transfer_syntax)
+        self._file: Incoming | None = None
+        self._failure: tuple[str, str] | None = None
+        self._open()
+
+    def write(self, fragment: memoryview) -> None:
+        """Take more of the dataset. What fails is said by `finish`; the rest is let pass."""
+        self._length += len(fragment)
+        if self._file is None:
+            return
+        if self._length > self._limit:
+            self._fail("size", f"the object is longer than {self._limit} bytes, which is the limit of this node")
+            return
+        self._scan.feed(fragment)
         try:
-            part, digest, size = self._spool.write(arrival, request.dataset)
-            entry = Entry(arrival, *uids, part, digest, size, accepted=objection is None)
-            entry = self._promised(entry)
-        except (StoreFullError, StoreUnavailableError) as error:
-            metric.FAILURES.labels(kind="object-store").inc()
-            _LOG.error("store refused: not in the object store", status="0xA700", reason=str(error), **said)
-            return identity.OUT_OF_RESOURCES
+            self._file.write(fragment)
+        except OSError as error:
+            self._broken(classified(error))
         except SpoolFullError as error:
-            metric.FAILURES.labels(kind="full").inc()
-            _LOG.error("store refused: disk full", status="0xA700", reason=str(error), **said)
-            return identity.OUT_OF_RESOURCES
-        except SpoolUnavailableError as error:
-            metric.FAILURES.labels(kind="spool").inc()
-            _LOG.error("store refused: spool not writable", status="0xA700", reason=str(error), **said)
-            return identity.OUT_OF_RESOURCES
-        self._submit(entry)
-        if objection is None:
-            return identity.SUCCESS
-        _LOG.warning("store refused: bytes kept", status=f"0x{objection.status:04X}", reason=objection.detail, **said)
-        return objection.status
+            self._broken(error)
 
-    def _promised(self, entry: Entry) -> Entry:
-        upload = self._upload if entry.accepted else None
-        # Known to be in hand before it is an entry: a study is never complete in between.
-        self._work.spooled(entry.arrival.id, entry.arrival.association_id, entry.study, entry.arrival.received_at)
-        kept = False
+    def abandon(self) -> None:
+        """Remove what came: the association ended before the dataset did."""
+        if self._file is not None:
+            self._file.discard()
+            self._file = None
+
+    def finish(self) -> Command:
+        """Make it durable, tell the supervisor, answer."""
+        began = time.monotonic()
         try:
-            if upload is not None:
-                upload.put(entry)
-            entry = replace(entry, path=self._spool.keep(entry.path, accepted=entry.accepted))
-            kept = True
-        finally:
-            if not kept:
-                self._spool.discard(entry.path)
-                if upload is not None:
-                    upload.forget(entry)
-                self._work.indexed(entry.arrival.id)
-        return entry
+            status = self._finish(began)
+        except Exception as error:  # noqa: BLE001 (whatever it is: nothing was promised, and the sender is to come again)
+            self.abandon()
+            self._intake.reports.log(
+                "error", "store refused by a defect", status="0xA700", association=self._session.id, **described(error)
+            )
+            status = identity.OUT_OF_RESOURCES
+            self._intake.reports.answered(status, time.monotonic() - began, "alarm")
+        return commands.response(self._request, status)
+
+    def _open(self) -> None:
+        private = {
+            **self._session.provenance,
+            "arrival": self._id,
+            "received_at": self._received.isoformat(),
+            "sop_class_uid": self._class,
+            "sop_instance_uid": self._instance,
+        }
+        head = Head(Meta(self._class, self._instance, self._syntax, private))
+        try:
+            self._file = self._intake.pool.take(head)
+        except (SpoolFullError, SpoolUnavailableError) as error:
+            self._broken(error)
+
+    def _finish(self, began: float) -> int:
+        reports = self._intake.reports
+        if self._file is None:
+            kind, why = self._failure or ("alarm", "")
+            reports.log("error", _REFUSED[kind], status="0xA700", reason=why, **self._said())
+            reports.answered(identity.OUT_OF_RESOURCES, time.monotonic() - began, kind)
+            return identity.OUT_OF_RESOURCES
+        found, objection = self._judged(self._file)
+        status = identity.SUCCESS if objection is None else objection.status
+        study_uid = "" if found is None else found.study_instance_uid
+        span = self._intake.begin_span(
+            self._session.tenant,
+            study_uid,
+            {
+                "dicom.sop_class_uid": self._class,
+                "dicom.transfer_syntax_uid": self._syntax,
+                "kivuko.node": self._session.node,
+                "kivuko.site": self._session.site,
+                "kivuko.association": self._session.id,
+            },
+        )
+        series_uid = "" if found is None else found.series_instance_uid
+        arrival = self._sealed(self._file, (study_uid, series_uid), objection, span.traceparent)
+        if arrival is None:
+            span.end(identity.OUT_OF_RESOURCES)
+            return self._finish(began)
+        self._file = None
+        reports.spooled({**arrival, "seconds": time.monotonic() - began})
+        span.end(status)
+        if objection is not None:
+            said = {"status": f"0x{status:04X}", "reason": objection.detail, **self._said()}
+            reports.log("warning", "store refused: bytes kept", **said)
+        reports.hold(self._session)
+        return status
+
+    def _sealed(
+        self, file: Incoming, uids: tuple[str, str], objection: Objection | None, traceparent: str
+    ) -> dict[str, Any] | None:
+        """Make the file an entry of the spool; None if that failed, and nothing of it stays."""
+        status, reason, detail = identity.SUCCESS, "", ""
+        if objection is not None:
+            status, reason, detail = objection.status, objection.reason, objection.detail
+        try:
+            seal = file.seal(status, reason, detail, traceparent)
+        except OSError as error:
+            self._broken(classified(error))
+            return None
+        arrival = {
+            "association": self._session.id,
+            "id": self._id,
+            "sop_class_uid": self._class,
+            "sop_instance_uid": self._instance,
+            "transfer_syntax_uid": self._syntax,
+            "received_at": self._received.isoformat(),
+            "traceparent": traceparent,
+            "study_uid": uids[0],
+            "series_uid": uids[1],
+            "file": file.path.name,
+            "size": file.size,
+            **asdict(seal),
+        }
+        if self._intake.upload and objection is None:
+            why = self._intake.reports.uploaded(arrival)
+            if why is not None:
+                self._fail("object-store", why)
+                return None
+        return arrival
+
+    def _judged(self, file: Incoming) -> tuple[Identity | None, Objection | None]:
+        """Compare the dataset with its command. The same bytes always get the same verdict."""
+        found, unreadable = self._scan.found, self._scan.unreadable
+        if found is None and unreadable is None:
+            # It ended before the last identifier, or they stand far behind.
+            try:
+                with self._scan.whole() or file.reading() as dataset:
+                    found = header.read(dataset, self._syntax)
+            except header.UnreadableDatasetError as error:
+                unreadable = str(error)
+        if found is None:
+            return None, identity.unreadable(unreadable or "")
+        return found, identity.check(self._class, self._instance, found)
+
+    def _broken(self, error: SpoolFullError | SpoolUnavailableError) -> None:
+        self._fail("full" if isinstance(error, SpoolFullError) else "spool", str(error))
+
+    def _fail(self, kind: str, why: str) -> None:
+        self.abandon()
+        self._failure = (kind, why)
+
+    def _said(self) -> dict[str, Any]:
+        return {"node": self._session.node, "association": self._session.id, "size": self._length}

@@ -14,12 +14,16 @@ from libs.telemetry import log
 from services.ingest import metric, repository
 from services.ingest.arrival import DamagedEntryError, Entry
 from services.ingest.completion import SILENT_AFTER
-from services.ingest.spool import Spool, SpoolFullError, SpoolUnavailableError, read_entry
+from services.ingest.disk import SpoolFullError, SpoolUnavailableError
+from services.ingest.seal import BrokenSealError, UnsealedError
+from services.ingest.spool import Spool, read_entry
 from services.ingest.work import Work
 
 _LOG = log.get(__name__)
 _HEARTBEAT = 60.0
 _AT_ONCE = 20
+#: An object that was acknowledged, and is not what it was.
+_DAMAGED = (NotPart10Error, DamagedEntryError, BrokenSealError, UnsealedError)
 
 
 class Uploader:
@@ -182,7 +186,7 @@ class Replica:
             async with self._database.transaction() as tx:
                 await repository.forget(tx, arrival_id)
             return
-        except (SpoolFullError, SpoolUnavailableError, NotPart10Error, DamagedEntryError) as error:
+        except (SpoolFullError, SpoolUnavailableError, *_DAMAGED) as error:
             # One that is damaged must not keep this replica from the others; people have to look at the store.
             metric.FAILURES.labels(kind="alarm").inc()
             _LOG.error("acknowledged object not taken up, tried again in a minute", reason=str(error), key=key)
@@ -199,6 +203,6 @@ class Replica:
             path = self._spool.bring(arrival_id, source)
         try:
             return read_entry(path)
-        except (NotPart10Error, DamagedEntryError):
+        except _DAMAGED:
             self._spool.discard(path)
             raise

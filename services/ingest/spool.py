@@ -1,33 +1,34 @@
 """The spool: each arrival is one Part 10 file, on stable storage before its sender is told success.
 
-`NAME.part` is being written, `NAME.dcm` was acknowledged and waits to be indexed, `NAME.bad` was answered with a
-failure and waits for the quarantine, `NAME.link` is on its way into the object store.
+Each receiver has a folder of its own, `receiver-0`, whose files `NAME.in` are made ahead and sealed when an arrival is
+whole: see `services.ingest.pool`. In the spool's own folder are `NAME.dcm`, an acknowledged arrival that was brought
+back from the object store; `NAME.part`, one that is being brought; `NAME.headers`, a note of a header document.
+Anywhere, `NAME.link` is on its way into the object store, and `NAME.damaged` is for people to look at.
 """
 
-import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from libs.dicom import header, part10
 from libs.storage.durable import make_folder, sync_folder
-from services.ingest import identity
+from services.ingest import identity, pool, seal
 from services.ingest.arrival import Arrival, DamagedEntryError, Entry, from_meta
-from services.ingest.identity import Objection
+from services.ingest.disk import SpoolUnavailableError, classified, require_room
+from services.ingest.identity import Identity, Objection
+from services.ingest.seal import BrokenSealError, Seal, UnsealedError
 
-_CHUNK = 1 << 20
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-class SpoolFullError(Exception):
-    """There is no room for another object. To be refused with A700; nothing of the attempt remains."""
-
-
-class SpoolUnavailableError(Exception):
-    """The spool's folder can't be written. To be refused with A700, and an alarm."""
+_CHUNK: Final = 1 << 20
+#: A receiver of a process that was killed ends by itself, after what it is writing.
+_LOCK_TIMEOUT: Final = 15.0
+_LOCK_LOOK: Final = 0.05
+#: The heads that we write are shorter.
+_HEAD: Final = 4096
 
 
 class Spool:
@@ -46,56 +47,8 @@ class Spool:
         self._min_free = min_free
         make_folder(folder)
 
-    def write(self, arrival: Arrival, dataset: memoryview) -> tuple[Path, str, int]:
-        """Write an arrival beside the spool's entries, synced, but not an entry yet: see `keep`.
-
-        Returns
-        -------
-        tuple
-            The file, SHA-256 of the dataset, and the length of the file in bytes.
-
-        Raises
-        ------
-        SpoolFullError
-            The disk is full, or nearly.
-        SpoolUnavailableError
-            The folder can't be written.
-        """
-        path = self.folder / f"{arrival.id}.part"
-        head = part10.encode(arrival.meta())
-        digest = hashlib.sha256()
-        try:
-            self._require_room(len(head) + len(dataset))
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                _write_all(descriptor, memoryview(head))
-                for start in range(0, len(dataset), _CHUNK):
-                    part = dataset[start : start + _CHUNK]
-                    digest.update(part)
-                    _write_all(descriptor, part)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            raise _classified(error) from error
-        return path, digest.hexdigest(), len(head) + len(dataset)
-
-    def keep(self, part: Path, *, accepted: bool) -> Path:
-        """Make a written file an entry of the spool; on stable storage when this returns. Raises as `write`."""
-        kept = part.with_suffix(".dcm" if accepted else ".bad")
-        try:
-            part.rename(kept)
-            sync_folder(self.folder)
-        except OSError as error:
-            # The rename may stand: an entry that the sender was not promised must not appear after a restart.
-            part.unlink(missing_ok=True)
-            kept.unlink(missing_ok=True)
-            raise _classified(error) from error
-        return kept
-
     def bring(self, name: str, source: BinaryIO) -> Path:
-        """Copy a whole Part 10 file into the spool as an entry. Raises as `write`."""
+        """Copy a whole Part 10 file into the spool as an entry. Raises SpoolFullError or SpoolUnavailableError."""
         part = self.folder / f"{name}.part"
         try:
             with part.open("wb") as file:
@@ -104,8 +57,16 @@ class Spool:
                 os.fsync(file.fileno())
         except OSError as error:
             part.unlink(missing_ok=True)
-            raise _classified(error) from error
-        return self.keep(part, accepted=True)
+            raise classified(error) from error
+        kept = part.with_suffix(".dcm")
+        try:
+            part.rename(kept)
+            sync_folder(self.folder)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            kept.unlink(missing_ok=True)
+            raise classified(error) from error
+        return kept
 
     def discard(self, path: Path) -> None:
         """Remove a file that is kept elsewhere now, or that nobody was promised anything about."""
@@ -143,51 +104,96 @@ class Spool:
         """Give every entry that a process before this one has left, and remove what never became an entry.
 
         A file that can't be understood is renamed to `NAME.damaged`, for people to look at: `damaged` counts them.
+        Raises SpoolUnavailableError if another process still works in a receiver's folder.
         """
-        for path in sorted(self.folder.iterdir()):
-            if path.suffix in {".part", ".link"}:
-                path.unlink(missing_ok=True)
-            elif path.suffix in {".dcm", ".bad"}:
-                try:
-                    yield read_entry(path)
-                except (part10.NotPart10Error, DamagedEntryError):
-                    path.rename(path.with_suffix(".damaged"))
+        yield from _entries(self.folder, frozenset())
+        for folder in sorted(self.folder.glob("receiver-*/")):
+            yield from self.left(folder, frozenset())
+
+    def left(self, folder: Path, known: Collection[str]) -> list[Entry]:
+        """Give the entries that a receiver which is no more has left in its folder, but for arrivals that are known.
+
+        Removes and renames as `repair`. Raises SpoolUnavailableError if the receiver still lives.
+        """
+        descriptor = _locked(folder)
+        try:
+            return list(_entries(folder, known))
+        finally:
+            os.close(descriptor)
 
     def damaged(self) -> list[Path]:
         """List the files that were found and could not be understood."""
-        return sorted(self.folder.glob("*.damaged"))
+        return sorted(self.folder.rglob("*.damaged"))
 
     def check(self) -> None:
         """Raise SpoolFullError or SpoolUnavailableError if an arrival could not be written now."""
         probe = self.folder / f"{os.getpid()}.part"
         try:
-            self._require_room(0)
+            require_room(self.folder, 0, self._min_free)
             probe.write_bytes(b"")
         except OSError as error:
-            raise _classified(error) from error
+            raise classified(error) from error
         finally:
             probe.unlink(missing_ok=True)
 
-    def _require_room(self, wanted: int) -> None:
-        free = shutil.disk_usage(self.folder).free
-        if free - wanted < self._min_free:
-            raise SpoolFullError(
-                f"the spool's disk has {free} bytes free and {self._min_free} are kept free: "
-                "free some space, or lower KIVUKO_INGEST_MIN_FREE_BYTES"
-            )
+
+def _entries(folder: Path, known: Collection[str]) -> Iterator[Entry]:
+    for path in sorted(folder.iterdir()):
+        if path.suffix in {".part", ".link"}:
+            path.unlink(missing_ok=True)
+        elif path.suffix in {".dcm", ".bad", pool.SUFFIX}:
+            try:
+                if known and _is_known(path, known):
+                    continue
+                yield read_entry(path)
+            except FileNotFoundError:
+                # Indexed meanwhile.
+                continue
+            except UnsealedError:
+                path.unlink(missing_ok=True)
+            except (part10.NotPart10Error, DamagedEntryError, BrokenSealError):
+                path.rename(path.with_suffix(".damaged"))
+
+
+def _is_known(path: Path, known: Collection[str]) -> bool:
+    with path.open("rb") as file:
+        return _head(path, file)[0].id in known
+
+
+def _locked(folder: Path) -> int:
+    deadline = time.monotonic() + _LOCK_TIMEOUT
+    while True:
+        try:
+            return pool.lock(folder)
+        except pool.FolderInUseError as error:
+            if time.monotonic() > deadline:
+                raise SpoolUnavailableError(f"{error}: end it, then start again") from error
+            time.sleep(_LOCK_LOOK)
 
 
 def read_entry(path: Path) -> Entry:
-    """Read an entry back from its file. Raises NotPart10Error or DamagedEntryError."""
+    """Read an entry back from its file.
+
+    Raises
+    ------
+    UnsealedError
+        Nothing of it was acknowledged.
+    NotPart10Error, DamagedEntryError, BrokenSealError
+        It can't be understood, or is not what was sealed.
+    FileNotFoundError
+        It is gone.
+    """
     with path.open("rb") as file:
-        meta, offset = part10.decode(file)
-        arrival = from_meta(meta)
+        arrival, sealed, offset = _head(path, file)
         digest = hashlib.sha256()
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
         size = file.tell()
+        if sealed is not None and (sealed.sha256, sealed.length) != (digest.hexdigest(), size - offset):
+            raise BrokenSealError("the bytes are not those that were sealed")
         file.seek(offset)
         found, _ = examine(arrival, file)
+    accepted = path.suffix != ".bad" if sealed is None else sealed.accepted
     return Entry(
         arrival=arrival,
         study_uid=found.study_instance_uid if found else "",
@@ -195,11 +201,12 @@ def read_entry(path: Path) -> Entry:
         path=path,
         content_hash=digest.hexdigest(),
         size=size,
-        accepted=path.suffix == ".dcm",
+        accepted=accepted,
+        objection=None if sealed is None or accepted else _objection(sealed),
     )
 
 
-def examine(arrival: Arrival, dataset: BinaryIO) -> tuple[header.Header | None, Objection | None]:
+def examine(arrival: Arrival, dataset: BinaryIO) -> tuple[Identity | None, Objection | None]:
     """Read a dataset's header and compare it with its command. The same bytes always get the same verdict."""
     try:
         found = header.read(dataset, arrival.transfer_syntax_uid)
@@ -208,13 +215,30 @@ def examine(arrival: Arrival, dataset: BinaryIO) -> tuple[header.Header | None, 
     return found, identity.check(arrival.sop_class_uid, arrival.sop_instance_uid, found)
 
 
-def _write_all(descriptor: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
+def _head(path: Path, file: BinaryIO) -> tuple[Arrival, Seal | None, int]:
+    """Read what stands before the dataset, and where that begins."""
+    try:
+        meta, offset = part10.decode(file)
+    except part10.NotPart10Error as error:
+        if path.suffix == pool.SUFFIX and os.fstat(file.fileno()).st_size < _HEAD:
+            raise UnsealedError("nothing arrived, or the process was killed while it wrote the head") from error
+        raise
+    sealed = _seal(path, meta)
+    if meta.private.get(seal.TRACE_KEY) == seal.NO_TRACE:
+        meta = replace(meta, private={**meta.private, seal.TRACE_KEY: ""})
+    return from_meta(meta), sealed, offset
 
 
-def _classified(error: OSError) -> SpoolFullError | SpoolUnavailableError:
-    reason = os.strerror(error.errno) if error.errno else type(error).__name__
-    if error.errno in _NO_ROOM:
-        return SpoolFullError(f"the spool's disk is full ({reason}): free some space")
-    return SpoolUnavailableError(f"the spool's folder can't be written ({reason}): check its disk and its permissions")
+def _seal(path: Path, meta: part10.Meta) -> Seal | None:
+    """Read the seal; there is none in what an earlier release has written, whose name says what it is."""
+    text = meta.private.get(seal.KEY)
+    if text is not None:
+        return seal.read(text)
+    if path.suffix == pool.SUFFIX:
+        raise UnsealedError("its head is not whole")
+    return None
+
+
+def _objection(sealed: Seal) -> Objection:
+    reason = "unreadable-dataset" if sealed.reason == "unreadable-dataset" else "identity-mismatch"
+    return Objection(sealed.status, reason, sealed.detail)

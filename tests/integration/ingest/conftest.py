@@ -54,8 +54,9 @@ class Running:
 
     @property
     def spool(self) -> list[str]:
-        """Names in the spool."""
-        return sorted(path.name for path in (self.home / "spool").iterdir())
+        """Files in the spool that something has arrived in, by their path below it."""
+        folder = self.home / "spool"
+        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and _size(path))
 
     async def rows(self, statement: Any) -> list[Any]:
         """Read rows."""
@@ -93,6 +94,13 @@ class Running:
 
         await self.until(come, f"{count} {name}")
         return await self.events(name)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 #: start(home, definition=..., database=..., objects=..., **settings)

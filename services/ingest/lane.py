@@ -1,0 +1,147 @@
+"""The supervisor's end of the line to one receiver, and the receiver's process."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from libs.telemetry import log
+from services.ingest.wire import Frames, Message, OutOfStepError, frame
+
+_LOG = log.get(__name__)
+_READ: Final = 1 << 18
+#: Room for what a receiver says while this process has no time to listen.
+_BUFFER: Final = 1 << 20
+#: Threads of one process take turns: a few heaps are enough, and idle ones cost nothing then.
+_ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "2"}
+_STOP_TIMEOUT: Final = 10.0
+
+
+class Lane:
+    """One receiver. From one event loop only.
+
+    Parameters
+    ----------
+    name
+        Of the receiver, `receiver-0`.
+    said
+        Called with each message.
+    lost
+        Called once when nothing more will come, whether it was stopped or died.
+    """
+
+    def __init__(self, name: str, said: Callable[["Lane", Message], None], lost: Callable[["Lane"], None]) -> None:
+        self.name = name
+        self._said = said
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._frames = Frames()
+        self._waiting: deque[tuple[bytes, socket.socket | None]] = deque()
+        self._ended = asyncio.Event()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            for end in (ours, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+            # Never a fork: threads and open databases of this process must not go with it.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "services.ingest.receiver", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **_ENVIRONMENT},
+            )
+        ours.setblocking(False)
+        self._socket = ours
+        self._loop.add_reader(ours, self._read)
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
+
+    def send(self, message: Message, connected: socket.socket | None = None) -> None:
+        """Say something, with a connection to hand over, which is closed here; what comes too late is dropped."""
+        self._waiting.append((frame(message), connected))
+        self._write()
+
+    async def stop(self) -> None:
+        """Have it end in order; kill it if it does not."""
+        self.send({"kind": "stop"})
+        try:
+            async with asyncio.timeout(_STOP_TIMEOUT):
+                await self._ended.wait()
+        except TimeoutError:
+            _LOG.error("receiver did not end when asked, killed", pid=self.pid, item=self.name)
+            self._process.kill()
+            await self._ended.wait()
+        await self.gone()
+
+    async def gone(self) -> int:
+        """Wait until its process is no more; give its exit status."""
+        try:
+            return await asyncio.to_thread(self._process.wait, _STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return await asyncio.to_thread(self._process.wait)
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(_READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close()
+            return
+        try:
+            for message in self._frames.feed(data):
+                self._said(self, message)
+        except OutOfStepError as error:
+            _LOG.error("receiver out of step, killed", item=self.name, reason=str(error))
+            self._process.kill()
+            self._close()
+
+    def _write(self) -> None:
+        while self._waiting:
+            data, connected = self._waiting[0]
+            try:
+                if connected is None:
+                    sent = self._socket.send(data)
+                else:
+                    sent = socket.send_fds(self._socket, [data], [connected.fileno()])
+            except BlockingIOError:
+                self._loop.add_writer(self._socket, self._write)
+                return
+            except OSError:
+                # It died; what it had is taken up when the reader notices.
+                self._drop()
+                return
+            if connected is not None:
+                connected.close()
+            if sent < len(data):
+                self._waiting[0] = (data[sent:], None)
+            else:
+                self._waiting.popleft()
+        self._loop.remove_writer(self._socket)
+
+    def _drop(self) -> None:
+        for _, connected in self._waiting:
+            if connected is not None:
+                connected.close()
+        self._waiting.clear()
+
+    def _close(self) -> None:
+        if self._ended.is_set():
+            return
+        self._ended.set()
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._drop()
+        with suppress(OSError):
+            self._socket.close()
+        self._lost(self)

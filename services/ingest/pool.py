@@ -1,0 +1,183 @@
+"""Spool files of one receiver, made ahead, so that an arrival costs one sync.
+
+A file is made, and its name put on stable storage, before anything arrives: many with one sync of the folder. An
+arrival takes one, and is durable once its bytes and its seal are.
+"""
+
+import fcntl
+import hashlib
+import itertools
+import os
+import threading
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from libs.storage.durable import make_folder, sync_folder
+from services.ingest.disk import classified, require_room
+from services.ingest.seal import Head, Seal
+
+#: Suffix of a file that is waiting for an arrival, is being written, or is sealed: only its seal tells.
+SUFFIX: Final = ".in"
+#: Bytes of a dataset that are kept in memory: a smaller one is written at once, head and seal included.
+_BUFFER: Final = 64 << 10
+#: Bytes after which the disk is told to begin, so that the last sync of a large object is short.
+_WRITE_BACK: Final = 32 << 20
+_AHEAD: Final = 32
+_MOST_PARTS: Final = 64
+
+
+class FolderInUseError(Exception):
+    """Another receiver still has the folder."""
+
+    safe_to_log = True
+
+
+def lock(folder: Path) -> int:
+    """Take a receiver's folder for this process, until the descriptor that is given is closed.
+
+    Raises
+    ------
+    FolderInUseError
+        Another process has it.
+    """
+    make_folder(folder)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise FolderInUseError(f"another receiver works in the spool folder {folder.name}") from error
+    return descriptor
+
+
+class Incoming:
+    """A spool file that an arrival is written into; for one thread. What fails raises OSError or SpoolFullError."""
+
+    def __init__(self, path: Path, descriptor: int, head: Head, min_free: int) -> None:
+        self.path = path
+        #: Bytes of the dataset so far.
+        self.length = 0
+        self._descriptor = descriptor
+        self._head = head
+        self._min_free = min_free
+        self._digest = hashlib.sha256()
+        self._waiting: list[bytes] | None = []
+        self._begun = 0
+
+    @property
+    def size(self) -> int:
+        """Length of the file when it is sealed, in bytes."""
+        return len(self._head) + self.length
+
+    def write(self, fragment: memoryview) -> None:
+        """Take more of the dataset; the fragment is not used after the call."""
+        self._digest.update(fragment)
+        self.length += len(fragment)
+        if self._waiting is None:
+            _write(self._descriptor, [fragment])
+        elif self.length <= _BUFFER:
+            self._waiting.append(bytes(fragment))
+        else:
+            waiting, self._waiting = self._waiting, None
+            _write(self._descriptor, [bytes(self._head), *waiting, fragment])
+        if self.length - self._begun >= _WRITE_BACK:
+            require_room(self.path.parent, 0, self._min_free)
+            # On Linux this begins to write, and drops what is written: nobody reads a large object soon.
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            self._begun = self.length
+
+    def seal(self, status: int, reason: str, detail: str, traceparent: str) -> Seal:
+        """Finish the file; it is on stable storage when this returns, and an entry of the spool from then on."""
+        seal = Seal(self._digest.hexdigest(), self.length, status, reason, detail)
+        changes = self._head.fill(seal, traceparent)
+        if self._waiting is None:
+            for offset, value in changes:
+                os.pwrite(self._descriptor, value, offset)
+        else:
+            _write(self._descriptor, [bytes(self._head), *self._waiting])
+        os.fdatasync(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = -1
+        return seal
+
+    def reading(self) -> BinaryIO:
+        """Open the dataset for reading; once more than 64 KiB of it have come. Raises OSError."""
+        file = self.path.open("rb")
+        file.seek(len(self._head))
+        return file
+
+    def discard(self) -> None:
+        """Remove the file: nothing in it was promised."""
+        self._waiting = None
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        self.path.unlink(missing_ok=True)
+
+
+class Pool:
+    """The files of one receiver; safe to use from many threads.
+
+    Parameters
+    ----------
+    folder
+        This receiver's own, locked.
+    min_free
+        Free bytes on its disk below which nothing more is taken.
+    run
+        Name of this process, never used before: its files have names of their own.
+    """
+
+    def __init__(self, folder: Path, min_free: int, run: str) -> None:
+        self._folder = folder
+        self._min_free = min_free
+        self._run = run
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._free: deque[tuple[Path, int]] = deque()
+
+    def take(self, head: Head) -> Incoming:
+        """Give a file for an arrival. Raises SpoolFullError or SpoolUnavailableError."""
+        try:
+            require_room(self._folder, 0, self._min_free)
+            with self._lock:
+                if not self._free:
+                    self._fill()
+                path, descriptor = self._free.popleft()
+        except OSError as error:
+            raise classified(error) from error
+        return Incoming(path, descriptor, head, self._min_free)
+
+    def close(self) -> None:
+        """Remove the files that nothing arrived in."""
+        with self._lock:
+            while self._free:
+                path, descriptor = self._free.popleft()
+                os.close(descriptor)
+                path.unlink(missing_ok=True)
+
+    def _fill(self) -> None:
+        made: list[tuple[Path, int]] = []
+        try:
+            for _ in range(_AHEAD):
+                path = self._folder / f"{self._run}-{next(self._numbers):08x}{SUFFIX}"
+                made.append((path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)))
+            sync_folder(self._folder)
+        except OSError:
+            for path, descriptor in made:
+                os.close(descriptor)
+                path.unlink(missing_ok=True)
+            raise
+        self._free.extend(made)
+
+
+def _write(descriptor: int, parts: Sequence[bytes | memoryview]) -> None:
+    # At most 64 KiB of small parts wait, which may be very many.
+    whole: list[bytes | memoryview] = list(parts) if len(parts) <= _MOST_PARTS else [b"".join(parts)]
+    written = os.writev(descriptor, whole)
+    if written < sum(map(len, whole)):
+        rest = memoryview(b"".join(whole))[written:]
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]

@@ -1,0 +1,231 @@
+"""What receivers ask and tell, by association: who is let in, what has arrived, how it was answered."""
+
+import asyncio
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final, Protocol
+
+from contracts.fact import Source
+from libs.dimse.admission import UNKNOWN_NODE, Admitted, Refusal
+from libs.dimse.handshake import HandshakeError
+from libs.storage.objects import StoreFullError, StoreUnavailableError
+from libs.telemetry import log
+from services.ingest import identity, metric
+from services.ingest.arrival import Arrival, Entry
+from services.ingest.gate import Gate
+from services.ingest.identity import Objection
+from services.ingest.wire import Message
+from services.ingest.work import Work
+
+_LOG = log.get(__name__)
+_RELEASED: Final = "released"
+#: Echo without a definition, a refusal that was told already, and what was ended here.
+_NO_FAULT: Final = ("released", "rejected", "stopped")
+_SAY: Final = {"info": _LOG.info, "warning": _LOG.warning, "error": _LOG.error}
+
+
+class Upload(Protocol):
+    """Makes an entry durable in the object store too, before it is acknowledged. It blocks."""
+
+    def put(self, entry: Entry) -> None:
+        """Return when it is; raise StoreUnavailableError or StoreFullError if it can't be."""
+        ...
+
+    def forget(self, entry: Entry) -> None:
+        """Take `put` back: the sender is told a failure."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Association:
+    node: Admitted
+    source: Source
+    receiver: str
+
+
+class Reception:
+    """The associations of all receivers. From one event loop only.
+
+    Parameters
+    ----------
+    gate
+        Decides who is let in.
+    work, submit
+        Told of what is in hand; indexes it.
+    upload
+        With `ack=object-store`; None with `ack=spool`.
+    name
+        Names an association.
+    """
+
+    def __init__(
+        self, gate: Gate, work: Work, submit: Callable[[Entry], None], *, upload: Upload | None, name: Callable[[], str]
+    ) -> None:
+        self._gate = gate
+        self._work = work
+        self._submit = submit
+        self._upload = upload
+        self._name = name
+        self._associations: dict[str, _Association] = {}
+        #: Arrivals in hand that their receiver has not said to be entries.
+        self._uploading: set[str] = set()
+
+    def admit(self, receiver: str, message: Message) -> Message:
+        """Decide about an association; the answer has `rejection`, or `session` and `standard`."""
+        called, calling, address = message["called"], message["calling"], message["address"]
+        shown = None if message["certificate"] is None else base64.b64decode(message["certificate"])
+        name = self._name()
+        decision = self._gate.admit(called, calling, address, shown, association=name)
+        if isinstance(decision, Admitted) and "store" not in decision.may and not message["only_echo"]:
+            self._gate.closed(name)
+            decision = Refusal(
+                f"the node {decision.node} may not store: add `store` to its `may`", permanent=True, diagnostic=1
+            )
+        if isinstance(decision, Refusal):
+            # C-ECHO tells nothing and stores nothing: without a definition it is how people look for the port.
+            if not decision.permanent and decision.source == 1 and message["only_echo"]:
+                return {"rejection": None, "session": None, "standard": False}
+            metric.ASSOCIATIONS.labels(outcome="refused").inc()
+            self._gate.refused(calling, called, address, decision.reason)
+            return {"rejection": [1 if decision.permanent else 2, decision.source, decision.diagnostic]}
+        source = Source(
+            site=decision.site,
+            node=decision.node,
+            calling_aet=calling,
+            called_aet=called,
+            address=str(ip_address(address.partition("%")[0])),
+        )
+        self._associations[name] = _Association(decision, source, receiver)
+        self._work.opened(name)
+        metric.OPEN.set(self._work.associations())
+        metric.ASSOCIATIONS.labels(outcome="accepted").inc()
+        say = _LOG.warning if decision.node == UNKNOWN_NODE else _LOG.info
+        say("association accepted", association=name, node=decision.node, calling_aet=calling, address=address)
+        return {
+            "rejection": None,
+            "standard": decision.sop_classes == "standard",
+            "session": {
+                "id": name,
+                "tenant": decision.tenant,
+                "site": decision.site,
+                "node": decision.node,
+                "may_store": "store" in decision.may,
+                "object_size": decision.limits.object_size,
+                "rated": decision.limits.rate is not None,
+                "provenance": {"tenant": decision.tenant, "association": name, **source.model_dump()},
+            },
+        }
+
+    def take(self, association: str) -> float:
+        """Give the seconds that an answer has to wait for its node's rate."""
+        return self._gate.take(association)
+
+    def closed(self, association: str, how: str) -> None:
+        """An association has ended; nothing more of it will come."""
+        found = self._associations.pop(association, None)
+        if found is None:
+            return
+        self._gate.closed(association)
+        self._work.closed(association, broken=how != _RELEASED)
+        metric.OPEN.set(self._work.associations())
+        metric.ASSOCIATIONS.labels(outcome=how).inc()
+        _LOG.info("association closed", association=association, node=found.node.node, outcome=how)
+
+    def gone(self, address: str, message: Message) -> None:
+        """A connection has ended on which nobody was let in."""
+        how = message["how"]
+        if how == "handshake":
+            self._gate.insecure(address, HandshakeError(message["failure"], message["reason"]))
+        elif how not in _NO_FAULT:
+            metric.ASSOCIATIONS.labels(outcome="no-association").inc()
+            _LOG.warning(
+                "connection closed without a valid association request",
+                address=address,
+                outcome=how,
+                reason=message["reason"],
+            )
+
+    def known(self) -> set[str]:
+        """List the arrivals that are in hand and will be indexed."""
+        return self._work.arrivals() - self._uploading
+
+    def lost(self, receiver: str) -> None:
+        """A receiver is no more, and its associations with it."""
+        for name in [name for name, each in self._associations.items() if each.receiver == receiver]:
+            self.closed(name, "lost")
+
+    def spooled(self, folder: Path, message: Message) -> None:
+        """An arrival is on stable storage: it is in hand from now on."""
+        entry = self._entry(folder, message)
+        self._uploading.discard(entry.arrival.id)
+        self.take_up(entry)
+        self._count(message["status"], message["seconds"])
+        if entry.accepted:
+            metric.BYTES.inc(message["length"])
+
+    def take_up(self, entry: Entry) -> None:
+        """Have an entry indexed."""
+        arrival = entry.arrival
+        self._work.spooled(arrival.id, arrival.association_id, entry.study, arrival.received_at)
+        self._submit(entry)
+
+    def answered(self, message: Message) -> None:
+        """A request was answered, and nothing of it is kept."""
+        self._count(message["status"], message["seconds"])
+        if message["failure"] is not None:
+            metric.FAILURES.labels(kind=message["failure"]).inc()
+
+    def say(self, message: Message) -> None:
+        """Log what a receiver says."""
+        _SAY[message["level"]](message["event"], **message["said"])
+
+    async def upload(self, folder: Path, message: Message) -> str | None:
+        """Put an arrival into the object store before it is acknowledged; gives why that failed."""
+        if self._upload is None:
+            return "nothing is uploaded here"
+        upload, entry = self._upload, self._entry(folder, message)
+        arrival = entry.arrival
+        # In hand before it is acknowledged: the record of it must not look like one that this replica has lost.
+        self._uploading.add(arrival.id)
+        self._work.spooled(arrival.id, arrival.association_id, entry.study, arrival.received_at)
+        try:
+            await asyncio.to_thread(upload.put, entry)
+        except (StoreUnavailableError, StoreFullError) as error:
+            await asyncio.to_thread(upload.forget, entry)
+            self._uploading.discard(arrival.id)
+            self._work.indexed(arrival.id)
+            return str(error)
+        return None
+
+    def _entry(self, folder: Path, message: Message) -> Entry:
+        association = self._associations[message["association"]]
+        status = message["status"]
+        arrival = Arrival(
+            id=message["id"],
+            tenant=association.node.tenant,
+            source=association.source,
+            association_id=message["association"],
+            sop_class_uid=message["sop_class_uid"],
+            sop_instance_uid=message["sop_instance_uid"],
+            transfer_syntax_uid=message["transfer_syntax_uid"],
+            received_at=datetime.fromisoformat(message["received_at"]),
+            traceparent=message["traceparent"],
+        )
+        return Entry(
+            arrival=arrival,
+            study_uid=message["study_uid"],
+            series_uid=message["series_uid"],
+            path=folder / message["file"],
+            content_hash=message["sha256"],
+            size=message["size"],
+            accepted=status == identity.SUCCESS,
+            objection=None if status == identity.SUCCESS else Objection(status, message["reason"], message["detail"]),
+        )
+
+    def _count(self, status: int, seconds: float) -> None:
+        metric.INSTANCES.labels(status=f"0x{status:04X}").inc()
+        metric.RESPONSE.observe(seconds)

@@ -1,0 +1,260 @@
+"""Receivers: starts them, hands connections to them, and takes up what one that died has left behind."""
+
+import asyncio
+import itertools
+import secrets
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from libs.telemetry import log
+from services.ingest import metric
+from services.ingest.arrival import Entry
+from services.ingest.doorstep import Doorstep
+from services.ingest.lane import Lane
+from services.ingest.pace import Pace
+from services.ingest.reception import Reception
+from services.ingest.wire import Message, Setup
+
+_LOG = log.get(__name__)
+#: Seconds before a receiver that died is started again, by how often that happened in a row.
+_PAUSES: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
+#: One that lived so long had not failed to start.
+_SETTLED: Final = 60.0
+_READY_TIMEOUT: Final = 30.0
+
+
+class ReceiverFailedError(Exception):
+    """A receiver process does not start. The text says what to do."""
+
+    safe_to_log = True
+
+
+@dataclass
+class _Receiver:
+    number: int
+    folder: Path
+    lane: Lane
+    began: float
+    failures: int
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Source addresses of its connections, by number.
+    connections: dict[int, str] = field(default_factory=dict)
+    #: What `barrier` waits for, by number.
+    syncs: dict[int, asyncio.Event] = field(default_factory=dict)
+
+
+class Supervisor:
+    """The receivers of this replica. From one event loop only.
+
+    Parameters
+    ----------
+    setup
+        What each is told, but for its folder and its run.
+    spool
+        The folder of their folders.
+    count
+        How many there are.
+    reception
+        Answers and keeps what they say.
+    doorstep
+        Bounds the connections that nobody has been admitted on.
+    pace
+        Says how long answers are held back.
+    left
+        Reads what a receiver that died has left in its folder, but for the arrivals that are known. It blocks.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        spool: Path,
+        count: int,
+        *,
+        reception: Reception,
+        doorstep: Doorstep,
+        pace: Pace,
+        left: Callable[[Path, set[str]], list[Entry]],
+    ) -> None:
+        self._setup = setup
+        self._spool = spool
+        self._count = count
+        self._reception = reception
+        self._doorstep = doorstep
+        self._pace = pace
+        self._left = left
+        self._receivers: dict[Lane, _Receiver] = {}
+        self._leaving: dict[Lane, _Receiver] = {}
+        self._of: dict[int, _Receiver] = {}
+        self._numbers = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pacing: asyncio.TimerHandle | None = None
+        self._stopping = False
+        self._loop = asyncio.get_running_loop()
+
+    def spawn(self) -> None:
+        """Start the processes: they load while this one is still busy with the spool."""
+        for number in range(self._count):
+            self._begin(number, failures=0)
+
+    async def start(self) -> None:
+        """Have them take connections. Raises ReceiverFailedError."""
+        for receiver in self._receivers.values():
+            self._configure(receiver)
+        try:
+            async with asyncio.timeout(_READY_TIMEOUT):
+                while waiting := [each for each in self._receivers.values() if not each.ready.is_set()]:
+                    await waiting[0].ready.wait()
+        except TimeoutError as error:
+            raise ReceiverFailedError(
+                "the receiver processes do not start: see the log, and whether this machine has memory for them"
+            ) from error
+
+    async def stop(self) -> None:
+        """Abort what is open, and end: nothing of an unfinished request was acknowledged."""
+        self._stopping = True
+        if self._pacing is not None:
+            self._pacing.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(lane.stop() for lane in list(self._receivers)))
+
+    async def barrier(self) -> None:
+        """Return when everything is known that was acknowledged before the call."""
+        waits = []
+        # One that died counts until what it left is taken up.
+        for lane, receiver in [*self._receivers.items(), *self._leaving.items()]:
+            number = next(self._numbers)
+            receiver.syncs[number] = event = asyncio.Event()
+            lane.send({"kind": "sync", "number": number})
+            waits.append(event)
+        for event in waits:
+            await event.wait()
+
+    def take(self, connected: socket.socket, address: str, port: int, tls: bool) -> None:
+        """Hand a connection to the receiver that has fewest."""
+        ready = [each for each in self._receivers.values() if each.ready.is_set()]
+        if not ready:
+            connected.close()
+            metric.ASSOCIATIONS.labels(outcome="no-receiver").inc()
+            return
+        receiver = min(ready, key=lambda each: len(each.connections))
+        number = next(self._numbers)
+        leaves = self._doorstep.enter(number, address)
+        if leaves is not None:
+            self._of[leaves].lane.send({"kind": "drop", "id": leaves})
+        receiver.connections[number] = address
+        self._of[number] = receiver
+        receiver.lane.send(
+            {"kind": "connection", "id": number, "address": address, "port": port, "tls": tls}, connected
+        )
+
+    def _begin(self, number: int, *, failures: int) -> _Receiver:
+        name = f"receiver-{number}"
+        lane = Lane(name, self._said, self._lost)
+        receiver = _Receiver(number, self._spool / name, lane, time.monotonic(), failures)
+        self._receivers[lane] = receiver
+        return receiver
+
+    def _configure(self, receiver: _Receiver) -> None:
+        setup = replace(self._setup, folder=str(receiver.folder), run=secrets.token_hex(4))
+        receiver.lane.send({"kind": "configure", "setup": asdict(setup)})
+
+    def _said(self, lane: Lane, message: Message) -> None:
+        receiver = self._receivers[lane]
+        kind = message["kind"]
+        if kind == "spooled":
+            self._reception.spooled(receiver.folder, message)
+            if self._pacing is None:
+                self._hold()
+        elif kind == "answered":
+            self._reception.answered(message)
+        elif kind == "log":
+            self._reception.say(message)
+        elif kind == "synced":
+            receiver.syncs.pop(message["number"]).set()
+        elif kind == "ready":
+            receiver.ready.set()
+            lane.send({"kind": "pace", "seconds": self._pace.seconds})
+        elif kind in ("gone", "closed"):
+            self._ended(receiver, message)
+        else:
+            self._answer(receiver, message)
+
+    def _answer(self, receiver: _Receiver, message: Message) -> None:
+        kind, call = message["kind"], message["call"]
+        if kind == "admit":
+            answer = self._reception.admit(receiver.lane.name, message)
+            if answer.get("session") is not None:
+                self._doorstep.leave(message["id"])
+            receiver.lane.send({"kind": "answer", "call": call, **answer})
+        elif kind == "take":
+            seconds = self._reception.take(message["association"])
+            receiver.lane.send({"kind": "answer", "call": call, "seconds": seconds})
+        else:
+            self._task(self._upload(receiver, message))
+
+    async def _upload(self, receiver: _Receiver, message: Message) -> None:
+        why = await self._reception.upload(receiver.folder, message)
+        receiver.lane.send({"kind": "answer", "call": message["call"], "why": why})
+
+    def _ended(self, receiver: _Receiver, message: Message) -> None:
+        number = message["id"]
+        address = receiver.connections.pop(number)
+        self._doorstep.leave(number)
+        del self._of[number]
+        if message["kind"] == "closed":
+            self._reception.closed(message["association"], message["how"])
+        elif not self._stopping:
+            self._reception.gone(address, message)
+
+    def _hold(self) -> None:
+        """Tell the receivers how fast to answer, when that has changed, and look again while it is slow."""
+        self._pacing = None
+        if self._pace.changed():
+            for lane in self._receivers:
+                lane.send({"kind": "pace", "seconds": self._pace.seconds})
+        if self._pace.seconds > 0:
+            self._pacing = self._loop.call_later(self._pace.seconds, self._hold)
+
+    def _lost(self, lane: Lane) -> None:
+        receiver = self._receivers.pop(lane)
+        for number in receiver.connections:
+            self._doorstep.leave(number)
+            del self._of[number]
+        if self._stopping:
+            self._reception.lost(lane.name)
+        else:
+            self._leaving[lane] = receiver
+            self._task(self._replace(receiver))
+
+    async def _replace(self, receiver: _Receiver) -> None:
+        lane = receiver.lane
+        code = await lane.gone()
+        metric.FAILURES.labels(kind="alarm").inc()
+        _LOG.error("receiver died, another takes its place", item=lane.name, pid=lane.pid, code=code)
+        entries = await asyncio.to_thread(self._left, receiver.folder, self._reception.known())
+        for entry in entries:
+            self._reception.take_up(entry)
+        self._reception.lost(lane.name)
+        del self._leaving[lane]
+        for event in receiver.syncs.values():
+            event.set()
+        failures = 0 if time.monotonic() - receiver.began > _SETTLED else receiver.failures + 1
+        await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
+        self._configure(self._begin(receiver.number, failures=failures))
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            metric.FAILURES.labels(kind="alarm").inc()
+            _LOG.error("receivers not looked after, by a defect", exc_info=error)

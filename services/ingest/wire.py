@@ -1,0 +1,112 @@
+"""What the supervisor and its receivers say to each other: JSON objects, each after its length in 4 bytes.
+
+| to a receiver | |
+| --- | --- |
+| `configure` | `Setup`; once, first |
+| `connection` | `id`, `address`, `port`, `tls`; its socket comes along |
+| `drop` | `id`: end a connection that was not admitted |
+| `answer` | `call`: the number of what was asked, and the answer |
+| `pace` | `seconds` that each C-STORE response is held back |
+| `sync` | `number`; answered by `synced` after everything that was said before |
+| `stop` | abort every association, and end |
+
+| to the supervisor | |
+| --- | --- |
+| `ready` | it can take connections |
+| `admit`, `take`, `upload` | asks, with `call` |
+| `spooled` | an arrival is on stable storage; always before its response is sent |
+| `answered` | a C-STORE response without an arrival |
+| `gone` | `id` of a connection that ended before it was admitted |
+| `closed` | `association`, `how` |
+| `synced` | `number` |
+| `log` | `level`, `event` and the keys of a log line |
+
+Each side reads all the time, whatever else it does, so that neither ever waits for the other's full buffer.
+"""
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+Message = dict[str, Any]
+
+_LENGTH: Final = struct.Struct(">I")
+#: No message comes near; what claims more is out of step.
+_LONGEST: Final = 1 << 20
+
+
+class OutOfStepError(Exception):
+    """What was read is no message: the two processes are not of the same release, or one has a defect."""
+
+    safe_to_log = True
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a receiver needs to know.
+
+    Attributes
+    ----------
+    folder
+        Its folder in the spool.
+    run
+        Name of its life, never used before.
+    min_free
+        Free bytes below which nothing more is taken.
+    max_pdu
+        Longest P-DATA-TF that is offered, bytes without the header.
+    request_timeout, idle_timeout
+        Seconds until an association request must be complete, and without a byte on an association.
+    upload
+        Whether an arrival must be in the object store too before it is acknowledged.
+    region, instance
+        Of the deployment and the replica, for traces.
+    tls
+        `files` and `profile` of `libs.dimse.tls`, if connections with TLS will come.
+    """
+
+    folder: str
+    run: str
+    min_free: int
+    max_pdu: int
+    request_timeout: float
+    idle_timeout: float
+    upload: bool
+    region: str
+    instance: str
+    tls: dict[str, Any] | None = None
+
+
+def frame(message: Message) -> bytes:
+    """Write a message."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    return _LENGTH.pack(len(body)) + body
+
+
+class Frames:
+    """Reads messages from bytes that come in pieces of any size."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Take more bytes; give the messages that are whole. Raises OutOfStepError."""
+        self._data += data
+        while len(self._data) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._data)
+            if length > _LONGEST:
+                raise OutOfStepError("a message between supervisor and receiver claims more than 1 MiB")
+            end = _LENGTH.size + length
+            if len(self._data) < end:
+                return
+            body = bytes(self._data[_LENGTH.size : end])
+            del self._data[:end]
+            try:
+                message = json.loads(body)
+            except ValueError as error:
+                raise OutOfStepError("a message between supervisor and receiver is not JSON") from error
+            if not isinstance(message, dict) or "kind" not in message:
+                raise OutOfStepError("a message between supervisor and receiver has no kind")
+            yield message
