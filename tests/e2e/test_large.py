@@ -18,7 +18,7 @@ _MOST_GROWTH = 64 << 20
 
 
 @pytest.mark.parametrize("form", ["native", "encapsulated"])
-@pytest.mark.parametrize(("ack", "objects"), [("spool", "folder"), ("object-store", "folder"), ("object-store", "s3")])
+@pytest.mark.parametrize(("ack", "objects"), [("spool", "folder"), ("object-store", "s3")])
 def test_an_object_of_300_mb_takes_less_than_64_mb_of_memory_and_is_kept_as_sent(
     request: pytest.FixtureRequest, tmp_path: Path, form: Literal["native", "encapsulated"], ack: str, objects: str
 ) -> None:
