@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from libs.definition.document import DefinitionError
+from libs.dimse.tls import CertificateError
 from libs.host import Host
 from libs.messaging.bus import BusUnavailableError
 from libs.messaging.listen import DATABASE_AWAY
@@ -36,7 +37,8 @@ from services.cli.output import fail
 
 #: Why a process can't start; the messages say what to do.
 _REASONS = (
-    BusUnavailableError, ListenError, LockedError, MigrationError, StoreFullError, StoreUnavailableError, TopologyError,
+    BusUnavailableError, CertificateError, ListenError, LockedError, MigrationError, StoreFullError,
+    StoreUnavailableError, TopologyError,
 )  # fmt: skip
 
 #: The database, or another server that an address names, is away.
