@@ -28,12 +28,13 @@ smallest and the largest round. Machines differ and are noisy: compare ratios wi
 runs. DCMTK's programs run with `TCP_NODELAY=1`. Files are synced as in production; nothing is switched off.
 
 Ingest has one sender for all receivers (`tests/support/sender.py`: one thread an association, one study each), because
-DCMTK's own senders are slower than its receiver; the rows that name a sender of DCMTK have that one instead. For Kivuko
-the clock of "done" runs until every instance is indexed and every event is in the bus; for its peers it stops at the
-last response, as they have nothing left to do: none of them syncs a file, and only Orthanc has an index. "Answered" stops
-at the last response for all. `storescp` has `--fork`, which several associations need, and once more with `+B`: it then
-keeps the bytes as they came, as Kivuko does, instead of writing each dataset anew. Processor time is that of all
-processes of the receiver until it is at rest again, so what it puts off counts too; memory is their proportional set size.
+DCMTK's own senders are slower than its receiver; the rows that name a sender of DCMTK have that one instead. For
+Kivuko the clock of "done" runs until every instance is indexed and every event is in the bus; for its peers it stops at
+the last response, as they have nothing left to do: none of them syncs a file, and only Orthanc has an index. "Answered"
+stops at the last response for all. `storescp` has `--fork`, which several associations need, and once more with `+B`:
+it then keeps the bytes as they came, as Kivuko does, instead of writing each dataset anew. Processor time is that of
+all processes of the receiver until it is at rest again, so what it puts off counts too; memory is their proportional
+set size.
 
 Large objects are made while they are sent. Memory is the sum of what each process has grown by at its own peak since
 just before, as the kernel keeps it; what is kept is compared with what was sent, byte by byte, after the clock.
