@@ -109,6 +109,10 @@ class Receiver:
         self._lock = threading.Lock()
         self._open: dict[int, Association | socket.socket] = {}
         self._threads: set[threading.Thread] = set()
+        if setup.tls is not None:
+            # Now, while they fit: what replaces them later may not. If they don't already, each caller is told.
+            with suppress(CertificateError):
+                self._context()
 
     def take(self, message: Message, connected: socket.socket) -> None:
         """Carry a connection in a thread of its own."""
