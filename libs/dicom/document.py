@@ -1,5 +1,6 @@
 """A dataset's header as a document after the pattern of the DICOM JSON Model, PS3.18 annex F."""
 
+import json
 from functools import lru_cache
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from libs.dicom.tokenizer import Form, Raw
 
 _CHARACTER_SET: Final = 0x00080005
 _DEEPEST: Final = 16
+_LONGEST_KEPT: Final = 128
 
 
 def document(found: dict[int, Raw], form: Form, parent: Encodings, depth: int = 0) -> dict[str, Any]:
@@ -47,6 +49,53 @@ def document(found: dict[int, Raw], form: Form, parent: Encodings, depth: int = 
             entry["keyword"] = keyword
         said[name] = entry
     return said
+
+
+def text(found: dict[int, Raw], form: Form, parent: Encodings, depth: int = 0) -> str:
+    """Give what `document` gives as JSON, in a fraction of the time: most elements of a study say the same each time.
+
+    Parameters are those of `document`.
+    """
+    encodings = tuple(encodings_of(found, form, parent))
+    little_endian = form.little_endian
+    said: list[str] = []
+    for tag in sorted(found):
+        vr, value = found[tag]
+        if vr == "SQ" or (vr in ("", "UN") and element.known_vr(tag) == "SQ"):
+            entry = _sequence(tag, value, form, encodings, depth)
+        elif len(value) <= _LONGEST_KEPT:
+            entry = _kept_member(tag, vr, value, encodings, little_endian)
+        else:
+            entry = _member(tag, vr, value, encodings, little_endian)
+        said.append(entry)
+    return "{" + ",".join(said) + "}"
+
+
+def _sequence(tag: int, value: bytes, form: Form, encodings: Encodings, depth: int) -> str:
+    if depth >= _DEEPEST:
+        return _member_of(tag, {"vr": "SQ"})
+    within = (text(item, own, encodings, depth + 1) for item, own in _items(value, form))
+    empty = _member_of(tag, {"vr": "SQ", "Value": []})
+    # "Value" sorts before the other members.
+    return empty.replace("[]", f"[{','.join(within)}]", 1)
+
+
+def _member(tag: int, vr: str, value: bytes, encodings: Encodings, little_endian: bool) -> str:
+    entry: dict[str, Any] = {"vr": element.known_vr(tag) if vr in ("", "UN") else vr}
+    if values := element.said(tag, vr, value, encodings, little_endian=little_endian):
+        entry["Value"] = values
+    return _member_of(tag, entry)
+
+
+#: Long values are seldom the same again.
+_kept_member = lru_cache(maxsize=8192)(_member)
+
+
+def _member_of(tag: int, entry: dict[str, Any]) -> str:
+    name, keyword, _ = _entry(tag)
+    if keyword:
+        entry["keyword"] = keyword
+    return f'"{name}":{json.dumps(entry, sort_keys=True, separators=(",", ":"))}'
 
 
 def encodings_of(found: dict[int, Raw], form: Form, parent: Encodings) -> Encodings:

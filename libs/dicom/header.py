@@ -169,6 +169,18 @@ def read_whole(dataset: BinaryIO, transfer_syntax: str) -> tuple[Header, dict[st
     return _header(found, form), document.document(found, form, charset.DEFAULT)
 
 
+def read_text(dataset: BinaryIO, transfer_syntax: str) -> tuple[Header, str]:
+    """Read what `read_whole` reads; the document as JSON, its members sorted, in far less time.
+
+    Raises
+    ------
+    UnreadableDatasetError
+        As for `read`.
+    """
+    found, form = _elements(dataset, transfer_syntax, None)
+    return _header(found, form), document.text(found, form, charset.DEFAULT)
+
+
 def _header(found: dict[int, Raw], form: Form) -> Header:
     encodings = document.encodings_of(found, form, charset.DEFAULT)
     little_endian = form.little_endian

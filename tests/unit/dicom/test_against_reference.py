@@ -1,6 +1,7 @@
 """The own reading of headers says what pydicom's says, where the bytes are a dataset by the Standard."""
 
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -104,6 +105,9 @@ def ours(data: bytes, syntax: str) -> Any:
         found, document = header.read_whole(io.BytesIO(data), syntax)
     except header.UnreadableDatasetError:
         return UNREADABLE
+    again, text = header.read_text(io.BytesIO(data), syntax)
+    assert again == found
+    assert text == json.dumps(document, sort_keys=True, separators=(",", ":"))
     return vars(found), document
 
 
