@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo up test test-unit lint bench soak contracts
+.PHONY: help install dev demo up test test-unit lint bench soak fuzz contracts
 BIN := .venv/bin
 
 help: ## What can be made
@@ -38,6 +38,9 @@ bench: dev ## Measure; make bench ONLY=ingest runs one
 soak: dev ## Kill it 200 times under load, take its object store away; about half an hour
 	@tests/support/prerequisites.sh
 	$(BIN)/python -m tests.soak
+
+fuzz: dev ## Bytes that nobody would send, at the DICOM upper layer; make fuzz CASES=1000000
+	$(BIN)/python -m tests.fuzz $(CASES)
 
 contracts: dev ## Generate schemas and AsyncAPI from the models
 	$(BIN)/python -m contracts.generate

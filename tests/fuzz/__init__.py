@@ -1,0 +1,1 @@
+"""Bytes that nobody would send, thrown at the upper layer: `make fuzz`."""
