@@ -1,8 +1,8 @@
 """Throws cases at the upper layer: `make fuzz CASES=100000`.
 
 Mutated streams from a seed first, then, where atheris is installed (Linux), a tenth as many that its slower search for
-new paths comes up with. A case that fails is written to `build/fuzz`; put it into `tests/corpus/dimse` once it is fixed.
-The number of cases of all runs so far is kept in `build/fuzz/cases`.
+new paths comes up with. A case that fails is written to `build/fuzz`; once it is fixed, it belongs into
+`tests/corpus/dimse`. The number of cases of all runs so far is kept in `build/fuzz/cases`.
 """
 
 import argparse
