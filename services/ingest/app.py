@@ -264,6 +264,7 @@ def build(platform: Platform) -> Service:
     """Build the service."""
     database = platform.database("ingest")
     ingest = _Ingest(platform)
+    renewing = (ingest.renew,) if platform.settings.dicom_tls_port is not None else ()
     return Service(
         name="ingest",
         database=database,
@@ -271,7 +272,7 @@ def build(platform: Platform) -> Service:
         router=make_router(database),
         start=ingest.start,
         stop=ingest.stop,
-        loops=(ingest.index, ingest.complete, ingest.replicate, ingest.resolve, ingest.renew),
+        loops=(ingest.index, ingest.complete, ingest.replicate, ingest.resolve, *renewing),
         checks={"spool": ingest.check_spool, "objects": ingest.check_objects, "index": ingest.check_index},
         addresses=ingest.addresses,
     )
