@@ -26,6 +26,8 @@ LONGEST_COMMAND: Final = 1 << 16
 BUFFER: Final = 1 << 18
 #: Bytes of an A-RELEASE-RQ after its header, PS3.8 section 9.3.6.
 _RESERVED: Final = 4
+#: As a plain number: an enumeration's attribute costs where it is looked up for each PDU.
+_P_DATA: Final = int(Kind.P_DATA)
 
 
 class Ending(StrEnum):
@@ -309,7 +311,7 @@ class Association:
         self._link.grow(BUFFER)
         while True:
             kind, length = self._header()
-            if kind == Kind.P_DATA:
+            if kind == _P_DATA:
                 self._p_data(length)
             elif kind == Kind.RELEASE_RQ:
                 if self._sink is not None or self._partial:

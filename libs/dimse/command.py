@@ -101,11 +101,12 @@ def decode(data: bytes | bytearray | memoryview) -> Command:
     raw = bytes(data)
     elements: dict[int, bytes] = {}
     offset, end = 0, len(raw)
+    head, unpack = _ELEMENT.size, _ELEMENT.unpack_from
     while offset < end:
-        if end - offset < _ELEMENT.size:
+        if end - offset < head:
             raise MalformedError(Reason.INVALID_PARAMETER_VALUE, "a command set ends within an element")
-        group, element, length = _ELEMENT.unpack_from(raw, offset)
-        offset += _ELEMENT.size
+        group, element, length = unpack(raw, offset)
+        offset += head
         if group:
             raise MalformedError(Reason.INVALID_PARAMETER_VALUE, "a command set has an element outside group 0000")
         if length > end - offset:
@@ -121,11 +122,14 @@ def decode(data: bytes | bytearray | memoryview) -> Command:
 
 def encode(command: Command) -> bytes:
     """Write a command set, in order and with its group length."""
-    parts = []
-    for element, value in sorted(command.elements.items()):
-        padded = value + b"\0" if len(value) % 2 else value
-        parts += [_ELEMENT.pack(0, element, len(padded)), padded]
-    body = b"".join(parts)
+    body = b"".join(
+        [
+            _ELEMENT.pack(0, element, len(value)) + value
+            if len(value) % 2 == 0
+            else _ELEMENT.pack(0, element, len(value) + 1) + value + b"\0"
+            for element, value in sorted(command.elements.items())
+        ]
+    )
     return _ELEMENT.pack(0, _GROUP_LENGTH, _UL.size) + _UL.pack(len(body)) + body
 
 

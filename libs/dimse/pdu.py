@@ -31,6 +31,10 @@ class Kind(IntEnum):
     ABORT = 7
 
 
+#: As a plain number: an enumeration's attribute costs where it is looked up for each PDU.
+_P_DATA: Final = int(Kind.P_DATA)
+
+
 class Source(IntEnum):
     """Who aborts, PS3.8 section 9.3.8."""
 
@@ -127,12 +131,15 @@ def encode_p_data(context_id: int, data: bytes, *, command: bool, max_pdu: int) 
     # Fragments have an even length, PS3.8 section E.1.
     longest = len(data) if max_pdu == 0 else max(2, (max_pdu - FRAGMENT.size) & ~1)
     kind = COMMAND if command else 0
+    if len(data) <= longest:
+        head = HEADER.pack(_P_DATA, FRAGMENT.size + len(data))
+        return head + FRAGMENT.pack(len(data) + FRAGMENT_OVERHEAD, context_id, kind | LAST) + data
     parts = []
-    for start in range(0, max(len(data), 1), max(longest, 1)):
+    for start in range(0, len(data), longest):
         part = data[start : start + longest]
         flags = kind | (LAST if start + longest >= len(data) else 0)
         parts += [
-            HEADER.pack(Kind.P_DATA, FRAGMENT.size + len(part)),
+            HEADER.pack(_P_DATA, FRAGMENT.size + len(part)),
             FRAGMENT.pack(len(part) + FRAGMENT_OVERHEAD, context_id, flags),
             part,
         ]
