@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from contracts.definition import Assembly
+from contracts.definition import Assembly, Definition
 from libs.dimse.tls import Files, Profile, files_of
 from libs.messaging.outbox import Outbox
 from libs.service import Platform, Service
@@ -67,6 +67,7 @@ class _Parts:
             outbox,
             run=secrets.token_hex(8),
             settings=settings,
+            definition=lambda: _definition(platform),
             patience=waiting,
             clock=clock,
             changed=self.completion.changed,
@@ -187,6 +188,11 @@ class _Parts:
 def _tls(files: Files, profile: Profile) -> dict[str, Any]:
     paths = {name: str(path.absolute()) for name, path in vars(files).items() if path is not None}
     return {"files": paths, "profile": profile}
+
+
+def _definition(platform: Platform) -> Definition | None:
+    snapshot = platform.network.current
+    return None if snapshot is None else snapshot.definition
 
 
 def _patience(platform: Platform, settings: IngestSettings) -> Callable[[], Patience]:

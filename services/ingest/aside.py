@@ -1,6 +1,9 @@
 """Puts aside what is not taken into a study, for people to look at: the bytes, a row, and an event."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.instances import InstanceQuarantined
 from libs.dicom import part10, uid
@@ -8,12 +11,19 @@ from libs.messaging.outbox import Outbox
 from libs.storage.database import Database
 from libs.storage.objects import ObjectStore
 from libs.telemetry import log
-from services.ingest import identity, metric, repository
+from services.ingest import holding, identity, metric
 from services.ingest.arrival import Entry
+from services.ingest.holding import State
 from services.ingest.identity import Objection
 from services.ingest.spool import Spool, examine
 
 _LOG = log.get(__name__)
+#: What else belongs into the transaction that puts an entry aside; is told where it is.
+Also = Callable[[AsyncSession, str], Awaitable[None]]
+
+
+async def _nothing(_tx: AsyncSession, _quarantine_id: str) -> None:
+    return
 
 
 class Aside:
@@ -33,37 +43,18 @@ class Aside:
             objection = Objection(identity.CANNOT_UNDERSTAND, "unreadable-dataset", "the release before refused it")
         await self.put(entry, objection)
 
-    async def put(self, entry: Entry, objection: Objection) -> None:
+    async def put(self, entry: Entry, objection: Objection, *, state: State = "open", also: Also = _nothing) -> None:
         """Put an entry aside; it is gone from the spool when this returns."""
         async with self._database.transaction() as tx:
-            repeated = await repository.quarantined(tx, entry, objection)
-        if not repeated:
+            place = await holding.count_again(tx, entry, objection)
+            if place is not None:
+                await also(tx, place)
+        if place is None:
             await asyncio.to_thread(self._objects.keep, {entry.quarantine_key: entry.path})
-            sop_uid = _valid(entry.arrival.sop_instance_uid)
-            study_uid = _valid(entry.study_uid)
             async with self._database.transaction() as tx:
-                added = await repository.put_aside(tx, entry, objection, study_uid, sop_uid)
-                if added:
-                    await self._outbox.emit(
-                        tx,
-                        InstanceQuarantined(
-                            quarantine_id=entry.arrival.id,
-                            reason=objection.reason,
-                            detail=objection.detail,
-                            study_instance_uid=study_uid,
-                            sop_instance_uid=sop_uid,
-                            source=entry.arrival.source,
-                            size=entry.size,
-                        ),
-                        subject=study_uid or entry.arrival.id,
-                        tenant=entry.arrival.tenant,
-                        site=entry.arrival.source.site,
-                    )
-                mine = added or await repository.quarantine_has(tx, entry.arrival.id)
-                if not mine:
-                    # The same bytes came twice at once, and the other was first.
-                    await repository.quarantined(tx, entry, objection)
-            if not mine:
+                place = await self._record(tx, entry, objection, state)
+                await also(tx, place)
+            if place != entry.arrival.id:
                 await asyncio.to_thread(self._objects.delete, entry.quarantine_key)
         # With ack=object-store it may be there under the key of an object that was never indexed.
         if objection.reason == "content-conflict":
@@ -73,12 +64,33 @@ class Aside:
         say(
             "instance quarantined",
             reason=objection.reason,
-            advice="see GET /v1/ingest/quarantine",
+            advice="kivuko quarantine list",
             key=entry.quarantine_key,
             node=entry.arrival.source.node,
             association=entry.arrival.association_id,
         )
         await asyncio.to_thread(self._spool.discard, entry.path)
+
+    async def _record(self, tx: AsyncSession, entry: Entry, objection: Objection, state: State) -> str:
+        """Write the row and its event; give the entry's id, another's if the same bytes were put aside just now."""
+        arrival = entry.arrival
+        study_uid, sop_uid = _valid(entry.study_uid), _valid(arrival.sop_instance_uid)
+        if not await holding.put_aside(tx, entry, objection, (study_uid, sop_uid), state):
+            if await holding.has(tx, arrival.id):
+                return arrival.id
+            return await holding.count_again(tx, entry, objection) or arrival.id
+        event = InstanceQuarantined(
+            quarantine_id=arrival.id,
+            reason=objection.reason,
+            detail=objection.detail,
+            study_instance_uid=study_uid,
+            sop_instance_uid=sop_uid,
+            source=arrival.source,
+            size=entry.size,
+        )
+        subject = study_uid or arrival.id
+        await self._outbox.emit(tx, event, subject=subject, tenant=arrival.tenant, site=arrival.source.site)
+        return arrival.id
 
 
 def _verdict(entry: Entry) -> Objection | None:

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from contracts.definition import Definition
 from contracts.fact import ObjectRef
 from contracts.instances import InstancesStored
 from libs.clock import Clock
@@ -19,12 +20,13 @@ from libs.messaging.outbox import Outbox
 from libs.storage.database import Database
 from libs.storage.objects import ObjectStore, StoreFullError, StoreUnavailableError
 from libs.telemetry import log, trace
-from services.ingest import identity, metric, repository
+from services.ingest import metric, repository
 from services.ingest.arrival import Entry
 from services.ingest.aside import Aside
+from services.ingest.contest import Contest
 from services.ingest.evidence import Patience
+from services.ingest.flagging import Flagging, Said
 from services.ingest.gathering import Batch, Gathering
-from services.ingest.identity import Objection
 from services.ingest.preparation import Prepared, header_document, prepare, shared_attributes, without
 from services.ingest.settings import IngestSettings
 from services.ingest.sorting import Sorted, sort_out, strays
@@ -63,6 +65,8 @@ class Indexer:
     ----------
     run
         Name of this process, never used before.
+    definition
+        Gives the network definition in force.
     patience
         Gives how long a study waits for more, by the definition in force.
     changed
@@ -79,6 +83,7 @@ class Indexer:
         *,
         run: str,
         settings: IngestSettings,
+        definition: Callable[[], Definition | None],
         patience: Callable[[], Patience],
         clock: Clock,
         changed: Callable[[], None],
@@ -94,6 +99,18 @@ class Indexer:
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._aside = Aside(database, objects, spool, outbox)
+        self._contest = Contest(
+            database,
+            objects,
+            spool,
+            self._aside,
+            outbox,
+            definition=definition,
+            patience=patience,
+            clock=clock,
+            run=run,
+        )
+        self._flagging = Flagging(outbox, definition=definition, clock=clock)
         self._submitted: deque[Entry] = deque()
         self._gathering = Gathering(
             size=settings.batch_size, linger=settings.linger_seconds, longest=settings.longest_linger_seconds
@@ -153,6 +170,9 @@ class Indexer:
         if expected:
             self.trouble = safe
         for batch in batches:
+            if not batch.entries:
+                # It went well, and another one of its round did not.
+                continue
             batch.attempt += 1
             wait = min(_LONGEST_WAIT, 0.1 * 2 ** min(batch.attempt, 16))
             said: dict[str, Any] = {"instances": len(batch.entries), "attempt": batch.attempt, "delay": wait}
@@ -190,16 +210,10 @@ class Indexer:
             self._told(part)
             # Should what follows fail, it alone is tried again.
             part.batch.entries = [entry for entry, _ in part.sorted.conflicts]
-            for entry, _ in part.sorted.conflicts:
-                await self._aside.put(
-                    entry,
-                    Objection(
-                        identity.SUCCESS,
-                        "content-conflict",
-                        "another content is kept under this SOP Instance UID, and the sender was told success",
-                    ),
-                )
-                self._work.indexed(entry.arrival.id)
+        for part in parts:
+            while part.batch.entries:
+                await self._contest.settle(part.batch.entries[0])
+                self._work.indexed(part.batch.entries.pop(0).arrival.id)
 
     def _name(self, batch: Batch) -> str:
         # Another one in each process: what the one before has left under its names is being cleaned up.
@@ -236,16 +250,25 @@ class Indexer:
         if not indexed:
             return
         now = self._clock()
+        said: list[Said] = []
         try:
             async with self._database.transaction() as tx:
                 await repository.index(tx, indexed, now=now, patience=self._patience())
                 for part in parts:
                     if part.headers is not None:
                         await self._emit(tx, part, part.headers)
+                        said += await self._note_patients(tx, part)
         except repository.RacedError:
             # Surely rolled back. After any other failure it may stand, and the next start looks.
             await asyncio.to_thread(self._take_back, parts)
             raise
+        self._flagging.remember(said)
+
+    async def _note_patients(self, tx: AsyncSession, part: _Part) -> list[Said]:
+        first = part.batch.entries[0]
+        source = first.arrival.source
+        attributes = (each.instance.attributes for each in part.prepared)
+        return await self._flagging.note(tx, first.study, (source.site, source.node), attributes)
 
     async def _emit(self, tx: AsyncSession, part: _Part, headers: ObjectRef) -> None:
         first = part.batch.entries[0].arrival

@@ -23,3 +23,8 @@ TLS_DAYS = metric.gauge(
 DOUBTS = metric.counter(
     "kivuko_ingest_studies_doubtful_total", "Versions of studies that were declared against a sign.", ["kind"]
 )
+CONFLICTS = metric.counter(
+    "kivuko_ingest_conflicts_total", "Arrivals of other content under a known UID, by what was done.", ["outcome"]
+)
+FLAGS = metric.counter("kivuko_ingest_flags_total", "Flags raised on studies for people to look at.", ["kind"])
+RESOLVED = metric.counter("kivuko_ingest_resolved_total", "Quarantined objects that people decided on.", ["outcome"])

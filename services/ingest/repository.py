@@ -14,8 +14,7 @@ from contracts.fact import ObjectRef
 from contracts.instances import StoredInstance
 from services.ingest.arrival import Arrival, Entry, source_document
 from services.ingest.evidence import Patience
-from services.ingest.identity import Objection
-from services.ingest.models import arrivals, batches, instances, open_work, quarantine, received, series, studies
+from services.ingest.models import arrivals, batches, instances, open_work, received, series, studies
 from services.ingest.sorting import Kept, Known
 from services.ingest.tally import Brought, Tally, largest, of_batch
 
@@ -274,53 +273,6 @@ def _due(changes: dict[str, Any], now: datetime, patience: Patience) -> dict[str
 async def batch_exists(tx: AsyncSession, batch_id: str) -> bool:
     """Tell whether a batch was indexed."""
     return await tx.scalar(select(batches.c.id).where(batches.c.id == batch_id)) is not None
-
-
-async def quarantined(tx: AsyncSession, entry: Entry, objection: Objection) -> bool:
-    """Count a repeated arrival of bytes that are in the quarantine already; tell whether they are."""
-    found = await tx.execute(
-        update(quarantine)
-        .where(
-            quarantine.c.tenant == entry.arrival.tenant,
-            quarantine.c.content_hash == entry.content_hash,
-            quarantine.c.reason == objection.reason,
-            quarantine.c.id != entry.arrival.id,
-        )
-        .values(times=quarantine.c.times + 1, last_received_at=entry.arrival.received_at)
-        .returning(quarantine.c.id)
-    )
-    await tx.execute(delete(received).where(received.c.id == entry.arrival.id))
-    return found.first() is not None
-
-
-async def put_aside(
-    tx: AsyncSession, entry: Entry, objection: Objection, study_uid: str | None, sop_uid: str | None
-) -> bool:
-    """Record a quarantined object. False if it is recorded already."""
-    arrival = entry.arrival
-    row = {
-        "id": arrival.id,
-        "tenant": arrival.tenant,
-        "site": arrival.source.site,
-        "reason": objection.reason,
-        "detail": objection.detail,
-        "study_uid": study_uid,
-        "sop_uid": sop_uid,
-        "source": source_document(arrival.source),
-        "transfer_syntax_uid": arrival.transfer_syntax_uid[:64],
-        "object_key": entry.quarantine_key,
-        "content_hash": entry.content_hash,
-        "size": entry.size,
-        "received_at": arrival.received_at,
-        "last_received_at": arrival.received_at,
-    }
-    added = await tx.scalars(_insert_absent(tx, quarantine).values(row).returning(quarantine.c.id))
-    return added.first() is not None
-
-
-async def quarantine_has(tx: AsyncSession, arrival_id: str) -> bool:
-    """Tell whether an arrival has a row of its own in the quarantine."""
-    return await tx.scalar(select(quarantine.c.id).where(quarantine.c.id == arrival_id)) is not None
 
 
 async def declare_open(tx: AsyncSession, replica: str, work: Iterable[tuple[str, str]], now: datetime) -> None:

@@ -1,0 +1,318 @@
+"""Settles what arrived under a SOP Instance UID that is kept with another content, one arrival at a time.
+
+See `services.ingest.conflict` for what is decided. Every step may be done again: an arrival that the index has already
+is only taken out of the spool.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Row, delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from contracts.definition import Definition, SameUid
+from contracts.fact import ObjectRef
+from contracts.instances import ConflictPolicy, InstanceConflicted, InstancesStored
+from libs.clock import Clock
+from libs.messaging.outbox import Outbox
+from libs.storage.database import Database
+from libs.storage.objects import ObjectStore
+from libs.telemetry import log
+from services.ingest import conflict, holding, identity, metric
+from services.ingest.arrival import Entry
+from services.ingest.aside import Aside
+from services.ingest.conflict import Content, Outcome
+from services.ingest.evidence import Patience
+from services.ingest.identity import Objection
+from services.ingest.models import batches, instances, quarantine, series, studies
+from services.ingest.preparation import Prepared, header_document, prepare
+from services.ingest.repository import RacedError, utc
+from services.ingest.spool import Spool
+from services.ingest.tally import of_batch
+from services.ingest.versions import stored_instances
+
+_LOG = log.get(__name__)
+#: How an association is named by which a person lets an entry of the quarantine in; its id follows.
+RELEASE: Final = "release-"
+_OTHER_CONTENT: Final = "another content is kept under this SOP Instance UID, and the sender was told success"
+_OTHER_STUDY: Final = (
+    "another study has an instance of this SOP Instance UID, and the sender was told success: "
+    "an instance never moves from one study to another by itself"
+)
+
+
+@dataclass(frozen=True)
+class _Arrived:
+    entry: Entry
+    prepared: Prepared
+    headers: ObjectRef
+    batch_id: str
+
+
+class Contest:
+    """What the indexer hands conflicts to.
+
+    Parameters
+    ----------
+    definition
+        Gives the network definition in force.
+    patience
+        Gives how long a study waits for more.
+    run
+        Name of this process, never used before.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        objects: ObjectStore,
+        spool: Spool,
+        aside: Aside,
+        outbox: Outbox,
+        *,
+        definition: Callable[[], Definition | None],
+        patience: Callable[[], Patience],
+        clock: Clock,
+        run: str,
+    ) -> None:
+        self._database = database
+        self._objects = objects
+        self._spool = spool
+        self._aside = aside
+        self._outbox = outbox
+        self._definition = definition
+        self._patience = patience
+        self._clock = clock
+        self._run = run
+
+    async def settle(self, entry: Entry) -> None:
+        """Decide on an arrival; it is gone from the spool when this returns.
+
+        Raises
+        ------
+        RacedError
+            What is kept is not the same any more: look again what is known.
+        """
+        async with self._database.reading() as tx:
+            done = await holding.is_indexed(tx, entry.arrival.id)
+            old = await holding.kept(tx, entry.arrival.tenant, entry.arrival.sop_instance_uid)
+            wanted = await self._wanted(tx, entry)
+        if not done:
+            if old is None:
+                raise RacedError
+            outcome = conflict.decide(_content(old), _arrived(entry), wanted)
+            if outcome == "duplicate":
+                raise RacedError
+            await self._do(entry, old, outcome)
+        await asyncio.to_thread(self._spool.discard, entry.path)
+
+    async def _wanted(self, tx: AsyncSession, entry: Entry) -> SameUid:
+        association = entry.arrival.association_id
+        if association.startswith(RELEASE):
+            released = select(quarantine.c.resolution).where(quarantine.c.id == association.removeprefix(RELEASE))
+            resolution = await tx.scalar(released)
+            if resolution and resolution.get("replace"):
+                return "new-version"
+        return conflict.policy(self._definition(), entry.arrival.source.node)
+
+    async def _do(self, entry: Entry, old: Row[Any], outcome: Outcome) -> None:
+        if outcome in ("new-version", "superseded"):
+            await self._version(entry, old, outcome)
+            return
+        policy: ConflictPolicy = "keep-first" if outcome == "keep-first" else "quarantine"
+        detail = _OTHER_CONTENT if old.study_uid == entry.study_uid else _OTHER_STUDY
+
+        async def also(tx: AsyncSession, quarantine_id: str) -> None:
+            await self._say(tx, entry, old, policy, quarantine_id)
+
+        await self._aside.put(
+            entry,
+            Objection(identity.SUCCESS, "content-conflict", detail),
+            state="kept-first" if outcome == "keep-first" else "open",
+            also=also,
+        )
+
+    async def _version(self, entry: Entry, old: Row[Any], outcome: Outcome) -> None:
+        arrived = await asyncio.to_thread(self._publish, entry)
+        now = self._clock()
+        try:
+            async with self._database.transaction() as tx:
+                study = await self._lock(tx, old)
+                if outcome == "new-version":
+                    await self._replace(tx, arrived, old, study, now)
+                else:
+                    await holding.keep_replaced(tx, old.study_id, _kept(arrived.prepared.instance), now)
+                await holding.note_arrival(tx, entry, old.study_id, "replaced")
+                await self._say(tx, entry, old, "new-version", None)
+        except RacedError:
+            await asyncio.to_thread(self._take_back, arrived)
+            raise
+        if outcome == "superseded":
+            # What is kept is newer: this content's header document is of no use.
+            await asyncio.to_thread(self._objects.delete, arrived.headers.key)
+        await asyncio.to_thread(self._spool.forget_headers, arrived.batch_id)
+        metric.INDEXED.labels(outcome="replaced").inc()
+
+    def _publish(self, entry: Entry) -> _Arrived:
+        prepared = prepare(entry)
+        self._objects.keep({entry.object_key: entry.path})
+        batch_id = hashlib.sha256(f"{self._run}\n{entry.arrival.id}\nversion".encode()).hexdigest()[:32]
+        key = f"headers/{entry.arrival.tenant}/{entry.study_uid}/{batch_id}.json.gz"
+        data = header_document([prepared])
+        self._spool.note_headers(key)
+        self._objects.put(key, data)
+        return _Arrived(
+            entry, prepared, ObjectRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size=len(data)), batch_id
+        )
+
+    def _take_back(self, arrived: _Arrived) -> None:
+        self._objects.delete(arrived.headers.key)
+        self._spool.forget_headers(arrived.batch_id)
+
+    async def _lock(self, tx: AsyncSession, old: Row[Any]) -> Row[Any]:
+        study = (await tx.execute(select(studies).where(studies.c.id == old.study_id).with_for_update())).one()
+        still = await tx.scalar(select(instances.c.content_hash).where(instances.c.id == old.id).with_for_update())
+        if still != old.content_hash:
+            raise RacedError
+        return study
+
+    async def _replace(
+        self, tx: AsyncSession, arrived: _Arrived, old: Row[Any], study: Row[Any], now: datetime
+    ) -> None:
+        new, arrival = arrived.prepared.instance, arrived.entry.arrival
+        await holding.keep_replaced(
+            tx,
+            old.study_id,
+            {name: getattr(old, name) for name in ("sop_uid", "content_hash", "object_key", "size")}
+            | {"received_at": utc(old.received_at)},
+            now,
+        )
+        await tx.execute(
+            batches.insert().values(
+                id=arrived.batch_id,
+                study_id=old.study_id,
+                headers_key=arrived.headers.key,
+                headers_hash=arrived.headers.sha256,
+                headers_size=arrived.headers.size,
+                indexed_at=now,
+            )
+        )
+        await tx.execute(
+            update(instances)
+            .where(instances.c.id == old.id)
+            .values(
+                sop_class_uid=new.sop_class_uid,
+                series_uid=new.series_instance_uid,
+                transfer_syntax_uid=new.transfer_syntax_uid,
+                content_hash=new.content_hash,
+                object_key=new.object_key,
+                size=new.size,
+                received_at=new.received_at,
+                batch_id=arrived.batch_id,
+                attributes=new.attributes,
+            )
+        )
+        await _count_anew(tx, old.study_id, {old.series_uid, new.series_instance_uid})
+        modalities = sorted({*(study.modalities or ()), *of_batch([new]).modalities()})
+        since = utc(study.pending_since) if study.pending_since else new.received_at
+        wait = self._patience().first_look(modalities, count=study.instance_count, announced=study.announced)
+        await tx.execute(
+            update(studies)
+            .where(studies.c.id == old.study_id)
+            .values(
+                last_arrival=max(utc(study.last_arrival), new.received_at),
+                sites=sorted({*study.sites, arrival.source.site}),
+                series_count=select(func.count())
+                .select_from(series)
+                .where(series.c.study_id == old.study_id)
+                .scalar_subquery(),
+                revision=study.revision + 1,
+                size=study.size + new.size - old.size,
+                modalities=modalities,
+                pending_since=since,
+                due_at=now + wait,
+            )
+        )
+        event = InstancesStored(
+            study_instance_uid=study.study_uid,
+            source=arrival.source,
+            association_id=arrival.association_id,
+            attributes=new.attributes,
+            instances=(new.model_copy(update={"attributes": {}, "replaces": old.content_hash}),),
+            headers=arrived.headers,
+        )
+        await self._outbox.emit(tx, event, subject=study.study_uid, tenant=arrival.tenant, site=arrival.source.site)
+
+    async def _say(
+        self, tx: AsyncSession, entry: Entry, old: Row[Any], policy: ConflictPolicy, quarantine_id: str | None
+    ) -> None:
+        if not await holding.note_conflict(tx, entry, old, policy):
+            return
+        event = InstanceConflicted(
+            study_instance_uid=old.study_uid,
+            sop_instance_uid=entry.arrival.sop_instance_uid,
+            policy=policy,
+            kept_hash=old.content_hash,
+            other_hash=entry.content_hash,
+            quarantine_id=quarantine_id,
+            source=entry.arrival.source,
+        )
+        tenant, site = entry.arrival.tenant, entry.arrival.source.site
+        await self._outbox.emit(tx, event, subject=old.study_uid, tenant=tenant, site=site)
+        metric.CONFLICTS.labels(outcome=policy).inc()
+        _LOG.error(
+            "other content under a known SOP Instance UID",
+            study_uid=old.study_uid,
+            tenant=tenant,
+            node=entry.arrival.source.node,
+            association=entry.arrival.association_id,
+            kind="alarm",
+            reason=policy,
+        )
+
+
+def _content(old: Row[Any]) -> Content:
+    return Content(old.study_uid, old.content_hash, utc(old.received_at))
+
+
+def _arrived(entry: Entry) -> Content:
+    return Content(entry.study_uid, entry.content_hash, entry.arrival.received_at)
+
+
+def _kept(instance: Any) -> dict[str, Any]:
+    return {
+        "sop_uid": instance.sop_instance_uid,
+        "content_hash": instance.content_hash,
+        "object_key": instance.object_key,
+        "size": instance.size,
+        "received_at": instance.received_at,
+    }
+
+
+async def _count_anew(tx: AsyncSession, study_id: int, uids: set[str]) -> None:
+    """Count series whose instances changed: sums can be added to, not taken from."""
+    mine = (series.c.study_id == study_id, series.c.series_uid.in_(sorted(uids)))
+    rows = await tx.execute(
+        select(instances).where(instances.c.study_id == study_id, instances.c.series_uid.in_(sorted(uids)))
+    )
+    found = of_batch(stored_instances(rows)).series
+    await tx.execute(delete(series).where(*mine))
+    await tx.execute(
+        series.insert(),
+        [
+            {
+                "study_id": study_id,
+                "series_uid": uid,
+                "modality": tally.modality,
+                "instance_count": tally.count,
+                "size": tally.size,
+                "numbers": tally.numbers,
+                "announced": tally.announced,
+            }
+            for uid, tally in found.items()
+        ],
+    )
