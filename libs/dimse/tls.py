@@ -141,12 +141,12 @@ def _no_password() -> str:
 
 def _unfit(files: Files, reason: str | None) -> str:
     if reason == "KEY_VALUES_MISMATCH":
-        return f"{files.key} is not the key of {files.certificate}: replace both, the two belong together"
+        return f"{files.key} is not the key of {files.certificate.name}: replace both, the two belong together"
     if reason in ("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL"):
         return f"the key of {files.certificate} is too short: RSA needs 2048 bits, elliptic curves 256"
     if reason in ("CA_MD_TOO_WEAK", "EE_MD_TOO_WEAK"):
         return f"{files.certificate} is signed with a weak hash: have it issued with SHA-256 or better"
-    return f"{files.certificate} and {files.key} do not hold a certificate and its key in PEM: write them anew"
+    return f"{files.certificate} and {files.key.name} do not hold a certificate and its key in PEM: write them anew"
 
 
 class Certificates:
