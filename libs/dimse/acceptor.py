@@ -369,18 +369,25 @@ class Association:
                 Reason.INVALID_PARAMETER_VALUE, f"a command set is longer than {LONGEST_COMMAND} bytes"
             )
         self._context_id = context_id
-        self._partial += self._link.take(size)
+        link, start = self._link, self._link.start
+        if last and not self._partial and link.end - start >= size:
+            # As nearly every command comes: whole, in one fragment, with nothing to wait for.
+            link.start = start + size
+            self._begin(context, commands.decode(link.view[start : start + size]))
+            return
+        self._partial += link.take(size)
         if last:
             command = commands.decode(self._partial)
             self._partial.clear()
             self._begin(context, command)
 
     def _begin(self, context: Context, command: Command) -> None:
-        if command.field & commands.RESPONSE:
+        field = command.field
+        if field & commands.RESPONSE:
             raise MalformedError(Reason.UNEXPECTED_PARAMETER, "a response came that nothing was asked for")
         if command.has_dataset:
             self._sink = self._provider.receive(context, command)
-        elif command.field != commands.C_CANCEL_RQ:
+        elif field != commands.C_CANCEL_RQ:
             # Operations are done one after the other: when a C-CANCEL is read, what it would cancel is over.
             for response in self._provider.answer(context, command):
                 self._respond(context.id, response)

@@ -116,7 +116,8 @@ def decode(data: bytes | bytearray | memoryview) -> Command:
     elements.pop(_GROUP_LENGTH, None)
     command = Command(elements)
     command.number(_DATASET_TYPE)
-    command.number(_RESPONDED_TO if command.field & RESPONSE or command.field == C_CANCEL_RQ else _MESSAGE_ID)
+    field = command.field
+    command.number(_RESPONDED_TO if field & RESPONSE or field == C_CANCEL_RQ else _MESSAGE_ID)
     return command
 
 
