@@ -21,6 +21,10 @@ os.write(1, b"adopt\\n")
 store.adopt("new/folder/b", Path(sys.argv[1]) / "spool", if_absent=sys.argv[2] == "absent")
 os.write(1, b"again\\n")
 store.put("new/folder/a", b"1", if_absent=True)
+os.write(1, b"keep\\n")
+spool = Path(sys.argv[1]) / "more"
+spool.write_bytes(b"3")
+store.keep({"new/one/a": spool, "new/one/b": spool, "new/two/c": spool})
 os.write(1, b"done\\n")
 """
 
@@ -33,9 +37,9 @@ def test_file_and_entries_are_synced_before_it_returns(tmp_path: Path, mode: str
     command = ["strace", "-f", "-y", "-e", wanted, "-o", str(traced), sys.executable, "-c", STORE, str(root), mode]
     subprocess.run(command, check=True, capture_output=True)
     text = traced.read_text()
-    put, adopt, again = (
+    put, adopt, again, keep = (
         text[text.index(f'"{start}\\n"') : text.index(f'"{end}\\n"')]
-        for start, end in (("put", "adopt"), ("adopt", "again"), ("again", "done"))
+        for start, end in (("put", "adopt"), ("adopt", "again"), ("again", "keep"), ("keep", "done"))
     )
     placed = "link(" if mode == "absent" else "rename("
     # The content, then each new folder's entry in its parent, then the object's own entry.
@@ -52,6 +56,11 @@ def test_file_and_entries_are_synced_before_it_returns(tmp_path: Path, mode: str
     assert_order(adopt, placed, f"<{root}/new/folder>)")
     # Another writer was first, and may not have synced its entry yet.
     assert_order(again, "link(", "EEXIST", f"<{root}/new/folder>)")
+    # Every object is in its folder before the folder is synced, once.
+    for folder, names in (("one", "ab"), ("two", "c")):
+        assert keep.count(f"<{root}/new/{folder}>)") == 1
+        for name in names:
+            assert_order(keep, f"<{root}/new>)", f'{root}/new/{folder}/{name}")', f"<{root}/new/{folder}>)")
 
 
 def assert_order(text: str, *parts: str) -> None:

@@ -254,3 +254,40 @@ def test_tenants_share_nothing(store: ObjectStore) -> None:
     store.put("two/1.2.3/a", b"2")
     assert list(store.list("one/")) == ["one/1.2.3/a"]
     assert content(store, "one/1.2.3/a") == b"1"
+
+
+def test_many_files_are_kept_and_stay_where_they_are(store: ObjectStore, tmp_path: Path) -> None:
+    files = {f"t/{number % 3}/{number}": tmp_path / f"{number}" for number in range(10)}
+    for key, path in files.items():
+        path.write_bytes(key.encode())
+    store.put("t/0/0", b"was there")
+    for _ in range(2):
+        store.keep(files)
+        assert content(store, "t/0/0") == b"was there"
+        assert {key: content(store, key) for key in files if key != "t/0/0"} == {
+            key: key.encode() for key in files if key != "t/0/0"
+        }
+    assert all(path.read_bytes() == key.encode() for key, path in files.items())
+    store.keep({})
+
+
+def test_a_key_that_is_another_objects_folder_keeps_nothing(tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}/objects")
+    (tmp_path / "file").write_bytes(b"1")
+    store.put("a/b", b"2")
+    with pytest.raises(ValueError, match="folder"):
+        store.keep({"a": tmp_path / "file"})
+    with pytest.raises(ValueError, match="folder"):
+        store.keep({"a/b/c": tmp_path / "file"})
+    store.close()
+
+
+def test_files_of_another_file_system_are_copied(small_disk: Path, tmp_path: Path) -> None:
+    store = open_store(f"file://{small_disk}/objects")
+    files = {f"t/{number}": tmp_path / f"{number}" for number in range(3)}
+    for key, path in files.items():
+        path.write_bytes(key.encode())
+    store.keep(files)
+    assert {key: content(store, key) for key in files} == {key: key.encode() for key in files}
+    assert all(path.exists() for path in files.values())
+    store.close()
