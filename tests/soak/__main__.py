@@ -25,6 +25,7 @@ from tests.support.storm import storm
 _CONSOLE = Console(stderr=True)
 _SHOWN = 20
 _SENDERS = 8
+_BETWEEN = 16
 
 
 def main() -> int:
@@ -67,7 +68,7 @@ def _kills(folder: Path, kills: int, choice: random.Random) -> list[str]:
             progress.advance(task)
 
         try:
-            found = storm(system, senders=_SENDERS, kills=kills, choice=choice, pace=0.1, told=told)
+            found = storm(system, senders=_SENDERS, kills=kills, between=_BETWEEN, choice=choice, pace=0.1, told=told)
         finally:
             system.kill()
     _CONSOLE.print(f"killed: {dict(killed)}; {found.acknowledged} acknowledged, {found.versions} versions of studies")

@@ -12,7 +12,8 @@ from tests.support.seaweedfs import SeaweedFS
 from tests.support.stored import NETWORK
 from tests.support.storm import Modality, lost, modalities, orphans, settled
 
-_SENDERS = 4
+_SENDERS = 3
+_SUCCESSES = 5
 
 
 def store_away(
@@ -33,18 +34,18 @@ def store_away(
     stations = modalities(system, _SENDERS, choice, pace=0.1)
     for station in stations:
         station.start()
-    _more(stations, 10)
+    _more(stations, _SUCCESSES)
     s3.stop()
     gone = datetime.now(UTC)
     threading.Event().wait(least_s)  # how long it is away is what is tried here
     if ack == "spool":
-        _more(stations, 10)
+        _more(stations, _SUCCESSES)
     else:
         for station in stations:
             wait_until(lambda station=station: station.refusals["0xA700"] > 0, "A700 for every sender", 120)  # type: ignore[misc]
     back = datetime.now(UTC)
     s3.start()
-    _more(stations, 10)
+    _more(stations, _SUCCESSES)
     for station in stations:
         station.stop()
     settled(system, stations)

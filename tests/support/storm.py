@@ -206,11 +206,19 @@ class Aftermath:
 
 
 def storm(
-    system: System, *, senders: int, kills: int, choice: random.Random, pace: float, told: Callable[[str], None]
+    system: System,
+    *,
+    senders: int,
+    kills: int,
+    between: int,
+    choice: random.Random,
+    pace: float,
+    told: Callable[[str], None],
 ) -> Aftermath:
     """Let modalities send to an embedded Kivuko while it is killed again and again, and look at what is left.
 
-    `pace` is the longest pause of a modality in seconds; `told` hears of each kill.
+    `between` is how many more instances are acknowledged before each kill and after the last, `pace` the longest pause
+    of a modality in seconds; `told` hears of each kill.
     """
     process = system.of("ingest")
     objects = f"file://{process.home / 'objects'}"
@@ -220,7 +228,9 @@ def storm(
     for station in stations:
         station.start()
     for _ in range(kills):
+        _more(stations, between)
         told(kill_one(process, choice))
+    _more(stations, between)
     for station in stations:
         station.stop()
     settled(system, stations)
@@ -229,6 +239,14 @@ def storm(
         sum(len(station.acknowledged) for station in stations),
         len(versions(process.home)),
     )
+
+
+def _more(stations: Sequence[Modality], count: int) -> None:
+    def total() -> int:
+        return sum(len(station.acknowledged) for station in stations)
+
+    wanted = total() + count
+    wait_until(lambda: total() >= wanted, f"{count} more instances to be acknowledged", 120)
 
 
 def settled(system: System, stations: Sequence[Modality], timeout_s: float = 240) -> None:
