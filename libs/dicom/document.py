@@ -74,10 +74,16 @@ def text(found: dict[int, Raw], form: Form, parent: Encodings, depth: int = 0) -
 def _sequence(tag: int, value: bytes, form: Form, encodings: Encodings, depth: int) -> str:
     if depth >= _DEEPEST:
         return _member_of(tag, {"vr": "SQ"})
-    within = (text(item, own, encodings, depth + 1) for item, own in _items(value, form))
-    empty = _member_of(tag, {"vr": "SQ", "Value": []})
+    before, after = _around_items(tag)
+    within = [text(item, own, encodings, depth + 1) for item, own in _items(value, form)]
+    return f"{before}{','.join(within)}{after}"
+
+
+@lru_cache(maxsize=1024)
+def _around_items(tag: int) -> tuple[str, str]:
     # "Value" sorts before the other members.
-    return empty.replace("[]", f"[{','.join(within)}]", 1)
+    before, _, after = _member_of(tag, {"vr": "SQ", "Value": []}).partition("[]")
+    return before + "[", "]" + after
 
 
 def _member(tag: int, vr: str, value: bytes, encodings: Encodings, little_endian: bool) -> str:

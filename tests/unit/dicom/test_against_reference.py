@@ -80,6 +80,18 @@ def ordered(elements: list[Element]) -> list[Element]:
     return sorted({each.tag: each for each in elements}.values(), key=lambda each: each.tag)
 
 
+#: A character set that the reference can't look up makes it refuse the sequence around it.
+SOUND = st.one_of(
+    st.builds(Element, TAGS.filter(lambda tag: tag != 0x00080005), VRS, VALUES),
+    st.builds(
+        Element,
+        st.just(0x00080005),
+        st.just("CS"),
+        st.sampled_from([b"ISO_IR 100", b"ISO_IR 192", b"\\ISO 2022 IR 87", b"ISO IR 9", b""]),
+    ),
+)
+
+
 def trees(inner: Any) -> Any:
     items = inner.map(ordered)
     standard = st.builds(
@@ -94,10 +106,10 @@ def trees(inner: Any) -> Any:
         Element, st.just(0x00091010), st.just("SQ"), st.lists(items, min_size=1, max_size=2), st.booleans()
     )
     sequences = st.one_of(standard, private)
-    return st.lists(st.one_of(st.builds(Element, TAGS, VRS, VALUES), sequences), max_size=6)
+    return st.lists(st.one_of(SOUND, sequences), max_size=6)
 
 
-TREES = st.recursive(FLAT, trees, max_leaves=8)
+TREES = st.recursive(st.lists(SOUND, min_size=1, max_size=12), trees, max_leaves=8)
 
 
 def ours(data: bytes, syntax: str) -> Any:
@@ -136,11 +148,7 @@ def test_real_files_read_the_same(file: RealFile) -> None:
 @given(TREES, st.sampled_from(PLAIN))
 def test_sequences_of_any_depth_read_the_same(elements: list[Element], syntax: str) -> None:
     data = encoded(ordered(elements), syntax)
-    said, why = reference(data, syntax)
-    if said == UNREADABLE and why.endswith(STRICTER):
-        event("the reference is stricter")
-        return
-    assert ours(data, syntax) == said
+    assert ours(data, syntax) == reference(data, syntax)[0]
 
 
 @given(FLAT, st.sampled_from(PLAIN), st.integers(0), st.binary(max_size=3), st.integers(0, 12))
@@ -155,7 +163,19 @@ def test_damaged_and_unordered_elements_read_the_same(
     if said == UNREADABLE and why.endswith(STRICTER):
         event("the reference is stricter")
         return
+    if why.endswith("(error)"):
+        # The head of an element is cut off. It matters in the header only, and pixel data are not read so far.
+        event("cut off")
+        assert ours(data, syntax) in (UNREADABLE, reference(data + bytes(4), syntax)[0])
+        return
     assert ours(data, syntax) == said
+
+
+@pytest.mark.parametrize("kept", range(8, 12))
+def test_an_element_whose_head_is_cut_off_is_unreadable(kept: int) -> None:
+    data = encoded([Element(0x00080060, "CS", b"CT"), Element(0x00420011, "OB", b"")], PLAIN[0])
+    assert ours(data[: 10 + kept], PLAIN[0]) == UNREADABLE
+    assert ours(data, PLAIN[0]) != UNREADABLE
 
 
 @given(st.sampled_from(real_files()), st.integers(0), st.binary(min_size=1, max_size=2))
