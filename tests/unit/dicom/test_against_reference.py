@@ -129,7 +129,7 @@ def reference(data: bytes, syntax: str) -> tuple[Any, str]:
     except reference_header.UnreadableDatasetError as error:
         return UNREADABLE, str(error)
     except BytesLengthException:
-        # What it raised in use, too: a character set element of a numeric VR and an odd length.
+        # What it raised in use, too: a number of an odd length that pydicom wants to know of.
         return UNREADABLE, STRICTER[0]
     return (vars(found), document), ""
 
@@ -148,7 +148,11 @@ def test_real_files_read_the_same(file: RealFile) -> None:
 @given(TREES, st.sampled_from(PLAIN))
 def test_sequences_of_any_depth_read_the_same(elements: list[Element], syntax: str) -> None:
     data = encoded(ordered(elements), syntax)
-    assert ours(data, syntax) == reference(data, syntax)[0]
+    said, why = reference(data, syntax)
+    if why == STRICTER[0]:
+        event("the reference is stricter")
+        return
+    assert ours(data, syntax) == said
 
 
 @given(FLAT, st.sampled_from(PLAIN), st.integers(0), st.binary(max_size=3), st.integers(0, 12))
