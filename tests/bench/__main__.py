@@ -9,11 +9,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from tests.bench import idle, ingest, large, routing
+from tests.bench import idle, index, ingest, large, routing
 from tests.bench.figure import COLUMNS, FOLDER, Figure, load, rows, save, table
 
 BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {
     "idle": idle.run,
+    "index": index.run,
     "ingest": ingest.run,
     "large": large.run,
     "routing": routing.run,
