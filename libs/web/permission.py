@@ -39,6 +39,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = MappingProxyType(
         "tokens.read": _for("auditor"),
         "tokens.manage": _for(recorded="change"),
         "studies.read": _for("operator", "auditor", "viewer", recorded="patient-data"),
+        "studies.manage": _for("operator", recorded="change"),
         "quarantine.read": _for("operator", "auditor", recorded="patient-data"),
         "quarantine.manage": _for("operator", recorded="change"),
         "decisions.read": _for("operator", "auditor", "viewer", recorded="patient-data"),

@@ -1,5 +1,6 @@
 """HTTP routes of ingest."""
 
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -8,13 +9,16 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Row
 
 from contracts.fact import Source
-from contracts.instances import QuarantineReason
+from contracts.study import FlagKind, Sign
+from libs.clock import Clock
 from libs.storage.database import Database
 from libs.web.permission import requires
 from libs.web.principal import Principal, principal
 from libs.web.problem import Problem
 from libs.web.recording import use_of
 from services.ingest import catalog
+from services.ingest.quarantine import Quarantine
+from services.ingest.quarantine_api import add_routes
 from services.ingest.repository import utc
 
 Caller = Annotated[Principal, Depends(principal)]
@@ -34,6 +38,7 @@ class Study(BaseModel):
     series_count: int
     size: int = Field(description="Bytes kept.")
     modalities: tuple[str, ...] = Field(description="Of the last version.")
+    flags: int = Field(description="What people should look at, and nobody has yet.")
     sites: tuple[str, ...] = Field(description="Sites that sent instances.")
     first_arrival: datetime
     last_arrival: datetime
@@ -54,46 +59,41 @@ class Series(BaseModel):
     size: int
 
 
+class Flag(BaseModel):
+    """Something of a study that a person should look at."""
+
+    id: int
+    kind: FlagKind
+    fields: tuple[str, ...] = Field(description="DICOM keywords that differ.")
+    other_study_instance_uid: str = Field(description="The study that it differs from; its own, if from itself.")
+    raised_at: datetime
+    cleared_at: datetime | None
+    cleared_by: str | None
+
+
 class StudyDetail(Study):
     """One study with its series and, once it was complete, its attributes."""
 
     source: Source = Field(description="The first arrival.")
     series: tuple[Series, ...]
-    arrivals: dict[str, int] = Field(description="Arrivals by outcome: stored, duplicate.")
+    arrivals: dict[str, int] = Field(description="Arrivals by outcome: stored, duplicate, replaced.")
+    conflicts: dict[str, int] = Field(description="Arrivals of other content under known UIDs, by what was done.")
+    flagged: tuple[Flag, ...] = Field(description="Flags, those that people have cleared included.")
     manifest_key: str | None
     content_hash: str | None
     attributes: dict[str, Any] = Field(description="Attributes of the last version by DICOM keyword.")
+    signs: tuple[Sign, ...] = Field(description="What the last version was declared complete on.")
+    score: float | None = Field(description="How sure that is, from 0 to 1: see docs/assembly.md.")
 
 
-class Quarantined(BaseModel):
-    """One object that was put aside."""
+def make_router(database: Database, quarantine: Callable[[], Quarantine], clock: Clock) -> APIRouter:
+    """Give the routes of `/v1/ingest`.
 
-    id: str
-    tenant: str
-    site: str
-    reason: QuarantineReason
-    detail: str
-    study_instance_uid: str | None
-    sop_instance_uid: str | None
-    transfer_syntax_uid: str
-    source: Source
-    object_key: str
-    content_hash: str
-    size: int
-    times: int = Field(description="How often the same bytes arrived.")
-    received_at: datetime
-    last_received_at: datetime
-
-
-class QuarantinePage(BaseModel):
-    """The quarantine, the latest first."""
-
-    entries: tuple[Quarantined, ...]
-    before: str | None = Field(description="Ask with this for the next page; null: there is none.")
-
-
-def make_router(database: Database) -> APIRouter:
-    """Give the routes of `/v1/ingest`."""
+    Parameters
+    ----------
+    quarantine
+        Gives the quarantine while ingest runs; raises Problem 503 while it does not.
+    """
     router = APIRouter()
 
     @router.get("/studies", dependencies=[requires("studies.read")])
@@ -112,8 +112,9 @@ def make_router(database: Database) -> APIRouter:
             )
             shown = found[:limit]
             sizes = await catalog.sizes(tx, [row.id for row in shown])
+            flags = await catalog.flag_counts(tx, [row.id for row in shown])
         return StudyPage(
-            studies=tuple(Study(**_study(row, sizes.get(row.id, 0))) for row in shown),
+            studies=tuple(Study(**_study(row, sizes.get(row.id, 0), flags.get(row.id, 0))) for row in shown),
             before=shown[-1].id if len(found) > limit else None,
         )
 
@@ -126,70 +127,83 @@ def make_router(database: Database) -> APIRouter:
     ) -> StudyDetail:
         """Show one study with its series."""
         async with database.reading() as tx:
-            found = [row for row in await catalog.find_studies(tx, caller, uid) if tenant in (None, row.tenant)]
-            if not found:
-                raise Problem(
-                    404,
-                    "No such study",
-                    "There is no study with this UID, or it is not in your scope.",
-                    advice="GET /v1/ingest/studies lists those that are.",
-                )
-            if len(found) > 1:
-                raise Problem(
-                    409,
-                    "Several studies",
-                    "More than one tenant has a study with this UID.",
-                    advice="Ask again with ?tenant=.",
-                    tenants=[row.tenant for row in found],
-                )
-            row = found[0]
+            row = _only(await catalog.find_studies(tx, caller, uid), tenant)
             use_of(request).concerns(uid, row.tenant)
             series = await catalog.series_of(tx, row.id)
             counts = await catalog.arrivals_of(tx, row.id)
+            conflicts = await catalog.conflicts_of(tx, row.id)
+            flags = await catalog.flags_of(tx, row.id)
         return StudyDetail(
-            **_study(row, sum(size for _, _, size in series)),
+            **_study(row, sum(size for _, _, size in series), sum(flag.cleared_at is None for flag in flags)),
             source=Source.model_validate(row.source),
             series=tuple(Series(series_instance_uid=each, instance_count=n, size=size) for each, n, size in series),
             arrivals=counts,
+            conflicts=conflicts,
+            flagged=tuple(map(_flag, flags)),
             manifest_key=row.manifest_key,
             content_hash=row.version_hash,
             attributes=row.attributes or {},
+            signs=tuple(Sign.model_validate(each) for each in row.evidence or ()),
+            score=row.score,
         )
 
-    @router.get("/quarantine", dependencies=[requires("quarantine.read")])
-    async def list_quarantine(
+    @router.post("/studies/{uid}/flags/{flag}/clear", dependencies=[requires("studies.manage")])
+    async def clear_flag(
+        request: Request,
+        uid: str,
+        flag: int,
         caller: Caller,
-        limit: Limit = 50,
-        before: Annotated[str | None, Query(description="Entries below this id.")] = None,
-        reason: Annotated[QuarantineReason | None, Query(description="With this reason only.")] = None,
-    ) -> QuarantinePage:
-        """List what was kept but not taken into any study, the latest first."""
-        async with database.reading() as tx:
-            found = await catalog.list_quarantine(tx, caller, before=before, limit=limit + 1, reason=reason)
-        shown = found[:limit]
-        return QuarantinePage(
-            entries=tuple(_quarantined(row) for row in shown), before=shown[-1].id if len(found) > limit else None
-        )
-
-    @router.get("/quarantine/{entry}", dependencies=[requires("quarantine.read")])
-    async def show_quarantine(request: Request, entry: str, caller: Caller) -> Quarantined:
-        """Show one entry of the quarantine."""
-        async with database.reading() as tx:
-            row = await catalog.show_quarantine(tx, caller, entry)
-        if row is None:
+        tenant: Annotated[str | None, Query(description="Needed only if several tenants have this UID.")] = None,
+    ) -> Flag:
+        """Say that a person has looked at a flag. It stays on record."""
+        async with database.transaction() as tx:
+            row = _only(await catalog.find_studies(tx, caller, uid), tenant)
+            use_of(request).concerns(uid, row.tenant)
+            await catalog.clear_flag(tx, row.id, flag, by=caller.name, at=clock())
+            found = [each for each in await catalog.flags_of(tx, row.id) if each.id == flag]
+        if not found:
             raise Problem(
-                404,
-                "No such entry",
-                "The quarantine has no such entry, or it is not in your scope.",
-                advice="GET /v1/ingest/quarantine lists those that are.",
+                404, "No such flag", "The study has no such flag.", advice="`kivuko study show UID` lists its flags."
             )
-        use_of(request).concerns(entry, row.tenant)
-        return _quarantined(row)
+        return _flag(found[0])
 
+    add_routes(router, database, quarantine)
     return router
 
 
-def _study(row: Row[Any], size: int) -> dict[str, Any]:
+def _only(found: Sequence[Row[Any]], tenant: str | None) -> Row[Any]:
+    chosen = [row for row in found if tenant in (None, row.tenant)]
+    if not chosen:
+        raise Problem(
+            404,
+            "No such study",
+            "There is no study with this UID, or it is not in your scope.",
+            advice="GET /v1/ingest/studies lists those that are.",
+        )
+    if len(chosen) > 1:
+        raise Problem(
+            409,
+            "Several studies",
+            "More than one tenant has a study with this UID.",
+            advice="Ask again with ?tenant=.",
+            tenants=[row.tenant for row in chosen],
+        )
+    return chosen[0]
+
+
+def _flag(row: Row[Any]) -> Flag:
+    return Flag(
+        id=row.id,
+        kind=row.kind,
+        fields=tuple(row.fields),
+        other_study_instance_uid=row.other_study_uid,
+        raised_at=utc(row.raised_at),
+        cleared_at=None if row.cleared_at is None else utc(row.cleared_at),
+        cleared_by=row.cleared_by,
+    )
+
+
+def _study(row: Row[Any], size: int, flags: int) -> dict[str, Any]:
     return {
         "id": row.id,
         "study_instance_uid": row.study_uid,
@@ -200,27 +214,8 @@ def _study(row: Row[Any], size: int) -> dict[str, Any]:
         "series_count": row.series_count,
         "size": size,
         "modalities": (row.attributes or {}).get("ModalitiesInStudy", []),
+        "flags": flags,
         "sites": row.sites,
         "first_arrival": utc(row.first_arrival),
         "last_arrival": utc(row.last_arrival),
     }
-
-
-def _quarantined(row: Row[Any]) -> Quarantined:
-    return Quarantined(
-        id=row.id,
-        tenant=row.tenant,
-        site=row.site,
-        reason=row.reason,
-        detail=row.detail,
-        study_instance_uid=row.study_uid,
-        sop_instance_uid=row.sop_uid,
-        transfer_syntax_uid=row.transfer_syntax_uid,
-        source=Source.model_validate(row.source),
-        object_key=row.object_key,
-        content_hash=row.content_hash,
-        size=row.size,
-        times=row.times,
-        received_at=utc(row.received_at),
-        last_received_at=utc(row.last_received_at),
-    )

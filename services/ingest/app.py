@@ -12,6 +12,7 @@ from libs.dimse.tls import Files, Profile, files_of
 from libs.messaging.outbox import Outbox
 from libs.service import Platform, Service
 from libs.telemetry import log
+from libs.web.problem import Problem
 from libs.web.server import ListenError
 from services.ingest import metric
 from services.ingest.api import make_router
@@ -24,6 +25,7 @@ from services.ingest.indexer import Indexer
 from services.ingest.listener import Listener
 from services.ingest.models import messaging
 from services.ingest.pace import Pace
+from services.ingest.quarantine import Quarantine
 from services.ingest.reception import Reception
 from services.ingest.renewal import Renewal
 from services.ingest.replica import Replica, Uploader
@@ -70,7 +72,18 @@ class _Parts:
             definition=lambda: _definition(platform),
             patience=waiting,
             clock=clock,
-            changed=self.completion.changed,
+            changed=self._indexed,
+        )
+        self.quarantine = Quarantine(
+            self._database,
+            platform.objects,
+            self.spool,
+            self._work,
+            outbox,
+            submit=self.indexer.submit,
+            replica=name,
+            clock=clock,
+            noise=secrets.token_bytes,
         )
         self.replica = Replica(
             self._database,
@@ -176,6 +189,10 @@ class _Parts:
                 f"Set KIVUKO_BIND to an address of this machine and {variable} to a free port, or to 0 for any."
             ) from error
 
+    def _indexed(self) -> None:
+        self.completion.changed()
+        self.quarantine.changed()
+
     def _age(self) -> float:
         oldest = self._work.oldest()
         return 0 if oldest is None else (self._platform.clock() - oldest).total_seconds()
@@ -233,6 +250,14 @@ class _Ingest:
     async def complete(self) -> None:
         await self._started.completion.run()
 
+    async def settle(self) -> None:
+        await self._started.quarantine.run()
+
+    def quarantine(self) -> Quarantine:
+        if self._parts is None:
+            raise Problem(503, "Not started", "Ingest has not started, or is stopping.", advice="Try again later.")
+        return self._parts.quarantine
+
     async def replicate(self) -> None:
         await self._started.replica.run()
 
@@ -275,10 +300,10 @@ def build(platform: Platform) -> Service:
         name="ingest",
         database=database,
         tables=messaging,
-        router=make_router(database),
+        router=make_router(database, ingest.quarantine, platform.clock),
         start=ingest.start,
         stop=ingest.stop,
-        loops=(ingest.index, ingest.complete, ingest.replicate, ingest.resolve, *renewing),
+        loops=(ingest.index, ingest.complete, ingest.replicate, ingest.resolve, ingest.settle, *renewing),
         checks={"spool": ingest.check_spool, "objects": ingest.check_objects, "index": ingest.check_index},
         addresses=ingest.addresses,
     )

@@ -227,6 +227,7 @@ quarantine = Table(
     Column("sop_uid", _UID, nullable=True),
     Column("source", JSON, nullable=False),
     Column("transfer_syntax_uid", _UID, nullable=False),
+    # Empty when the bytes are not kept any more.
     Column("object_key", String(512), nullable=False),
     Column("content_hash", String(64), nullable=False),
     Column("size", BigInteger, nullable=False),
@@ -234,7 +235,7 @@ quarantine = Table(
     Column("times", Integer, nullable=False, server_default="1"),
     Column("received_at", DateTime(timezone=True), nullable=False),
     Column("last_received_at", DateTime(timezone=True), nullable=False),
-    # open, released, discarded; kept-first: closed by the policy of that name.
+    # open, releasing, released, discarded; kept-first: closed by the policy of that name. See `holding`.
     Column("state", String(16), nullable=False, server_default="open"),
     Column("resolved_at", DateTime(timezone=True), nullable=True),
     Column("resolved_by", String(128), nullable=True),

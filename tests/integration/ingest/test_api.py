@@ -12,7 +12,6 @@ from starlette.responses import JSONResponse, Response
 from libs.web.permission import Requires
 from libs.web.principal import Principal
 from libs.web.problem import Problem
-from services.ingest import api
 from tests.integration.ingest.conftest import Running, running
 from tests.integration.ingest.peer import read, send
 from tests.integration.ingest.test_bad_input import send_as
@@ -39,7 +38,8 @@ class _Use:
 def client(ingest: Running, caller: Principal) -> httpx.AsyncClient:
     """Call the routes as a caller."""
     app = FastAPI()
-    app.include_router(api.make_router(ingest.database), prefix="/v1/ingest")
+    assert ingest.service.router is not None
+    app.include_router(ingest.service.router, prefix="/v1/ingest")
 
     @app.middleware("http")
     async def authenticated(request: Request, call: RequestResponseEndpoint) -> Response:
@@ -93,7 +93,8 @@ async def test_studies_and_quarantine_by_page_and_scope(tmp_path: Path) -> None:
 
 async def test_every_route_declares_its_permission(tmp_path: Path) -> None:
     async with running(tmp_path / "home", loops=False) as ingest:
-        router = api.make_router(ingest.database)
+        router = ingest.service.router
+        assert router is not None
         assert router.routes
         for route in router.routes:
             declared = getattr(route, "dependencies", [])

@@ -20,6 +20,7 @@ EXPECTED = {
     "tokens.read": "admin auditor",
     "tokens.manage": "admin",
     "studies.read": "admin operator auditor viewer",
+    "studies.manage": "admin operator",
     "quarantine.read": "admin operator auditor",
     "quarantine.manage": "admin operator",
     "decisions.read": "admin operator auditor viewer",
