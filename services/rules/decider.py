@@ -168,7 +168,7 @@ class Decider:
             problems = (*unread, *evaluation.errors, *notes)
             tally.add(evaluation.matches, evaluation.rules_evaluated, problems=problems, notes=left_out)
         await repository.keep_requests(tx, made, in_force.version)
-        await repository.mark_decided(tx, study, in_force.version)
+        await repository.mark_decided(tx, undecided, in_force.version)
         for source, tally in decisions.items():
             decided = tally.decided("instance", study.study_instance_uid, in_force.version, source)
             await self._say(tx, study, decided, tally.problems)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, func, select, update
+from sqlalchemy import ColumnElement, Row, func, null, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -17,7 +17,7 @@ from contracts.study import StudyAmended, StudyCompleted
 from services.rules.models import completions, decisions, instances, requests, studies
 from services.rules.plan import Known, Requested, Wish
 
-_ROWS_A_STATEMENT = 500
+_IDS_A_STATEMENT = 500
 _IDENTITY = ("study_id", "sop_instance_uid", "content_hash")
 
 
@@ -65,6 +65,7 @@ async def _locked(tx: AsyncSession, *conditions: ColumnElement[bool]) -> Study:
 async def keep_instances(tx: AsyncSession, study: Study, batch: InstancesStored) -> list[Known]:
     """Keep the instances of a batch; give those that were not known, or that became what the study has once more."""
     source = batch.source.model_dump(mode="json")
+    attributes = [{**batch.attributes, **one.attributes} for one in batch.instances]
     rows = [
         {
             "study_id": study.id,
@@ -77,25 +78,45 @@ async def keep_instances(tx: AsyncSession, study: Study, batch: InstancesStored)
             "size": one.size,
             "received_at": one.received_at,
             "source": source,
-            "attributes": {**batch.attributes, **one.attributes},
+            "attributes": own,
             "headers_key": batch.headers.key,
         }
-        for one in batch.instances
+        for one, own in zip(batch.instances, attributes, strict=True)
     ]
-    new: list[Known] = []
-    for start in range(0, len(rows), _ROWS_A_STATEMENT):
-        statement = _insert(tx)(instances).values(rows[start : start + _ROWS_A_STATEMENT])
-        # The same event again has the same time. A later one: this content was replaced, and has come again.
-        again: dict[str, Any] = {name: statement.excluded[name] for name in rows[0] if name not in _IDENTITY}
-        added = await tx.execute(
-            statement.on_conflict_do_update(
-                index_elements=_IDENTITY,
-                set_=again | {"network_version": None},
-                where=instances.c.received_at < statement.excluded.received_at,
-            ).returning(*instances.c)
+    statement = _insert(tx)(instances)
+    # The same event again has the same time. A later one: this content was replaced, and has come again.
+    again: dict[str, Any] = {name: statement.excluded[name] for name in rows[0] if name not in _IDENTITY}
+    added = await tx.execute(
+        statement.on_conflict_do_update(
+            index_elements=_IDENTITY,
+            # Not a bound None: with one SQLAlchemy sends each row in a statement of its own.
+            set_=again | {"network_version": null()},
+            where=instances.c.received_at < statement.excluded.received_at,
+        ).returning(instances.c.id, instances.c.sop_instance_uid, instances.c.content_hash),
+        rows,
+    )
+    ids = {(row.sop_instance_uid, row.content_hash): row.id for row in added}
+    return [
+        Known(
+            id=ids[one.sop_instance_uid, one.content_hash],
+            item=DeliveryItem(
+                sop_instance_uid=one.sop_instance_uid,
+                sop_class_uid=one.sop_class_uid,
+                transfer_syntax_uid=one.transfer_syntax_uid,
+                content_hash=one.content_hash,
+                object_key=one.object_key,
+                size=one.size,
+                received_at=one.received_at,
+            ),
+            series_instance_uid=one.series_instance_uid,
+            received_at=one.received_at,
+            source=batch.source,
+            attributes=own,
+            headers_key=batch.headers.key,
         )
-        new += [_known(row) for row in added]
-    return new
+        for one, own in zip(batch.instances, attributes, strict=True)
+        if (one.sop_instance_uid, one.content_hash) in ids
+    ]
 
 
 async def instances_of(tx: AsyncSession, study: Study, *, undecided: bool = False) -> list[Known]:
@@ -106,10 +127,11 @@ async def instances_of(tx: AsyncSession, study: Study, *, undecided: bool = Fals
     return [_known(row) for row in await tx.execute(statement)]
 
 
-async def mark_decided(tx: AsyncSession, study: Study, network_version: int) -> None:
-    """Note under which version of the definition the instances were decided that were not before."""
-    undecided = (instances.c.study_id == study.id, instances.c.network_version.is_(None))
-    await tx.execute(update(instances).where(*undecided).values(network_version=network_version))
+async def mark_decided(tx: AsyncSession, decided: Sequence[Known], network_version: int) -> None:
+    """Note under which version of the definition instances were decided."""
+    for start in range(0, len(decided), _IDS_A_STATEMENT):
+        ids = [one.id for one in decided[start : start + _IDS_A_STATEMENT]]
+        await tx.execute(update(instances).where(instances.c.id.in_(ids)).values(network_version=network_version))
 
 
 async def keep_completion(tx: AsyncSession, study: Study, completed: StudyCompleted | StudyAmended) -> None:
@@ -186,9 +208,8 @@ async def keep_requests(tx: AsyncSession, made: Iterable[Requested], network_ver
         }
         for one in made
     ]
-    for start in range(0, len(rows), _ROWS_A_STATEMENT):
-        statement = _insert(tx)(requests).values(rows[start : start + _ROWS_A_STATEMENT])
-        await tx.execute(statement.on_conflict_do_nothing())
+    if rows:
+        await tx.execute(_insert(tx)(requests).on_conflict_do_nothing(), rows)
 
 
 async def keep_decision(tx: AsyncSession, study: Study, decided: RoutingDecided, at: datetime) -> None:
