@@ -5,6 +5,7 @@ until the dataset is whole. So one write and one sync make an arrival durable, a
 whether it was ever acknowledged, and that it is what was.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +20,8 @@ _WIDTH: Final = 64 + 1 + 16 + 1 + 4 + 1 + _REASON + 1 + _DETAIL
 BLANK: Final = "." * _WIDTH
 #: As long as a W3C trace context.
 NO_TRACE: Final = "." * 55
-_FORBIDDEN: Final = {ord('"'): "'", ord("\\"): "/"}
+#: What JSON would write in other bytes than its own.
+_FORBIDDEN: Final = re.compile(r"[^ !#-\[\]-~]")
 
 
 class UnsealedError(Exception):
@@ -59,7 +61,7 @@ class Seal:
 
     def text(self) -> str:
         """Give the field's value, always of the same width, in characters that JSON leaves alone."""
-        detail = self.detail.encode("ascii", "replace").decode()[:_DETAIL].translate(_FORBIDDEN)
+        detail = _FORBIDDEN.sub("'", self.detail)[:_DETAIL]
         return f"{self.sha256} {self.length:016x} {self.status:04x} {self.reason:<{_REASON}} {detail:<{_DETAIL}}"
 
 
@@ -69,8 +71,8 @@ def read(text: str) -> Seal:
         raise UnsealedError("the file is not sealed")
     if len(text) != _WIDTH:
         raise BrokenSealError("the seal has another width")
-    sha256, length, status, rest = text.split(" ", 3)
     try:
+        sha256, length, status, rest = text.split(" ", 3)
         return Seal(sha256, int(length, 16), int(status, 16), rest[:_REASON].rstrip(), rest[_REASON + 1 :].rstrip())
     except ValueError as error:
         raise BrokenSealError("the seal's figures are damaged") from error

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.dcmtk import storescu
@@ -25,7 +26,11 @@ sites:
 nodes:
   CT1: {site: luba, host: 127.0.0.1, may: [store]}
 """
-_CALLS = "openat,write,pwrite64,fsync,fdatasync,rename,renameat,renameat2,link,linkat,unlink,unlinkat,sendto,sendmsg"
+_CALLS = (
+    "openat,write,writev,pwrite64,fsync,fdatasync,rename,renameat,renameat2,link,linkat,unlink,unlinkat,sendto,sendmsg"
+)
+#: Calls that give a descriptor or a count of bytes.
+_COUNTED = ("openat", "write", "writev", "pwrite64")
 _LINE = re.compile(r"^(?P<thread>\d+) +(?:<\.\.\. (?P<resumed>\w+) resumed>|(?P<call>\w+)\()(?P<rest>.*)$")
 #: (0000,0100) = 8001H C-STORE-RSP and (0000,0900) = 0000H success, Implicit VR Little Endian: PS3.7 section 9.3.1.2.
 _RESPONSE = bytes.fromhex("00000001020000000180").hex()
@@ -58,22 +63,30 @@ def calls(trace: str) -> Iterator[Call]:
             begun[found["thread"]] = rest
         else:
             text = begun.pop(found["thread"], "") + rest if found["resumed"] else rest
-            if text.rstrip().endswith("= 0") or (name == "pwrite64" and not text.rstrip().endswith(")")):
+            if text.rstrip().endswith("= 0") or (name in _COUNTED and not re.search(r"= -1 E", text)):
                 yield Call(re.sub(r"(rename|link|unlink)(at2?)?$", r"\1", name), text)
 
 
 @contextmanager
 def traced(pid: int, output: Path) -> Iterator[None]:
-    """Trace a process and its threads until the block ends."""
-    command = [program("strace", "strace"), "-f", "-y", "-s", "512", "-e", f"trace={_CALLS}"]
-    with subprocess.Popen([*command, "-o", str(output), "-p", str(pid)], stderr=subprocess.PIPE, text=True) as tracer:
+    """Trace a process, its children and all their threads until the block ends."""
+    command = [program("strace", "strace"), "-f", "-y", "-s", "512", "-e", f"trace={_CALLS}", "-o", str(output)]
+    processes = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    command += [word for each in processes for word in ("-p", str(each))]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
         assert tracer.stderr is not None
         # It says so once it is attached, so nothing is missed.
-        assert "attached" in tracer.stderr.readline()
+        for _ in processes:
+            assert "attached" in tracer.stderr.readline()
         try:
             yield
         finally:
             tracer.terminate()
+
+
+def entries(home: Path) -> list[Path]:
+    """List the spool's files that something has arrived in."""
+    return [path for path in (home / "spool").rglob("*") if path.is_file() and path.stat().st_size]
 
 
 def test_file_and_folder_are_synced_before_each_success_is_sent(tmp_path: Path) -> None:
@@ -86,25 +99,27 @@ def test_file_and_folder_are_synced_before_each_success_is_sent(tmp_path: Path) 
         paths = make_study(tmp_path, 5)
         with traced(process.pid, output):
             assert storescu(system.dicom_port, paths, calling="CT1").returncode == 0
-            wait_until(lambda: not list((process.home / "spool").iterdir()), "the spool to be indexed")
+            wait_until(lambda: not entries(process.home), "the spool to be indexed")
     finally:
         system.kill()
-    spool = re.escape(str(process.home / "spool"))
-    synced: set[str] = set()
-    renamed: set[str] = set()
+    spool = re.escape(str(process.home / "spool" / "receiver-0"))
+    made: set[str] = set()
+    named: set[str] = set()
     durable: set[str] = set()
     successes = 0
     for call in calls(output.read_text(errors="replace")):
-        if call.name in {"fsync", "fdatasync"}:
-            if file := re.search(rf"<{spool}/([^>/]+)\.part>", call.text):
-                synced.add(file[1])
-            elif re.search(rf"<{spool}>", call.text):
-                durable |= renamed
-                renamed.clear()
-        elif call.name == "rename":
-            if names := re.search(rf'"{spool}/([^"/]+)\.part".*"{spool}/([^"/]+)\.dcm"', call.text):
-                assert names[1] in synced, "renamed before its bytes were synced"
-                renamed.add(names[2])
+        if call.name == "openat" and (file := re.search(rf'"{spool}/([^"/]+)\.in", .*O_CREAT', call.text)):
+            made.add(file[1])
+        elif call.name in {"fsync", "fdatasync"}:
+            if re.search(rf"<{spool}>", call.text):
+                named |= made
+            elif file := re.search(rf"<{spool}/([^>/]+)\.in>", call.text):
+                assert file[1] in named, "an arrival in a file whose name is not durable"
+                durable.add(file[1])
+        elif call.name in {"write", "writev", "pwrite64"} and (
+            file := re.search(rf"<{spool}/([^>/]+)\.in>", call.text)
+        ):
+            assert file[1] not in durable, "written after it was synced"
         elif call.name == "send" and _RESPONSE in call.text and _SUCCESS in call.text:
             successes += 1
             assert len(durable) >= successes, "success was sent before file and folder were synced"
@@ -120,10 +135,11 @@ def test_an_entry_leaves_the_spool_only_when_object_and_index_are_synced(tmp_pat
         output = tmp_path / "trace"
         with traced(process.pid, output):
             assert storescu(system.dicom_port, make_study(tmp_path, 5), calling="CT1").returncode == 0
-            wait_until(lambda: not list((process.home / "spool").iterdir()), "the spool to be indexed")
+            wait_until(lambda: not entries(process.home), "the spool to be indexed")
     finally:
         system.kill()
-    spool, objects = re.escape(str(process.home / "spool")), re.escape(str(process.home / "objects"))
+    spool = re.escape(str(process.home / "spool" / "receiver-0"))
+    objects = re.escape(str(process.home / "objects"))
     log = re.escape(str(process.home / "db" / "ingest.db-wal"))
     adopted: dict[str, str] = {}  # entry to the folder of its object, not synced yet
     stored: set[str] = set()
@@ -132,7 +148,7 @@ def test_an_entry_leaves_the_spool_only_when_object_and_index_are_synced(tmp_pat
     gone = 0
     for call in calls(output.read_text(errors="replace")):
         if call.name == "link" and (
-            move := re.search(rf'"{spool}/([^"/]+)\.link".*"({objects}/[^"]+)/[^"/]+"', call.text)
+            move := re.search(rf'"{spool}/([^"/]+)\.in".*"({objects}/[^"]+)/[^"/]+"', call.text)
         ):
             adopted[move[1]] = move[2]
         elif call.name == "pwrite64" and re.search(rf"<{log}>", call.text):
@@ -141,7 +157,9 @@ def test_an_entry_leaves_the_spool_only_when_object_and_index_are_synced(tmp_pat
             if re.search(rf"<{log}>", call.text):
                 indexed |= written
             stored |= {entry for entry, folder in adopted.items() if f"<{folder}>" in call.text}
-        elif call.name == "unlink" and (entry := re.search(rf'"{spool}/([^"/]+)\.dcm"', call.text)):
+        elif call.name == "unlink" and (entry := re.search(rf'"{spool}/([^"/]+)\.in"', call.text)):
+            if entry[1] not in adopted:
+                continue  # made ahead, and never used
             assert entry[1] in stored, "gone from the spool before its object's folder was synced"
             assert entry[1] in indexed, "gone from the spool before its row was synced"
             gone += 1

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from services.ingest.arrival import arrival_id
-from services.ingest.scp import is_storage
 from services.ingest.work import Work
 
 pytestmark = pytest.mark.unit
@@ -63,23 +62,3 @@ TestWork = WorkMachine.TestCase
 def test_names_of_arrivals_sort_by_time() -> None:
     later = NOW.replace(microsecond=1)
     assert arrival_id(NOW, b"\xff") < arrival_id(later, b"\0")
-
-
-@pytest.mark.parametrize(
-    ("uid", "storage"),
-    [
-        ("1.2.840.10008.5.1.4.1.1.2", True),
-        ("1.2.840.10008.5.1.4.1.1.88.11", True),
-        ("1.2.840.10008.5.1.4.1.1.481.5", True),
-        ("1.2.840.10008.5.1.4.34.7", True),
-        ("1.3.12.2.1107.5.9.1", True),
-        ("1.2.840.10008.5.1.4.1.1.999.1", True),
-        ("1.2.840.10008.1.1", False),
-        ("1.2.840.10008.1.20.1", False),
-        ("1.2.840.10008.5.1.4.31", False),
-        ("1.2.840.10008.5.1.4.1.2.2.1", False),
-        ("1.2.840.10008.3.1.2.3.3", False),
-    ],
-)
-def test_which_classes_are_storage(uid: str, storage: bool) -> None:
-    assert is_storage(uid) == storage
