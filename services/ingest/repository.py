@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import Result, Row, Table, bindparam, delete, select, update
@@ -60,12 +61,12 @@ class Indexed:
         """Tenant and Study Instance UID."""
         return self.tenant, self.study_uid
 
-    @property
+    @cached_property
     def entries(self) -> list[Entry]:
         """All of its arrivals."""
         return [entry for entries in self.arrivals.values() for entry in entries]
 
-    @property
+    @cached_property
     def first(self) -> Arrival:
         """The first of its arrivals; all are of one association."""
         return min((entry.arrival for entry in self.entries), key=lambda arrival: arrival.id)

@@ -107,6 +107,8 @@ class _Index:
         async with self.database.transaction() as tx:
             if dialect == "sqlite":
                 await tx.execute(text("PRAGMA cache_size = -1000000"))
+            else:
+                await tx.execute(text("SET LOCAL statement_timeout = 0"))
             for rows, statement in (
                 (count // _A_STUDY, _STUDIES),
                 (count // _A_STUDY, _SERIES_OF),
