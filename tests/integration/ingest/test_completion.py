@@ -1,0 +1,423 @@
+"""Completion with a real database and a real folder of objects, and with time that the test makes."""
+
+import asyncio
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from sqlalchemy import select
+
+from contracts.fact import Attributes, ObjectRef, Source
+from contracts.instances import StoredInstance
+from contracts.manifest import Manifest, set_hash
+from contracts.study import StudyAmended, StudyCompleted
+from libs.messaging.outbox import Outbox
+from libs.storage.database import Database
+from libs.storage.migration import migrate
+from libs.storage.objects import ObjectStore, open_store
+from services.ingest import repository, versions
+from services.ingest.arrival import Arrival, Entry, arrival_id
+from services.ingest.assembly import study_attributes
+from services.ingest.completion import Completion
+from services.ingest.evidence import Patience
+from services.ingest.models import messaging, studies
+from services.ingest.sorting import sort_out
+from services.ingest.tally import of_batch
+from services.ingest.work import Work
+
+pytestmark = pytest.mark.integration
+START = datetime(2026, 1, 1, tzinfo=UTC)
+SOURCE = Source(site="luba", node="CT1", calling_aet="CT1", called_aet="KIVUKO", address="127.0.0.1")
+PATIENCE = Patience(timedelta(seconds=10), {"SR": timedelta(seconds=4)}, timedelta(seconds=120))
+STUDY = ("default", "1.9")
+
+
+class CrashError(Exception):
+    """The process ends here."""
+
+
+class Image:
+    """What a sender has: one instance of the study."""
+
+    def __init__(self, number: int, series: int = 1, **attributes: Any) -> None:
+        self.uid = f"1.2.{number}"
+        self.series = f"1.4.{series}"
+        self.content_hash = hashlib.sha256(self.uid.encode()).hexdigest()
+        self.attributes: Attributes = {"InstanceNumber": number, "Modality": "CT", **attributes}
+
+
+class Replica:
+    """An ingest whose disk, network and clock are the test's: real tables and objects, no sockets."""
+
+    def __init__(self, database: Database, objects: ObjectStore, name: str = "one") -> None:
+        self.database = database
+        self.objects = objects
+        self.name = name
+        self.now = START
+        self.outbox = Outbox("ingest", "local", lambda: self.now, messaging)
+        #: Entries on disk: acknowledged and not indexed, whatever happens.
+        self.spool: dict[str, tuple[Entry, Image]] = {}
+        #: What receivers have said and this process has not heard, in order.
+        self.said: list[Callable[[], None]] = []
+        self.open: dict[str, set[str]] = {}
+        self.counted = 0
+        self.at_barrier: Callable[[int], Awaitable[None]] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, again: associations are gone, what is on disk is in hand."""
+        self.said.clear()
+        self.open.clear()
+        self.barriers = 0
+        self.work = Work(lambda: None)
+        for entry, _ in self.spool.values():
+            self._hear(entry)
+        self.completion = Completion(
+            self.database,
+            self.objects,
+            self.work,
+            self.outbox,
+            replica=self.name,
+            barrier=self.barrier,
+            patience=lambda: PATIENCE,
+            clock=lambda: self.now,
+        )
+
+    async def barrier(self) -> None:
+        """Everything that was said is heard."""
+        self.barriers += 1
+        if self.at_barrier is not None:
+            await self.at_barrier(self.barriers)
+        self.hear(len(self.said))
+
+    def hear(self, count: int) -> None:
+        """Hear the first of what was said."""
+        for _ in range(min(count, len(self.said))):
+            self.said.pop(0)()
+
+    def associate(self, name: str) -> None:
+        """An association is accepted: the supervisor knows of it from the first."""
+        self.open[name] = set()
+        self.work.opened(name)
+
+    def end(self, name: str, *, broken: bool = False) -> None:
+        """An association ends."""
+        del self.open[name]
+        self.said.append(lambda: self.work.closed(name, broken=broken))
+
+    def acknowledge(self, image: Image, association: str = "a") -> None:
+        """An image is on stable storage, and its sender is told so."""
+        self.counted += 1
+        arrival = Arrival(
+            id=arrival_id(self.now, self.counted.to_bytes(8, "big")),
+            tenant=STUDY[0],
+            source=SOURCE,
+            association_id=association,
+            sop_class_uid="1.3",
+            sop_instance_uid=image.uid,
+            transfer_syntax_uid="1.2.840.10008.1.2.1",
+            received_at=self.now,
+        )
+        entry = Entry(arrival, STUDY[1], image.series, Path(arrival.id), image.content_hash, 100, accepted=True)
+        self.spool[arrival.id] = entry, image
+        if association in self.open:
+            self.open[association].add(STUDY[1])
+        self.said.append(lambda: self._hear(entry))
+
+    def _hear(self, entry: Entry) -> None:
+        arrival = entry.arrival
+        self.work.spooled(arrival.id, arrival.association_id, entry.study, arrival.received_at)
+
+    async def index(self, arrivals: Iterable[str], *, dies: bool = False) -> None:
+        """Index what is known of these; `dies`: the process ends before their files are removed."""
+        known = self.work.arrivals()
+        taken = [self.spool[each] for each in arrivals if each in known and each in self.spool]
+        if not taken:
+            return
+        images = {entry.arrival.id: image for entry, image in taken}
+        async with self.database.reading() as tx:
+            kept = await repository.known(tx, [(STUDY[0], image.uid) for image in images.values()])
+        sorted_ = sort_out((entry for entry, _ in taken), kept)
+        new = tuple(stored(entry, images[entry.arrival.id]) for entry in sorted_.new)
+        name = f"{self.name}-{self.counted}-{min(images)}"
+        headers = ObjectRef(key=f"headers/{name}", sha256="0" * 64, size=1) if new else None
+        duplicates = [entry for entry, _ in sorted_.duplicates]
+        batch = repository.Indexed(
+            name, *STUDY, new=new, arrivals={"stored": sorted_.new, "duplicate": duplicates}, headers=headers
+        )
+        async with self.database.transaction() as tx:
+            await repository.index(tx, [batch], now=self.now, patience=PATIENCE)
+        if dies:
+            self.start()
+            return
+        for entry, _ in taken:
+            del self.spool[entry.arrival.id]
+            self.work.indexed(entry.arrival.id)
+
+    async def look(self) -> None:
+        """Let the completion look until it has nothing to do now."""
+        while await self.completion.look() == 0:
+            pass
+
+    async def receive(self, images: Iterable[Image], association: str = "a") -> None:
+        """Let images arrive on one association that ends well, and be indexed."""
+        self.associate(association)
+        for image in images:
+            self.acknowledge(image, association)
+        self.end(association)
+        await self.barrier()
+        await self.index(list(self.spool))
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let time pass as the completion sees it: it wakes when it said it would."""
+        until = self.now + timedelta(seconds=seconds)
+        while True:
+            wait = await self.completion.look()
+            if wait == 0:
+                continue
+            wakes = until if wait is None else min(until, self.now + timedelta(seconds=wait))
+            self.now = max(self.now, wakes)
+            if self.now >= until:
+                await self.look()
+                return
+
+    async def events(self) -> list[StudyCompleted | StudyAmended]:
+        """Give the events about studies, in order."""
+        async with self.database.reading() as tx:
+            bodies = (await tx.scalars(select(messaging.outbox.c.body).order_by(messaging.outbox.c.id))).all()
+        found: list[StudyCompleted | StudyAmended] = []
+        for body in map(json.loads, bodies):
+            model = StudyCompleted if body["type"] == "kivuko.study.completed.v1" else StudyAmended
+            found.append(model.model_validate(body["data"]))
+        return found
+
+    def manifest(self, event: StudyCompleted | StudyAmended) -> Manifest:
+        """Read the manifest of a version."""
+        with self.objects.open(event.manifest.key) as file:
+            data = file.read()
+        assert hashlib.sha256(data).hexdigest() == event.manifest.sha256
+        assert len(data) == event.manifest.size
+        return Manifest.model_validate_json(data)
+
+
+def stored(entry: Entry, image: Image) -> StoredInstance:
+    return StoredInstance(
+        sop_instance_uid=image.uid,
+        sop_class_uid="1.3",
+        series_instance_uid=image.series,
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        content_hash=image.content_hash,
+        object_key=entry.object_key,
+        size=entry.size,
+        received_at=entry.arrival.received_at,
+        attributes=image.attributes,
+    )
+
+
+@pytest.fixture
+async def replica(tmp_path: Path) -> Any:
+    database = Database(f"sqlite:///{tmp_path}", "ingest")
+    await migrate(database, "services.ingest")
+    objects = open_store(f"file://{tmp_path / 'objects'}")
+    yield Replica(database, objects)
+    objects.close()
+    await database.close()
+
+
+#: All that a sender has of the study; what the study must be like in the end follows from it alone.
+WHOLE = [
+    *(Image(n, 1, StudyDescription=text, StationName="A") for n, text in ((1, "Head"), (2, "head"), (3, "Kopf"))),
+    *(
+        Image(n, 2, StudyDate="20260102", StationName=name, NumberOfStudyRelatedInstances=6)
+        for n, name in ((1, "A"), (4, "B"))
+    ),
+    Image(5, 3, Modality="SR", StudyDate="20260101", StudyTime="1200"),
+]
+for _number, _image in enumerate(WHOLE):
+    _image.uid = f"1.2.{_number}"
+    _image.content_hash = hashlib.sha256(_image.uid.encode()).hexdigest()
+associations = st.sampled_from(["a", "b"])
+interruptions = st.sampled_from(["nothing", "crash", "acknowledged", "indexed"])
+
+
+class AssemblyMachine(RuleBasedStateMachine):
+    """Any order, batches, repetition and restart of the same instances."""
+
+    template: Path
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.folder = Path(tempfile.mkdtemp(prefix="kivuko-assembly-"))
+        shutil.copy(self.template, self.folder / "ingest.db")
+        self.runner.run(self._start())
+        #: UIDs that a sender was told success for.
+        self.acknowledged: set[str] = set()
+        self.seen = 0
+
+    async def _start(self) -> None:
+        self.replica = Replica(
+            Database(f"sqlite:///{self.folder}", "ingest"), open_store(f"file://{self.folder / 'objects'}")
+        )
+
+    @rule(name=associations, broken=st.booleans())
+    def end(self, name: str, broken: bool) -> None:
+        if name in self.replica.open:
+            self.replica.end(name, broken=broken)
+
+    @rule(name=associations, image=st.sampled_from(WHOLE))
+    def send(self, name: str, image: Image) -> None:
+        if name not in self.replica.open:
+            self.replica.associate(name)
+        self._acknowledge(image, name)
+
+    def _acknowledge(self, image: Image, name: str) -> None:
+        self.replica.acknowledge(image, name)
+        self.acknowledged.add(image.uid)
+
+    @rule(count=st.integers(1, 3))
+    def hear(self, count: int) -> None:
+        self.replica.hear(count)
+
+    @rule(data=st.data(), dies=st.booleans())
+    def index(self, data: st.DataObject, dies: bool) -> None:
+        if self.replica.spool:
+            some = data.draw(st.lists(st.sampled_from(sorted(self.replica.spool)), unique=True, min_size=1))
+            self.runner.run(self.replica.index(some, dies=dies and data.draw(st.booleans())))
+
+    @rule(seconds=st.sampled_from([0.1, 2.5, 10, 40, 130]))
+    def pass_time(self, seconds: float) -> None:
+        self.replica.now += timedelta(seconds=seconds)
+
+    @rule()
+    def restart(self) -> None:
+        self.replica.start()
+
+    @rule()
+    def look(self) -> None:
+        self._look()
+
+    @rule(
+        unheard=st.none() | st.sampled_from(WHOLE),
+        image=st.sampled_from(WHOLE),
+        at=st.integers(1, 2),
+        how=interruptions,
+    )
+    def settle(self, unheard: Image | None, image: Image, at: int, how: str) -> None:
+        """All that was sent is indexed, and time is over; then something comes between.
+
+        The first barrier is before the decision, the second after the manifest was put.
+        """
+        for name in list(self.replica.open):
+            self.replica.end(name)
+        self.replica.hear(len(self.replica.said))
+        self.runner.run(self.replica.index(list(self.replica.spool)))
+        self.replica.now += timedelta(seconds=45)
+        if unheard is not None:
+            self._acknowledge(unheard, "unheard")
+        last = self.replica.barriers + at
+
+        async def interrupt(number: int) -> None:
+            if number == last and how == "crash":
+                raise CrashError
+            if number == last and how != "nothing":
+                self._acknowledge(image, "late")
+                if how == "indexed":
+                    self.replica.hear(len(self.replica.said))
+                    await self.replica.index(list(self.replica.spool))
+
+        self.replica.at_barrier = interrupt
+        self._look()
+        self.replica.at_barrier = None
+
+    def _look(self) -> None:
+        try:
+            self.runner.run(self.replica.look())
+        except CrashError:
+            self.replica.start()
+        self._check()
+
+    def _check(self) -> None:
+        events = self.runner.run(self.replica.events())
+        assert [event.version for event in events] == list(range(1, len(events) + 1))
+        before: set[str] = set()
+        for event in events:
+            manifest = self.replica.manifest(event)
+            names = {each.sop_instance_uid for each in manifest.instances}
+            assert set(manifest.added) == names - before
+            assert not manifest.replaced
+            assert event.version == 1 or (isinstance(event, StudyAmended) and event.added_count == len(manifest.added))
+            before = names
+        if len(events) > self.seen:
+            self.seen = len(events)
+            assert before == self.acknowledged, "complete without what was acknowledged"
+            assert not any(self.replica.open.values()), "complete while an association of it is open"
+
+    def teardown(self) -> None:
+        try:
+            self._finish()
+        finally:
+            self.runner.run(self._close())
+            self.runner.close()
+            shutil.rmtree(self.folder)
+
+    def _finish(self) -> None:
+        """Whatever happened: once everything has come, the study is what it is."""
+        missing = [image for image in WHOLE if image.uid not in self.acknowledged]
+        for name in list(self.replica.open):
+            self.replica.end(name)
+        self.acknowledged |= {image.uid for image in missing}
+        self.runner.run(self.replica.receive(missing, "last"))
+        self.runner.run(self.replica.pass_time(300))
+        self._check()
+        event = self.runner.run(self.replica.events())[-1]
+        manifest = self.replica.manifest(event)
+        assert manifest.content_hash == set_hash((image.uid, image.content_hash) for image in WHOLE)
+        expected = [(image.uid, image.series, image.attributes) for image in sorted(WHOLE, key=lambda each: each.uid)]
+        assert [
+            (each.sop_instance_uid, each.series_instance_uid, each.attributes) for each in manifest.instances
+        ] == expected
+        assert manifest.attributes == event.attributes == study_attributes(manifest.instances)
+        assert manifest.attributes["ModalitiesInStudy"] == ["CT", "SR"]
+        assert (manifest.attributes["StudyDate"], manifest.attributes["StudyDescription"]) == ("20260101", "Head")
+        assert self.runner.run(self._tallies()) == list(of_batch(manifest.instances).series.values())
+
+    async def _tallies(self) -> Any:
+        async with self.replica.database.reading() as tx:
+            (row,) = (await tx.execute(select(studies))).all()
+            assert (row.instance_count, row.series_count, row.size, row.due_at) == (6, 3, 600, None)
+            return (await versions.tallies(tx, [row.id]))[row.id]
+
+    async def _close(self) -> None:
+        self.replica.objects.close()
+        await self.replica.database.close()
+
+
+def test_the_same_instances_make_the_same_manifest(tmp_path: Path) -> None:
+    async def template() -> None:
+        database = Database(f"sqlite:///{tmp_path}", "ingest")
+        await migrate(database, "services.ingest")
+        await database.close()
+
+    asyncio.run(template())
+    AssemblyMachine.template = tmp_path / "ingest.db"
+    run_state_machine_as_test(
+        AssemblyMachine,
+        settings=settings(
+            max_examples=30,
+            stateful_step_count=20,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            # Each step is on a disk: to look for a shorter failure would take longer than a test may.
+            phases=(Phase.reuse, Phase.generate),
+        ),
+    )
