@@ -30,7 +30,8 @@ class Doorstep:
             leaves = next(iter(self._at[address]))
         elif len(self._address) >= self._most:
             # Of whoever has most there.
-            leaves = next(iter(max(self._at.values(), key=len)))
+            crowd = max(self._at, key=lambda each: len(self._at[each]))
+            leaves = next(iter(self._at[crowd]))
         if leaves is not None:
             self.leave(leaves)
         self._address[connection] = address

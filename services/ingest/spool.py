@@ -240,5 +240,6 @@ def _seal(path: Path, meta: part10.Meta) -> Seal | None:
 
 
 def _objection(sealed: Seal) -> Objection:
-    reason = "unreadable-dataset" if sealed.reason == "unreadable-dataset" else "identity-mismatch"
-    return Objection(sealed.status, reason, sealed.detail)
+    if sealed.reason == "unreadable-dataset":
+        return Objection(sealed.status, "unreadable-dataset", sealed.detail)
+    return Objection(sealed.status, "identity-mismatch", sealed.detail)

@@ -25,6 +25,8 @@ _PAUSES: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
 #: One that lived so long had not failed to start.
 _SETTLED: Final = 60.0
 _READY_TIMEOUT: Final = 30.0
+#: Connections that wait while there is no receiver at all.
+_MOST_HELD: Final = 64
 
 
 class ReceiverFailedError(Exception):
@@ -89,6 +91,7 @@ class Supervisor:
         self._receivers: dict[Lane, _Receiver] = {}
         self._leaving: dict[Lane, _Receiver] = {}
         self._of: dict[int, _Receiver] = {}
+        self._held: list[tuple[socket.socket, str, int, bool]] = []
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._pacing: asyncio.TimerHandle | None = None
@@ -118,6 +121,8 @@ class Supervisor:
         self._stopping = True
         if self._pacing is not None:
             self._pacing.cancel()
+        for connected, *_ in self._held:
+            connected.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -136,13 +141,11 @@ class Supervisor:
             await event.wait()
 
     def take(self, connected: socket.socket, address: str, port: int, tls: bool) -> None:
-        """Hand a connection to the receiver that has fewest."""
-        ready = [each for each in self._receivers.values() if each.ready.is_set()]
-        if not ready:
-            connected.close()
-            metric.ASSOCIATIONS.labels(outcome="no-receiver").inc()
+        """Hand a connection to the receiver that has fewest; one that is still starting takes it when it has."""
+        if not self._receivers:
+            self._hold_connection(connected, address, port, tls)
             return
-        receiver = min(ready, key=lambda each: len(each.connections))
+        receiver = min(self._receivers.values(), key=lambda each: (not each.ready.is_set(), len(each.connections)))
         number = next(self._numbers)
         leaves = self._doorstep.enter(number, address)
         if leaves is not None:
@@ -163,6 +166,17 @@ class Supervisor:
     def _configure(self, receiver: _Receiver) -> None:
         setup = replace(self._setup, folder=str(receiver.folder), run=secrets.token_hex(4))
         receiver.lane.send({"kind": "configure", "setup": asdict(setup)})
+        held, self._held = self._held, []
+        for connection in held:
+            self.take(*connection)
+
+    def _hold_connection(self, connected: socket.socket, address: str, port: int, tls: bool) -> None:
+        """Keep a connection until there is a receiver again: the sender only waits a little longer."""
+        if self._stopping or len(self._held) >= _MOST_HELD:
+            connected.close()
+            metric.ASSOCIATIONS.labels(outcome="no-receiver").inc()
+        else:
+            self._held.append((connected, address, port, tls))
 
     def _said(self, lane: Lane, message: Message) -> None:
         receiver = self._receivers[lane]

@@ -1,0 +1,143 @@
+"""Receiver processes: whatever becomes of one, or of its callers, nothing that was acknowledged is lost."""
+
+import asyncio
+import signal
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from sqlalchemy import select
+
+from libs.dimse.pdu import HEADER, Kind
+from services.ingest.models import instances
+from tests.integration.ingest.conftest import NETWORK, running
+from tests.integration.ingest.peer import associated, read, send, store
+from tests.support.synthetic import make_ct, make_study
+
+pytestmark = pytest.mark.integration
+CT = (str(CTImageStorage), str(ExplicitVRLittleEndian))
+
+
+def receivers() -> list[psutil.Process]:
+    """List the receiver processes of this process."""
+    found = psutil.Process().children(recursive=True)
+    return [each for each in found if "services.ingest.receiver" in " ".join(each.cmdline())]
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """Give what `peer.store` needs to send a file."""
+    meta, dataset = read(path)
+    return {"dataset": dataset, "sop_class": meta.sop_class_uid, "sop_uid": meta.sop_instance_uid}
+
+
+async def test_a_receiver_that_is_killed_loses_nothing_that_it_acknowledged(tmp_path: Path) -> None:
+    paths = make_study(tmp_path, 6)
+
+    def part(port: int) -> list[int | None]:
+        """Send half, kill the receiver, find the association gone."""
+        with associated(port, [CT]) as association:
+            statuses = [store(association, CT, **stored(path), number=n) for n, path in enumerate(paths[:3], 1)]
+            (victim,) = receivers()
+            victim.send_signal(signal.SIGKILL)
+            victim.wait(10)
+            statuses.append(store(association, CT, **stored(paths[3]), number=4))
+        return statuses
+
+    async with running(tmp_path / "home") as ingest:
+        assert await asyncio.to_thread(part, ingest.port) == [0, 0, 0, None]
+        # Who calls meanwhile waits for the next one.
+        assert await asyncio.to_thread(send, ingest.port, paths[3:]) == [0, 0, 0]
+        await ingest.until_indexed()
+        found = {row.sop_uid for row in await ingest.rows(select(instances.c.sop_uid))}
+        assert found == {path.stem for path in paths}
+
+
+async def test_callers_who_never_say_who_they_are_stop_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KIVUKO_INGEST_WAITING_ADDRESS", "16")
+    async with running(tmp_path / "home") as ingest:
+        open_: list[socket.socket] = []
+        try:
+            for number in range(200):
+                caller = socket.create_connection(("127.0.0.1", ingest.port))
+                # Half say nothing at all, the others begin a request that never ends.
+                if number % 2:
+                    caller.sendall(HEADER.pack(Kind.ASSOCIATE_RQ, 500) + b"\0\1")
+                open_.append(caller)
+            assert await asyncio.to_thread(send, ingest.port, make_study(tmp_path, 3)) == [0, 0, 0]
+            for caller in open_[:180]:
+                # The oldest had to go.
+                caller.settimeout(10)
+                assert not await asyncio.to_thread(_rest, caller)
+        finally:
+            for caller in open_:
+                caller.close()
+        assert await asyncio.to_thread(send, ingest.port, [make_ct(tmp_path)]) == [0]
+
+
+def _rest(caller: socket.socket) -> bytes:
+    """Read to the end; an A-ABORT is no answer."""
+    try:
+        data = caller.recv(1 << 16)
+    except ConnectionResetError:
+        return b""
+    return b"" if data[:1] == bytes([Kind.ABORT]) else data
+
+
+async def test_it_ends_with_whatever_is_open(tmp_path: Path) -> None:
+    path = make_ct(tmp_path)
+
+    def idle(port: int, sent: threading.Event, stopped: threading.Event) -> bool:
+        """Send one object, then hold the association open; tell whether it was aborted in the end."""
+        with associated(port, [CT]) as association:
+            assert store(association, CT, **stored(path)) == 0
+            sent.set()
+            assert stopped.wait(30)
+            association.join(10)
+            return association.is_aborted
+
+    sent, stopped = threading.Event(), threading.Event()
+    async with running(tmp_path / "home") as ingest:
+        with socket.create_connection(("127.0.0.1", ingest.port)) as silent:
+            caller = asyncio.ensure_future(asyncio.to_thread(idle, ingest.port, sent, stopped))
+            assert await asyncio.to_thread(sent.wait, 30)
+            assert receivers()
+            port = ingest.port
+            await ingest.until_indexed()
+            assert ingest.service.stop is not None
+            await ingest.service.stop()
+            stopped.set()
+            assert await caller
+            assert not receivers()
+            assert await asyncio.to_thread(_rest, silent) == b""
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
+    assert not [path for path in (tmp_path / "home" / "spool").rglob("*") if path.is_file()]
+
+
+async def test_an_object_that_is_too_large_for_its_node_is_refused_and_the_next_one_taken(tmp_path: Path) -> None:
+    nodes = {**NETWORK["nodes"], "CT1": {**NETWORK["nodes"]["CT1"], "limits": {"object-size": 100_000}}}
+    small, large = make_ct(tmp_path), make_ct(tmp_path, rows=400, cols=400)
+    async with running(tmp_path / "home", network={**NETWORK, "nodes": nodes}) as ingest:
+        assert await asyncio.to_thread(send, ingest.port, [large, small]) == [0xA700, 0]
+        assert await asyncio.to_thread(send, ingest.port, [large], calling="MR1") == [0]
+        await ingest.until_indexed()
+        assert len(await ingest.rows(select(instances.c.id))) == 2
+
+
+async def test_more_associations_than_a_node_may_have_are_put_off(tmp_path: Path) -> None:
+    nodes = {**NETWORK["nodes"], "CT1": {**NETWORK["nodes"]["CT1"], "limits": {"associations": 1}}}
+    async with running(tmp_path / "home", network={**NETWORK, "nodes": nodes}) as ingest:
+
+        def both() -> tuple[bool, int | None]:
+            with associated(ingest.port, [CT]) as first:
+                assert first.is_established
+                with associated(ingest.port, [CT]) as second:
+                    rejected = second.is_rejected and second.acceptor.primitive.result == 2  # type: ignore[union-attr]
+                return rejected, store(first, CT, **stored(make_ct(tmp_path)))
+
+        assert await asyncio.to_thread(both) == (True, 0)
+        assert await asyncio.to_thread(send, ingest.port, [make_ct(tmp_path)]) == [0]
