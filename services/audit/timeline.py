@@ -12,12 +12,18 @@ from contracts.delivery import (
     DeliveryRequested,
 )
 from contracts.fact import PERSONAL_KEY, Fact
-from contracts.instances import AssociationRefused, InstanceQuarantined, InstancesStored
+from contracts.instances import (
+    AssociationRefused,
+    InstanceConflicted,
+    InstanceQuarantined,
+    InstancesStored,
+    QuarantineResolved,
+)
 from contracts.network import NetworkApplied
 from contracts.order import OrderCancelled, OrderChanged, OrderPlaced
 from contracts.procedure import ProcedureCompleted, ProcedureDiscontinued, ProcedureStarted
 from contracts.routing import RoutingDecided
-from contracts.study import StudyAmended, StudyCompleted
+from contracts.study import StudyAmended, StudyCompleted, StudyFlagged
 
 #: Status of an access that is recorded before it is tried.
 TRIED = 100
@@ -91,6 +97,29 @@ def _instances_stored(data: InstancesStored) -> str:
 
 def _instance_quarantined(data: InstanceQuarantined) -> str:
     return f"An object from {data.source.node} was put into quarantine ({data.reason}): {_closed(data.detail)}"
+
+
+def _quarantine_resolved(data: QuarantineResolved) -> str:
+    if data.resolution == "discarded":
+        return f"People discarded a quarantined object ({data.principal}): {_closed(data.reason)}"
+    how = f"corrected in {_listed(data.corrected)}" if data.corrected else "as it was"
+    return f"People released a quarantined object into the study, {how} ({data.principal}): {_closed(data.reason)}"
+
+
+_CONFLICTED = {
+    "quarantine": "it was put aside for people to look at",
+    "keep-first": "the first one was kept, and the other put aside",
+    "new-version": "it became a new version, and the one before stays readable",
+}
+
+
+def _instance_conflicted(data: InstanceConflicted) -> str:
+    return f"Other content under a known SOP Instance UID came from {data.source.node}: {_CONFLICTED[data.policy]}."
+
+
+def _study_flagged(data: StudyFlagged) -> str:
+    where = "another study" if data.other_study_instance_uid != data.study_instance_uid else "itself"
+    return f"The study contradicts {where} about one Patient ID, in {_listed(data.fields)}. People should look at it."
 
 
 def _association_refused(data: AssociationRefused) -> str:
@@ -203,6 +232,9 @@ def _by_type(*says: Callable[[Any], str]) -> dict[type[Fact], Callable[[Fact], s
 _SENTENCES = _by_type(
     _instances_stored,
     _instance_quarantined,
+    _quarantine_resolved,
+    _instance_conflicted,
+    _study_flagged,
     _association_refused,
     _study_completed,
     _study_amended,

@@ -12,6 +12,8 @@ from services.cli.output import Json, in_bytes, local_time, out, print_json, pri
 app = typer.Typer(help="List studies and follow one from arrival to delivery.", no_args_is_help=True)
 
 _LIST = "Example: kivuko study list --limit 10"
+_SHOW = "Example: kivuko study show 1.2.826.0.1.3680043.8.498.1"
+_CLEAR = "Example: kivuko study clear-flag 1.2.826.0.1.3680043.8.498.1 7"
 _TRACE = "Example: kivuko study trace 1.2.826.0.1.3680043.8.498.1"
 
 
@@ -29,7 +31,7 @@ def list_studies(
     rows = [
         (
             study["study_instance_uid"],
-            study["state"],
+            f"{study['state']}, flagged" if study["flags"] else study["state"],
             study["instance_count"],
             in_bytes(study["size"]),
             ", ".join(study["sites"]),
@@ -43,6 +45,67 @@ def list_studies(
         rows,
         empty="No study has arrived yet.",
     )
+
+
+@app.command(epilog=_SHOW)
+def show(
+    uid: Annotated[str, typer.Argument(help="Study Instance UID, as `kivuko study list` shows it.")],
+    *,
+    tenant: Annotated[str | None, typer.Option(help="Needed only if several tenants have this UID.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Show one study: what of it arrived, why it is taken to be complete, and what people should look at."""
+    found = connect(json_output=json_output).get(f"/v1/ingest/studies/{quote(uid, safe='')}", tenant=tenant)
+    if json_output:
+        print_json(found)
+        return
+    source = found["source"]
+    rows = [
+        ("state", f"{found['state']}, version {found['version']}"),
+        ("tenant", found["tenant"]),
+        ("sites", ", ".join(found["sites"])),
+        ("first from", f"{source['node']} at {source['site']}"),
+        ("arrived", f"{local_time(found['first_arrival'])} to {local_time(found['last_arrival'])}"),
+        ("holds", f"{found['instance_count']} instances in {found['series_count']} series"),
+        ("arrivals", _counts(found["arrivals"])),
+        ("other content", _counts(found["conflicts"]) or "none"),
+    ]
+    print_table(f"Study {uid}", ("", ""), rows, empty="")
+    if found["signs"]:
+        score = "" if found["score"] is None else f", score {found['score']:.2f}"
+        signs = [(f"{each['weight']:+.2f}", each["detail"]) for each in found["signs"]]
+        print_table(f"Taken to be complete{score}", ("weight", "sign"), signs, empty="")
+    flags = [
+        (
+            each["id"],
+            each["kind"],
+            ", ".join(each["fields"]),
+            "itself" if each["other_study_instance_uid"] == uid else each["other_study_instance_uid"],
+            local_time(each["raised_at"]),
+            f"{each['cleared_by']}, {local_time(each['cleared_at'])}" if each["cleared_at"] else "nobody yet",
+        )
+        for each in found["flagged"]
+    ]
+    columns = ("flag", "kind", "differs in", "from study", "since", "looked at by")
+    print_table("To look at", columns, flags, empty="No flags.")
+
+
+@app.command("clear-flag", epilog=_CLEAR)
+def clear_flag(
+    uid: Annotated[str, typer.Argument(help="Study Instance UID.")],
+    flag: Annotated[int, typer.Argument(help="Number of the flag, as `kivuko study show` gives it.")],
+    *,
+    tenant: Annotated[str | None, typer.Option(help="Needed only if several tenants have this UID.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Say that you have looked at a flag. Nothing else is changed, and the flag stays on record."""
+    path = f"/v1/ingest/studies/{quote(uid, safe='')}/flags/{flag}/clear"
+    params = {} if tenant is None else {"tenant": tenant}
+    found = connect(json_output=json_output).post(path, params=params)
+    if json_output:
+        print_json(found)
+        return
+    out.print(f"Flag {flag} is cleared by {escape(found['cleared_by'])}. The other study keeps its own flag.")
 
 
 @app.command(epilog=_TRACE)
@@ -62,6 +125,10 @@ def trace(
     print_timeline(found["entries"])
     if found["more"]:
         out.print(f"The first {len(found['entries'])} entries; `/v1/audit/studies/UID/timeline?since=` has the rest.")
+
+
+def _counts(found: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
 
 
 def print_timeline(entries: list[dict[str, str]]) -> None:

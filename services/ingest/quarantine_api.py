@@ -17,10 +17,11 @@ from libs.web.principal import Principal, principal
 from libs.web.problem import Problem
 from libs.web.recording import use_of
 from services.ingest import catalog
+from services.ingest.candidate import RefusedError, Wish
 from services.ingest.catalog import Which
 from services.ingest.correction import Modification, Trust
 from services.ingest.holding import State
-from services.ingest.quarantine import Prospect, Quarantine, RefusedError, Wish
+from services.ingest.quarantine import Prospect, Quarantine
 from services.ingest.repository import utc
 
 Caller = Annotated[Principal, Depends(principal)]
