@@ -46,6 +46,12 @@ class InstancesStored(Fact):
     attributes: Attributes = personal("Base attributes by DICOM keyword that all instances of the batch share.")
     instances: tuple[StoredInstance, ...] = pseudonym("The instances, in order of arrival.", min_length=1)
     headers: ObjectRef = pseudonym("Full headers of the batch: gzipped JSON in the object store.")
+    after_version: int | None = plain(
+        "Last version of the study when the batch was indexed, 0 before the first: what came again after the copy of "
+        "that version expired is told by it from what expired. None from a release that did not say.",
+        ge=0,
+        default=None,
+    )
 
 
 QuarantineReason = Literal[

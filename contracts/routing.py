@@ -32,3 +32,8 @@ class RoutingDecided(Fact):
     rules_evaluated: int = plain("Number of rules with this trigger.", ge=0)
     matches: tuple[RuleMatch, ...] = personal("The rules that matched, in the order of the definition.")
     errors: tuple[str, ...] = plain("Rules whose condition failed at run time, and why.", default=())
+    destinations: tuple[str, ...] | None = plain(
+        "For a study trigger: every destination that is to have this version, by rules of either trigger and by "
+        "earlier decisions. None for an instance trigger, and from a release that did not say.",
+        default=None,
+    )
