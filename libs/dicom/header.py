@@ -32,6 +32,7 @@ BASE_KEYWORDS: Final = (
     *("Rows", "Columns", "BitsAllocated", "BitsStored", "BurnedInAnnotation", "LossyImageCompression"),
     *("RequestingPhysician", "RequestedProcedureDescription", "RequestedProcedureID", "PerformedProcedureStepID"),
     *("PerformedProcedureStepDescription", "CompletionFlag", "VerificationFlag", "PresentationIntentType"),
+    *("NumberOfStudyRelatedInstances", "NumberOfSeriesRelatedInstances", "InConcatenationTotalNumber"),
 )
 _BASE_TAGS: Final = {tag: keyword for keyword in BASE_KEYWORDS if (tag := tag_for_keyword(keyword)) is not None}
 _CHARACTER_SET: Final = 0x00080005

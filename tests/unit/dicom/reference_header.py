@@ -41,6 +41,7 @@ BASE_KEYWORDS: Final = (
     *("Rows", "Columns", "BitsAllocated", "BitsStored", "BurnedInAnnotation", "LossyImageCompression"),
     *("RequestingPhysician", "RequestedProcedureDescription", "RequestedProcedureID", "PerformedProcedureStepID"),
     *("PerformedProcedureStepDescription", "CompletionFlag", "VerificationFlag", "PresentationIntentType"),
+    *("NumberOfStudyRelatedInstances", "NumberOfSeriesRelatedInstances", "InConcatenationTotalNumber"),
 )
 _BASE_TAGS: Final = {tag: keyword for keyword in BASE_KEYWORDS if (tag := tag_for_keyword(keyword)) is not None}
 #: Pixel data and its kin (7FE0,xxxx) and whatever follows are not part of the header.
