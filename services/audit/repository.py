@@ -65,6 +65,13 @@ async def append(tx: AsyncSession, values: dict[str, Any]) -> bool:
 
 async def count_in(tx: AsyncSession, source: str, sequence: int, now: datetime) -> None:
     """Take a producer's number in, and keep the gaps up to date."""
+    # Nearly always it is the next one, which opens and closes no gap.
+    expected = (producers.c.source == source, producers.c.next_sequence == sequence)
+    counted = await tx.execute(
+        update(producers).where(*expected).values(next_sequence=sequence + 1).returning(producers.c.source)
+    )
+    if counted.first() is not None:
+        return
     dialect = sqlite if tx.get_bind().dialect.name == "sqlite" else postgresql
     await tx.execute(dialect.insert(producers).values(source=source, next_sequence=1).on_conflict_do_nothing())
     # Locked on PostgreSQL, so that two replicas do not overwrite each other's count.
