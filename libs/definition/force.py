@@ -43,7 +43,6 @@ def _sites_and_nodes(definition: Definition) -> Iterator[str]:
         yield from _of_many("nodes", f"may: {asked}", those, "no such request is answered")
     for field, missing in (
         ("hl7", "no orders are taken"),
-        ("issuer", "Patient IDs stay as they are"),
         ("tls", "the node is never called without TLS"),
     ):
         yield from _of_many("nodes", field, [key for key, node in nodes.items() if getattr(node, field)], missing)

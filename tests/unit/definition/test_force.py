@@ -68,7 +68,6 @@ def test_the_national_example_names_every_part_that_is_open() -> None:
         "find",
         "move",
         "hl7",
-        "issuer",
         "tls",
         "confirm: commit",
         "TLS",

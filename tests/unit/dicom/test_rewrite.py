@@ -1,6 +1,7 @@
 """Elements are replaced as asked, the change is noted, and no other byte is touched."""
 
 import io
+import tracemalloc
 import warnings
 import zlib
 from datetime import UTC, datetime
@@ -265,3 +266,54 @@ def test_what_can_not_be_rewritten_is_said() -> None:
     plan = rewrite.plan(io.BytesIO(packed), DEFLATED, tags(PatientID="P2"), NOTE)
     with pytest.raises(UnreadableDatasetError, match="deflated"):
         b"".join(rewrite.stream(io.BytesIO(packed[:-20]), DEFLATED, plan.edits))
+
+
+class Endless(io.RawIOBase):
+    """A dataset with pixels of any length, made as it is read."""
+
+    def __init__(self, head: bytes, length: int) -> None:
+        self._head = head
+        self._left = length
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read the head, then zeros."""
+        wanted = self._left if size is None or size < 0 else size
+        if self._head:
+            data, self._head = self._head[:wanted], self._head[wanted:]
+            return data
+        data = bytes(min(wanted, self._left))
+        self._left -= len(data)
+        return data
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, DEFLATED])
+def test_an_object_of_any_size_takes_little_memory(syntax: str) -> None:
+    length = 64 << 20
+    dataset = plain()
+    del dataset[0x7FE00010]
+    head = written(dataset, EXPLICIT) + b"\xe0\x7f\x10\x00OW\0\0" + length.to_bytes(4, "little")
+    source = io.BytesIO()
+    if syntax == DEFLATED:
+        deflate = zlib.compressobj(level=1, wbits=-15)
+        endless = Endless(head, length)
+        while piece := endless.read(1 << 20):
+            source.write(deflate.compress(piece))
+        source.write(deflate.flush())
+        source.seek(0)
+
+    def opened() -> Any:
+        return Endless(head, length) if syntax == EXPLICIT else io.BytesIO(source.getvalue())
+
+    found = rewrite.plan(opened(), syntax, tags(PatientID="P2"), NOTE)
+    again = opened()
+    tracemalloc.start()
+    size = sum(len(piece) for piece in rewrite.stream(again, syntax, found.edits))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20
+    grown = sum(len(edit.new) - edit.length for edit in found.edits)
+    assert size == len(head) + length + grown or syntax == DEFLATED
