@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.envelope import Event
-from contracts.fact import Attributes, Source
+from contracts.fact import Attributes
 from contracts.instances import InstancesStored
 from contracts.routing import RoutingDecided
 from contracts.study import StudyAmended, StudyCompleted
@@ -154,12 +154,14 @@ class Decider:
         self, tx: AsyncSession, study: Study, undecided: Sequence[Known], in_force: InForce
     ) -> None:
         more, unread = await self._more(undecided, in_force.rules.attributes("instance") - _CARRIED)
-        decisions: dict[Source, Tally] = {}
-        made: list[Requested] = []
         now = self._clock()
+        sources = dict.fromkeys(one.source for one in undecided)
+        decisions = {source: Tally() for source in sources}
+        surrounding = {source: in_force.rules.circumstances(source, study.tenant, now) for source in sources}
+        made: list[Requested] = []
         for one in undecided:
-            tally = decisions.setdefault(one.source, Tally())
-            inputs = in_force.rules.circumstances(one.source, study.tenant, now)
+            tally = decisions[one.source]
+            inputs = surrounding[one.source]
             attributes = {**more.get(one.id, {}), **_named(study, one), **one.attributes}
             evaluation = in_force.rules.evaluate("instance", replace(inputs, instance=attributes))
             wanted, notes = wishes(evaluation.matches)
