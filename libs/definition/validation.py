@@ -1,17 +1,21 @@
 """Checks a document: a definition, or all that is wrong with it at once."""
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
 from contracts.definition import Definition, RuleTest
 from libs.definition.condition import ConditionError, compile_condition
-from libs.definition.document import Document, Problem, dotted
+from libs.definition.document import Document, Path, Problem, dotted
 from libs.definition.draft import Draft, draft
 from libs.definition.reference import misfits
 from libs.definition.ruleset import RuleSet, RuleTestError, run_test
 
 #: Senders wait so long for an answer at least, as a rule; then they abort.
 _LONGEST_WAIT_S: Final = 30
+
+#: Code String, PS3.5 section 6.2.
+_MODALITY: Final = re.compile(r"^[A-Z0-9_ ]{1,16}$")
 
 
 def check(document: Document) -> Definition | list[Problem]:
@@ -22,7 +26,7 @@ def check(document: Document) -> Definition | list[Problem]:
     made, problems = draft(document)
     if made is None:
         return _ordered(problems)
-    problems += [*misfits(made), *_limits(made), *_conditions(made)]
+    problems += [*misfits(made), *_limits(made), *_conditions(made), *_assembly(made)]
     if not problems:
         problems = list(_tests(made))
     return _ordered(problems) if problems else made.definition
@@ -60,6 +64,29 @@ def _conditions(draft: Draft) -> Iterator[Problem]:
             else:
                 line, column = document.inside(part, error.line, error.column)
                 yield Problem(document.filename, line, column, dotted(part), error.message)
+
+
+def _assembly(draft: Draft) -> Iterator[Problem]:
+    """Find quiet times that can't have an effect: of what is no modality, or longer than the longest wait."""
+    assembly = draft.definition.assembly
+    times: dict[Path, int] = {("assembly", "modalities", code): each for code, each in assembly.modalities.items()}
+    for path, code in zip(times, assembly.modalities, strict=True):
+        if not _MODALITY.match(code):
+            yield draft.document.problem(
+                path,
+                f"{code!r} is no modality as images have it",
+                "write it as in Modality (0008,0060): capital letters and digits, such as CT or MR",
+                key=True,
+            )
+    if assembly.quiet is not None:
+        times[("assembly", "quiet")] = assembly.quiet
+    for path, seconds in times.items():
+        if seconds > assembly.at_most:
+            yield draft.document.problem(
+                path,
+                f"a quiet time of {seconds} s is never over: a study waits {assembly.at_most} s at most",
+                "make it shorter, or `at-most` longer",
+            )
 
 
 def _tests(draft: Draft) -> Iterator[Problem]:

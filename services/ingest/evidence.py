@@ -172,7 +172,7 @@ def decide(known: Known, patience: Patience, now: datetime) -> Decision:
     if quiet:
         found.insert(1, ("quiet", QUIET, f"no arrival for {_seconds(needed)}"))
     elif late:
-        found.insert(1, ("quiet", BUSY, f"the last arrival was {_seconds(silent)} ago, {_seconds(needed)} were wanted"))
+        found.insert(1, ("quiet", BUSY, f"silent for {_seconds(silent)} only, {_seconds(needed)} were wanted"))
         found.append(("waited", WAITED, f"waited for {_seconds(patience.at_most)}, which is as long as at-most allows"))
     signs = tuple(Sign(kind=kind, weight=weight.score, detail=detail) for kind, weight, detail in found)
     if quiet or late:

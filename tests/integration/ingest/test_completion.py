@@ -421,3 +421,94 @@ def test_the_same_instances_make_the_same_manifest(tmp_path: Path) -> None:
             phases=(Phase.reuse, Phase.generate),
         ),
     )
+
+
+def images(count: int, **attributes: Any) -> list[Image]:
+    return [Image(number, **attributes) for number in range(1, count + 1)]
+
+
+async def test_a_study_whose_announced_count_is_met_waits_a_quarter(replica: Replica) -> None:
+    await replica.receive(images(3, NumberOfStudyRelatedInstances=3))
+    await replica.pass_time(2.4)
+    assert await replica.events() == []
+    await replica.pass_time(0.2)
+    (event,) = await replica.events()
+    assert event.score == 1
+    assert "all 3 instances that were announced" in event.evidence
+    assert event.evidence == tuple(sign.detail for sign in event.signs)
+
+
+async def test_a_gap_makes_it_wait_and_is_said(replica: Replica) -> None:
+    first, second, third, fourth = images(4)
+    await replica.receive([first, second, fourth])
+    await replica.pass_time(19)
+    assert await replica.events() == []
+    await replica.receive([third])
+    await replica.pass_time(10.1)
+    (event,) = await replica.events()
+    assert "instance numbers without gaps" in event.evidence
+    assert event.score == 0.9
+
+
+async def test_a_broken_association_makes_it_wait_unless_its_sender_comes_again(replica: Replica) -> None:
+    one, two = images(2)
+    replica.associate("a")
+    replica.acknowledge(one, "a")
+    replica.end("a", broken=True)
+    await replica.barrier()
+    await replica.index(list(replica.spool))
+    await replica.pass_time(25)
+    assert await replica.events() == []
+    await replica.receive([one, two], "b")
+    await replica.pass_time(10.1)
+    (event,) = await replica.events()
+    assert event.instance_count == 2
+
+
+async def test_nothing_waits_longer_than_at_most_not_even_for_an_association_that_never_ends(replica: Replica) -> None:
+    replica.associate("a")
+    for image in images(2, NumberOfStudyRelatedInstances=9):
+        replica.acknowledge(image, "a")
+    await replica.barrier()
+    await replica.index(list(replica.spool))
+    await replica.pass_time(119)
+    assert await replica.events() == []
+    await replica.pass_time(40)
+    (event,) = await replica.events()
+    assert "2 of 9 instances that were announced" in event.evidence
+    assert [sign.kind for sign in event.signs] == ["association-ended", "quiet", "numbers", "announced"]
+    assert event.score == 0.5
+
+
+async def test_silence_while_nobody_listened_says_nothing(replica: Replica) -> None:
+    await replica.receive(images(2))
+    replica.now += timedelta(seconds=60)
+    replica.start()
+    await replica.look()
+    assert await replica.events() == []
+    await replica.pass_time(10.1)
+    assert len(await replica.events()) == 1
+
+
+async def test_without_the_manifest_before_all_counts_as_added(replica: Replica) -> None:
+    one, two = images(2)
+    await replica.receive([one])
+    await replica.pass_time(11)
+    (first,) = await replica.events()
+    replica.objects.delete(first.manifest.key)
+    await replica.receive([two])
+    await replica.pass_time(11)
+    amended = (await replica.events())[-1]
+    assert isinstance(amended, StudyAmended)
+    assert (amended.version, amended.added_count, amended.replaced_count) == (2, 2, 0)
+
+
+async def test_thousands_of_instances_are_one_manifest_page_by_page(replica: Replica) -> None:
+    await replica.receive(images(1203))
+    await replica.pass_time(11)
+    (event,) = await replica.events()
+    assert event.instance_count == 1203
+    manifest = replica.manifest(event)
+    uids = [each.sop_instance_uid for each in manifest.instances]
+    assert uids == sorted(set(uids))
+    assert len(uids) == 1203

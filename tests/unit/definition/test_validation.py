@@ -382,3 +382,23 @@ def test_whatever_stands_in_a_line_the_answer_is_a_definition_or_problems_with_p
             assert 1 <= problem.line <= len(lines) + 1
             assert problem.column >= 1
             assert problem.message
+
+
+@pytest.mark.parametrize(
+    ("assembly", "column", "path", "words"),
+    [
+        ("{modalities: {ct: 60s}}", 25, "assembly.modalities.ct", "is no modality as images have it"),
+        ("{modalities: {MR: 2d}}", 29, "assembly.modalities.MR", "172800 s is never over"),
+        ("{quiet: 2h, at-most: 1h}", 19, "assembly.quiet", "a study waits 3600 s at most"),
+    ],
+)
+def test_quiet_times_have_an_effect(assembly: str, column: int, path: str, words: str) -> None:
+    (problem,) = problems(GOOD + f"assembly: {assembly}\n")
+    assert (problem.line, problem.column, problem.path) == (GOOD.count("\n") + 1, column, path)
+    assert words in problem.message
+
+
+def test_a_quiet_time_may_be_as_long_as_the_wait() -> None:
+    found = check(read(GOOD + "assembly: {quiet: 10m, modalities: {CT: 20s, MR: 1h}, at-most: 1h}\n"))
+    assert isinstance(found, Definition)
+    assert found.assembly.modalities == {"CT": 20, "MR": 3600}

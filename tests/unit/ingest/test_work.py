@@ -1,5 +1,5 @@
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import strategies as st
@@ -62,3 +62,32 @@ TestWork = WorkMachine.TestCase
 def test_names_of_arrivals_sort_by_time() -> None:
     later = NOW.replace(microsecond=1)
     assert arrival_id(NOW, b"\xff") < arrival_id(later, b"\0")
+
+
+def test_what_a_broken_association_brought_last_is_told_once_and_when_all_of_it_is_indexed() -> None:
+    work = Work(lambda: None)
+    work.opened("a")
+    for arrival, second in (("1", 5), ("2", 3)):
+        work.spooled(arrival, "a", ("t", "1.2"), NOW + timedelta(seconds=second))
+    work.closed("a", broken=True)
+    work.indexed("1")
+    assert work.broken() == {}
+    work.indexed("2")
+    assert work.broken() == {("t", "1.2"): NOW + timedelta(seconds=5)}
+    assert work.broken() == {}
+
+
+def test_an_association_keeps_only_what_it_has_brought_lately() -> None:
+    work = Work(lambda: None)
+    work.opened("a")
+    for arrival, study, second in (("1", "1.2", 0), ("2", "1.3", 60)):
+        work.spooled(arrival, "a", ("t", study), NOW + timedelta(seconds=second))
+        work.indexed(arrival)
+    work.let_go(NOW + timedelta(seconds=30))
+    assert work.studies() == [("t", "1.3")]
+    # Something more of it: it is this association's again.
+    work.spooled("3", "a", ("t", "1.2"), NOW + timedelta(seconds=90))
+    work.indexed("3")
+    assert work.has(("t", "1.2"))
+    work.closed("a")
+    assert work.studies() == []
