@@ -37,7 +37,7 @@ class Aside:
 
     async def reject(self, entry: Entry) -> None:
         """Quarantine what was answered with a failure; the same verdict as before the answer."""
-        objection = await asyncio.to_thread(_verdict, entry)
+        objection = entry.objection or await asyncio.to_thread(_verdict, entry)
         if objection is None:
             # Only a newer release can find nothing wrong; the sender was told a failure, so nothing was promised.
             objection = Objection(identity.CANNOT_UNDERSTAND, "unreadable-dataset", "the release before refused it")

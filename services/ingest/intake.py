@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from libs.clock import Clock
@@ -302,7 +302,11 @@ class Arriving:
             "series_uid": uids[1],
             "file": file.path.name,
             "size": file.size,
-            **asdict(seal),
+            "sha256": seal.sha256,
+            "length": seal.length,
+            "status": status,
+            "reason": reason,
+            "detail": seal.detail,
         }
         if self._intake.upload and objection is None:
             why = self._intake.reports.uploaded(arrival)

@@ -32,6 +32,7 @@ from typing import Any, Final
 
 Message = dict[str, Any]
 
+_ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode
 _LENGTH: Final = struct.Struct(">I")
 #: No message comes near; what claims more is out of step.
 _LONGEST: Final = 1 << 20
@@ -81,7 +82,7 @@ class Setup:
 
 def frame(message: Message) -> bytes:
     """Write a message."""
-    body = json.dumps(message, separators=(",", ":")).encode()
+    body = _ENCODE(message).encode()
     return _LENGTH.pack(len(body)) + body
 
 
