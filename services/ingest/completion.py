@@ -109,7 +109,7 @@ class Completion:
         if waiting is None:
             return longest
         first, last = waiting
-        latest = now + max(self._patience().longest, _AGAIN_AT_MOST)
+        latest = now + self._patience().longest
         if last > latest + CLOCKS_DIFFER:
             async with self._database.transaction() as tx:
                 await versions.follow_clock(tx, latest)
@@ -160,8 +160,9 @@ class Completion:
             await self._complete_or_say_why(due, decision)
 
     def _again(self, due: Due, now: datetime) -> datetime:
+        patience = self._patience()
         waited = max(timedelta(0), now - due.last_arrival) * _AGAIN_SHARE
-        return now + min(max(waited, self._patience().quiet / 5), _AGAIN_AT_MOST)
+        return now + min(max(waited, patience.quiet / 5), patience.longest, _AGAIN_AT_MOST)
 
     async def _complete_or_say_why(self, due: Due, decision: Decision) -> None:
         try:
