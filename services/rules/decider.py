@@ -1,7 +1,7 @@
 """Decides on what is known of studies, in the caller's transaction, and says so."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,7 +11,7 @@ from contracts.envelope import Event
 from contracts.fact import Attributes
 from contracts.instances import InstancesStored
 from contracts.routing import RoutingDecided
-from contracts.study import StudyAmended, StudyCompleted
+from contracts.study import StudyAmended, StudyCompleted, StudyExpired
 from libs.clock import Clock
 from libs.definition.attributes import STUDY_EXTRAS
 from libs.definition.ruleset import RuleSet, RuleSetError
@@ -24,7 +24,17 @@ from libs.telemetry import log
 from libs.telemetry.trace import attached, study_context, tracer
 from services.rules import metric, repository
 from services.rules.headers import HeadersDamagedError, fetch
-from services.rules.plan import Known, Requested, aggregate, of_version, requests, united, wishes, without_loops
+from services.rules.plan import (
+    NOTHING,
+    Known,
+    Requested,
+    aggregate,
+    of_version,
+    requests,
+    united,
+    wishes,
+    without_loops,
+)
 from services.rules.repository import Completion, Study
 from services.rules.tally import Tally
 
@@ -90,13 +100,25 @@ class Decider:
     async def stored(self, event: Event[InstancesStored], tx: AsyncSession) -> None:
         """Keep the instances of a batch and decide on those that were not known."""
         study = await repository.open_study(tx, event.tenant, event.data.study_instance_uid, event.site)
+        if event.data.after_version is not None and event.data.after_version < study.expired_version:
+            # A version had them that was delivered before its copy expired.
+            _LOG.info("batch of an expired copy not taken", study_uid=study.study_instance_uid, tenant=study.tenant)
+            return
         new = await repository.keep_instances(tx, study, event.data)
         await self._decide(tx, study, new)
 
     async def completed(self, event: Event[StudyCompleted] | Event[StudyAmended], tx: AsyncSession) -> None:
         """Keep a version of a study and decide on it once all its instances are known."""
         study = await repository.open_study(tx, event.tenant, event.data.study_instance_uid, event.site)
+        if event.data.version <= study.expired_version:
+            return
         await repository.keep_completion(tx, study, event.data)
+        await self._decide(tx, study, [])
+
+    async def expired(self, event: Event[StudyExpired], tx: AsyncSession) -> None:
+        """Forget the version whose copy is gone; what came again since may now be a whole version by itself."""
+        study = await repository.open_study(tx, event.tenant, event.data.study_instance_uid, event.site)
+        study = await repository.expire(tx, study, event.data.version, event.data.kept_since)
         await self._decide(tx, study, [])
 
     async def catch_up(self, database: Database) -> None:
@@ -187,14 +209,17 @@ class Decider:
         going, left_out = without_loops(chosen, wanted, in_force.rules.returns)
         before = await repository.requested_of(tx, chosen)
         everything, changed = united(before, going)
+        had = await repository.requested_before(tx, study, said.version)
         await repository.keep_requests(tx, going, in_force.version)
         await repository.close_completion(tx, study, completion, in_force.version)
         tally = Tally(count=len(chosen))
         problems = (*unread, *evaluation.errors, *notes, *changed)
         tally.add(evaluation.matches, evaluation.rules_evaluated, problems=problems, notes=left_out)
-        decided = tally.decided("study", study.study_instance_uid, in_force.version, said.source, said.version)
+        decided = tally.decided(
+            "study", study.study_instance_uid, in_force.version, said.source, said.version, everything
+        )
         await self._say(tx, study, decided, tally.problems)
-        await self._request(tx, study, everything, in_force.version, closing=said.version)
+        await self._request(tx, study, everything, in_force.version, closing=said.version, had=had)
 
     async def _study_attributes(
         self, study: Study, said: StudyCompleted, chosen: Sequence[Known], read: Collection[str]
@@ -241,9 +266,16 @@ class Decider:
         )
 
     async def _request(
-        self, tx: AsyncSession, study: Study, made: Sequence[Requested], version: int, closing: int | None = None
+        self,
+        tx: AsyncSession,
+        study: Study,
+        made: Sequence[Requested],
+        version: int,
+        *,
+        closing: int | None = None,
+        had: Mapping[str, Mapping[str, str]] = NOTHING,
     ) -> None:
-        for event in requests(study.study_instance_uid, version, made, closing):
+        for event in requests(study.study_instance_uid, version, made, closing, had):
             metric.REQUESTED.labels(destination=event.destination).inc(len(event.items))
             await self._outbox.emit(
                 tx, event, subject=study.study_instance_uid, tenant=study.tenant, site=made[0].instance.source.site

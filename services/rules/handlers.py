@@ -5,7 +5,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.envelope import Event
 from contracts.instances import InstancesStored
-from contracts.study import StudyAmended, StudyCompleted
+from contracts.study import StudyAmended, StudyCompleted, StudyExpired
 from libs.clock import Clock
 from libs.messaging.consume import consume
 from libs.storage.database import Database
@@ -27,3 +27,7 @@ def register(broker: RabbitBroker, decider: Decider, database: Database, clock: 
     @consume(broker, "rules", StudyAmended, database, messaging, clock)
     async def on_study_amended(event: Event[StudyAmended], tx: AsyncSession) -> None:
         await decider.completed(event, tx)
+
+    @consume(broker, "rules", StudyExpired, database, messaging, clock)
+    async def on_study_expired(event: Event[StudyExpired], tx: AsyncSession) -> None:
+        await decider.expired(event, tx)

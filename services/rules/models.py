@@ -32,6 +32,8 @@ studies = Table(
     Column("site", String(63), nullable=True),
     # Something was kept while no definition was in force.
     Column("waiting", Boolean, nullable=False),
+    # Last version whose copy expired: what came before it is not part of the study any more.
+    Column("expired_version", Integer, nullable=False, server_default="0"),
     UniqueConstraint("tenant", "study_instance_uid", name="studies_business_key"),
     Index("studies_waiting", "waiting"),
 )
@@ -55,6 +57,9 @@ instances = Table(
     Column("headers_key", Text, nullable=False),
     # Version of the definition whose rules with trigger `instance` decided; none until then.
     Column("network_version", Integer, nullable=True),
+    # Last version of the study when it was indexed, none if that was not said: it is part of the next version, and if
+    # that has expired, only its requests still count.
+    Column("after_version", Integer, nullable=True),
     UniqueConstraint("study_id", "sop_instance_uid", "content_hash", name="instances_business_key"),
 )
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 from contracts.delivery import DeliveryItem, DeliveryRequested
 from contracts.fact import Attributes, AttributeValue, Source
@@ -14,6 +14,7 @@ from libs.definition.ruleset import Match
 
 #: Most items of one request.
 MOST_ITEMS: Final = 500
+NOTHING: Final[Mapping[str, Any]] = {}
 #: Tells whether a destination is the node that an instance came from.
 Returns = Callable[[str, str], bool]
 
@@ -170,7 +171,11 @@ def standing(known: Iterable[Known]) -> list[Known]:
 
 
 def requests(
-    study_instance_uid: str, network_version: int, made: Sequence[Requested], closing: int | None = None
+    study_instance_uid: str,
+    network_version: int,
+    made: Sequence[Requested],
+    closing: int | None = None,
+    had: Mapping[str, Mapping[str, str]] = NOTHING,
 ) -> list[DeliveryRequested]:
     """Write requests as events, at most 500 items each.
 
@@ -184,6 +189,8 @@ def requests(
         What is requested; when closing, everything that each destination gets of the study.
     closing
         Version of the study, if the last request to each destination says how many instances it gets.
+    had
+        What a destination got of the study before its copy expired, which it keeps: content hash by SOP Instance UID.
     """
     events = []
     by_destination = sorted(made, key=lambda one: one.destination)
@@ -197,6 +204,9 @@ def requests(
         source_node = min(
             ordered, key=lambda one: (one.instance.received_at, one.instance.identity)
         ).instance.source.node
+        whole_set = [one.instance.identity for one in ordered]
+        requested = {sop_uid for sop_uid, _ in whole_set}
+        whole_set += [pair for pair in had.get(destination, NOTHING).items() if pair[0] not in requested]
         chunks = [
             (transform, part)
             for transform, alike in groupby(ordered, key=lambda one: one.wish.transform)
@@ -215,8 +225,8 @@ def requests(
                     transform=transform,
                     items=tuple(one.instance.item for one in part),
                     study_version=closing if closes else None,
-                    expected_count=len(ordered) if closes else None,
-                    expected_hash=set_hash(one.instance.identity for one in ordered) if closes else None,
+                    expected_count=len(whole_set) if closes else None,
+                    expected_hash=set_hash(whole_set) if closes else None,
                 )
             )
     return events

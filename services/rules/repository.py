@@ -1,11 +1,11 @@
 """All SQL of rules. Every function works in its caller's transaction."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, func, null, select, update
+from sqlalchemy import ColumnElement, Row, func, null, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -30,6 +30,7 @@ class Study:
     study_instance_uid: str
     site: str | None
     waiting: bool
+    expired_version: int
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ async def lock_study(tx: AsyncSession, study_id: int) -> Study:
 
 async def _locked(tx: AsyncSession, *conditions: ColumnElement[bool]) -> Study:
     row = (await tx.execute(select(studies).where(*conditions).with_for_update())).one()
-    return Study(row.id, row.tenant, row.study_instance_uid, row.site, row.waiting)
+    return Study(row.id, row.tenant, row.study_instance_uid, row.site, row.waiting, row.expired_version)
 
 
 async def keep_instances(tx: AsyncSession, study: Study, batch: InstancesStored) -> list[Known]:
@@ -80,18 +81,22 @@ async def keep_instances(tx: AsyncSession, study: Study, batch: InstancesStored)
             "source": source,
             "attributes": own,
             "headers_key": batch.headers.key,
+            "after_version": batch.after_version,
         }
         for one, own in zip(batch.instances, attributes, strict=True)
     ]
     statement = _insert(tx)(instances)
-    # The same event again has the same time. A later one: this content was replaced, and has come again.
+    # The same event again has the same time. A later one: this content was replaced or has expired, and has come again.
     again: dict[str, Any] = {name: statement.excluded[name] for name in rows[0] if name not in _IDENTITY}
     added = await tx.execute(
         statement.on_conflict_do_update(
             index_elements=_IDENTITY,
             # Not a bound None: with one SQLAlchemy sends each row in a statement of its own.
             set_=again | {"network_version": null()},
-            where=instances.c.received_at < statement.excluded.received_at,
+            where=or_(
+                instances.c.received_at < statement.excluded.received_at,
+                instances.c.after_version < statement.excluded.after_version,
+            ),
         ).returning(instances.c.id, instances.c.sop_instance_uid, instances.c.content_hash),
         rows,
     )
@@ -121,7 +126,9 @@ async def keep_instances(tx: AsyncSession, study: Study, batch: InstancesStored)
 
 async def instances_of(tx: AsyncSession, study: Study, *, undecided: bool = False) -> list[Known]:
     """Give the instances of a study: all of them, or those that no rule with trigger `instance` has seen."""
-    statement = select(instances).where(instances.c.study_id == study.id).order_by(instances.c.id)
+    there = or_(instances.c.after_version.is_(None), instances.c.after_version >= study.expired_version)
+    mine = (instances.c.study_id == study.id, there)
+    statement = select(instances).where(*mine).order_by(instances.c.id)
     if undecided:
         statement = statement.where(instances.c.network_version.is_(None))
     return [_known(row) for row in await tx.execute(statement)]
@@ -193,6 +200,39 @@ async def requested_of(tx: AsyncSession, known: Sequence[Known]) -> list[Request
         for row in await tx.execute(statement)
         if row.sop_instance_uid in by_uid
     ]
+
+
+async def expire(tx: AsyncSession, study: Study, version: int, kept_since: datetime) -> Study:
+    """Forget what a version had, whose copy is gone: its attributes, and that it is part of the study."""
+    if version <= study.expired_version:
+        return study
+    await tx.execute(update(studies).where(studies.c.id == study.id).values(expired_version=version))
+    unsaid = (instances.c.study_id == study.id, instances.c.after_version.is_(None))
+    old = instances.c.received_at <= kept_since
+    await tx.execute(update(instances).where(*unsaid, old).values(after_version=version - 1))
+    expired = (instances.c.study_id == study.id, instances.c.after_version < version)
+    await tx.execute(update(instances).where(*expired).values(attributes={}))
+    closed = (completions.c.study_id == study.id, completions.c.version <= version)
+    await tx.execute(update(completions).where(*closed, completions.c.state == "open").values(state="superseded"))
+    await tx.execute(update(completions).where(*closed).values(completed={}))
+    return replace(study, expired_version=version)
+
+
+async def requested_before(tx: AsyncSession, study: Study, version: int) -> dict[str, dict[str, str]]:
+    """Give what was requested of the instances that came before a version: hash by SOP Instance UID, by destination.
+
+    What came before a version is part of it, unless its copy has expired.
+    """
+    rows = await tx.execute(
+        select(requests.c.destination, instances.c.sop_instance_uid, instances.c.content_hash)
+        .join(instances, instances.c.id == requests.c.instance_id)
+        .where(instances.c.study_id == study.id, instances.c.after_version < version)
+        .order_by(instances.c.received_at, instances.c.content_hash)
+    )
+    found: dict[str, dict[str, str]] = {}
+    for destination, sop_uid, content_hash in rows:
+        found.setdefault(destination, {})[sop_uid] = content_hash
+    return found
 
 
 async def keep_requests(tx: AsyncSession, made: Iterable[Requested], network_version: int) -> None:

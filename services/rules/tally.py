@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contracts.fact import Source
 from contracts.routing import RoutingDecided, RuleMatch, Trigger
 from libs.definition.ruleset import Match
+from services.rules.plan import Requested
 
 
 class Tally:
@@ -43,8 +44,9 @@ class Tally:
         network_version: int,
         source: Source,
         study_version: int | None = None,
+        everything: Iterable[Requested] | None = None,
     ) -> RoutingDecided:
-        """Say it."""
+        """Say it; for a study trigger with everything that is requested of the version."""
         return RoutingDecided(
             study_instance_uid=study_instance_uid,
             trigger=trigger,
@@ -64,6 +66,7 @@ class Tally:
                 for first, count in self._matches.values()
             ),
             errors=(*self.problems, *_counted(self._notes)),
+            destinations=None if everything is None else tuple(sorted({one.destination for one in everything})),
         )
 
 

@@ -19,7 +19,7 @@ from contracts.fact import ObjectRef, Source
 from contracts.instances import InstancesStored, StoredInstance
 from contracts.manifest import set_hash
 from contracts.routing import RoutingDecided
-from contracts.study import StudyAmended, StudyCompleted
+from contracts.study import StudyAmended, StudyCompleted, StudyExpired
 from contracts.topics import BY_MODEL
 from libs.messaging.outbox import Outbox
 from libs.snapshot import NetworkView
@@ -91,7 +91,11 @@ def _event(data: Any, name: str) -> Event[Any]:
 
 
 def stored(
-    *instances: StoredInstance, source: Source = CT1, headers: str = "headers/1.json.gz", **shared: Any
+    *instances: StoredInstance,
+    source: Source = CT1,
+    headers: str = "headers/1.json.gz",
+    after_version: int | None = None,
+    **shared: Any,
 ) -> Event[Any]:
     data = InstancesStored(
         study_instance_uid=STUDY,
@@ -100,6 +104,7 @@ def stored(
         attributes=shared,
         instances=instances,
         headers=ObjectRef(key=headers, sha256="0" * 64, size=1),
+        after_version=after_version,
     )
     return _event(data, f"stored {[one.sop_instance_uid for one in instances]}")
 
@@ -122,6 +127,21 @@ def completed(*instances: StoredInstance, version: int = 1, **attributes: Any) -
         **({} if version == 1 else {"added_count": 1}),
     )
     return _event(data, f"completed {version}")
+
+
+def expired(*instances: StoredInstance, version: int = 1) -> Event[Any]:
+    data = StudyExpired(
+        study_instance_uid=STUDY,
+        version=version,
+        content_hash=set_hash((one.sop_instance_uid, one.content_hash) for one in instances),
+        instance_count=len(instances),
+        size=sum(one.size for one in instances),
+        keep=1,
+        kept_since=max(one.received_at for one in instances),
+        destinations=("pacs",),
+        network_version=1,
+    )
+    return _event(data, f"expired {version}")
 
 
 def put_headers(objects: ObjectStore, key: str, documents: dict[str, dict[str, Any]]) -> None:
@@ -153,6 +173,8 @@ class Scene:
         """Handle an event as the service's handlers do."""
         if isinstance(event.data, InstancesStored):
             await self.decider.stored(event, tx)
+        elif isinstance(event.data, StudyExpired):
+            await self.decider.expired(event, tx)
         else:
             await self.decider.completed(event, tx)
 
