@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Result, Row, func, select, union_all, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -22,7 +22,7 @@ from services.ingest.patient import Identity, Patient, contradictions, patient_o
 _LOG = log.get(__name__)
 #: A Patient ID that so many studies use is no patient's, such as 0 or UNKNOWN: more pairs would tell people nothing.
 MOST_STUDIES: Final = 50
-_MOST_COMPARED: Final = 1000
+_MOST_COMPARED: Final = 4 * MOST_STUDIES
 _REMEMBERED: Final = 50_000
 
 #: Tenant, Study Instance UID, and a patient that it names.
@@ -112,24 +112,15 @@ class Flagging:
         new = [Patient(identity, row.name_key, row.birth_date) for row in added]
         if not new:
             return
-        known = (
-            await tx.execute(
-                select(studies.c.id, studies.c.study_uid, patients.c.name_key, patients.c.birth_date)
-                .join(studies, studies.c.id == patients.c.study_id)
-                .where(
-                    patients.c.tenant == tenant,
-                    patients.c.issuer == identity.issuer,
-                    patients.c.patient_id == identity.patient_id,
-                )
-                .order_by(patients.c.id.desc())
-                .limit(_MOST_COMPARED)
-            )
-        ).all()
-        ids = {row.study_uid: row.id for row in known}
+        known = {row for patient in new for row in await _others(tx, tenant, patient)}
+        ids = {row.study_uid: row.study_id for row in known}
         against = contradictions(
             study[1], new, [(row.study_uid, Patient(identity, row.name_key, row.birth_date)) for row in known]
         )
-        for other, fields in list(against.items())[:MOST_STUDIES]:
+        if len(against) > MOST_STUDIES:
+            _LOG.warning("Patient ID of no one patient, not compared further", study_uid=study[1], tenant=tenant)
+            return
+        for other, fields in sorted(against.items()):
             await self._flag(tx, (tenant, study[1], study_id), other, fields, site, now)
             if other != study[1]:
                 await self._flag(tx, (tenant, other, ids[other]), study[1], fields, site, now)
@@ -171,6 +162,37 @@ class Flagging:
         await self._outbox.emit(tx, event, subject=study_uid, tenant=tenant, site=site)
         metric.FLAGS.labels(kind="patient-conflict").inc()
         _LOG.warning("study flagged", study_uid=study_uid, tenant=tenant, kind="patient-conflict")
+
+
+async def _others(tx: AsyncSession, tenant: str, patient: Patient) -> list[Row[Any]]:
+    """Give whoever has the same identity and another name or birth date, as ranges of the index on them.
+
+    A Patient ID may stand in any number of studies; those that say the same are passed over without being read.
+    """
+    mine = (
+        patients.c.tenant == tenant,
+        patients.c.issuer == patient.identity.issuer,
+        patients.c.patient_id == patient.identity.patient_id,
+    )
+    same_name = patients.c.name_key == patient.name_key
+    ranges = (
+        (patients.c.name_key < patient.name_key,),
+        (patients.c.name_key > patient.name_key,),
+        (same_name, patients.c.birth_date < patient.birth_date),
+        (same_name, patients.c.birth_date > patient.birth_date),
+    )
+    found = union_all(
+        *(
+            select(patients.c.study_id, patients.c.name_key, patients.c.birth_date).where(*mine, *each)
+            for each in ranges
+        )
+    ).subquery()
+    rows: Result[Any] = await tx.execute(
+        select(found.c.study_id, studies.c.study_uid, found.c.name_key, found.c.birth_date)
+        .join(studies, studies.c.id == found.c.study_id)
+        .limit(_MOST_COMPARED)
+    )
+    return list(rows)
 
 
 async def _alone(tx: AsyncSession, tenant: str, identity: Identity) -> None:

@@ -21,6 +21,7 @@ from libs.storage.migration import migrate
 from libs.storage.objects import ObjectStore, open_store
 from services.ingest import app
 from services.ingest.models import messaging
+from tests.support.postgresql import PostgreSQL
 
 NETWORK: dict[str, Any] = {
     "kivuko": 1,
@@ -158,3 +159,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Studies are complete soon, and a small disk is enough."""
     monkeypatch.setenv("KIVUKO_INGEST_QUIET_SECONDS", "0.5")
     monkeypatch.setenv("KIVUKO_INGEST_MIN_FREE_BYTES", str(1 << 20))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Both databases."""
+    if request.param == "sqlite":
+        return f"sqlite://{tmp_path}/databases"
+    postgresql: PostgreSQL = request.getfixturevalue("postgresql")
+    return postgresql.database()

@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from services.ingest.models import flags, patients, studies
+from contracts.fact import Attributes
+from libs.clock import utc_now
+from libs.messaging.outbox import Outbox
+from services.ingest.flagging import MOST_STUDIES, Flagging
+from services.ingest.models import flags, messaging, patients, studies
 from tests.integration.ingest.conftest import NETWORK, Running, running
 from tests.integration.ingest.peer import send
 from tests.support.synthetic import make_ct
@@ -41,8 +45,8 @@ def network(**issuers: str) -> dict[str, Any]:
     return made
 
 
-@pytest.mark.parametrize("luck", range(3))
-async def test_both_studies_are_flagged_in_any_order_and_told(tmp_path: Path, luck: int) -> None:
+@pytest.mark.parametrize("luck", range(2))
+async def test_both_studies_are_flagged_in_any_order_and_told(tmp_path: Path, luck: int, database_url: str) -> None:
     named: dict[str, dict[str, Any]] = {
         "1.1": {"PatientName": "Doe^Jane", "PatientBirthDate": "19700101"},
         "1.2": {"PatientName": "DOE^JANE ", "PatientBirthDate": None},
@@ -53,7 +57,7 @@ async def test_both_studies_are_flagged_in_any_order_and_told(tmp_path: Path, lu
     paths = [make_ct(tmp_path, study_uid=uid, **said) for uid, said in named.items()]
     paths.append(make_ct(tmp_path, study_uid="1.1", **named["1.1"]))
     random.Random(luck).shuffle(paths)
-    async with running(tmp_path / "home") as ingest:
+    async with running(tmp_path / "home", database_url=database_url) as ingest:
         for path in paths:
             await arrive(ingest, path)
         name, born = "PatientName", "PatientBirthDate"
@@ -89,3 +93,44 @@ async def test_a_study_that_contradicts_itself_is_flagged(tmp_path: Path) -> Non
         await arrive(ingest, make_ct(tmp_path, study_uid="1.1", PatientName="Roe^Jane", PatientBirthDate="19800101"))
         assert await pairs(ingest) == {("1.1", "1.1", ("PatientBirthDate", "PatientName"))}
         assert len(await ingest.events("study.flagged")) == 2
+
+
+async def test_two_replicas_that_index_at_once_miss_nothing(tmp_path: Path, database_url: str) -> None:
+    async with running(tmp_path / "home", database_url=database_url, loops=False) as ingest:
+        names = ("Doe^Jane", "Roe^Jane", "Poe^Jane")
+
+        async def index(number: int) -> None:
+            replica = Flagging(Outbox("ingest", "test", utc_now, messaging), definition=lambda: None, clock=utc_now)
+            async with ingest.database.transaction() as tx:
+                await tx.execute(studies.insert().values(**_study(f"1.{number}")))
+                said: Attributes = {"PatientID": "P1", "PatientName": names[number]}
+                await replica.note(tx, ("default", f"1.{number}"), ("luba", "CT1"), [said])
+
+        await asyncio.gather(*(index(number) for number in range(3)))
+        name = ("PatientName",)
+        assert await pairs(ingest) == {
+            (f"1.{one}", f"1.{two}", name) for one in range(3) for two in range(3) if one != two
+        }
+
+
+async def test_an_id_of_no_one_patient_is_not_compared_for_ever(tmp_path: Path) -> None:
+    async with running(tmp_path / "home", loops=False) as ingest:
+        flagging = Flagging(Outbox("ingest", "test", utc_now, messaging), definition=lambda: None, clock=utc_now)
+        for number in range(MOST_STUDIES + 5):
+            async with ingest.database.transaction() as tx:
+                await tx.execute(studies.insert().values(**_study(f"1.{number}")))
+                said: Attributes = {"PatientID": "0", "PatientName": f"Doe^N{number}"}
+                await flagging.note(tx, ("default", f"1.{number}"), ("luba", "CT1"), [said])
+        assert len(await pairs(ingest)) == MOST_STUDIES * (MOST_STUDIES + 1)
+
+
+def _study(uid: str) -> dict[str, Any]:
+    return {
+        "tenant": "default",
+        "study_uid": uid,
+        "first_arrival": utc_now(),
+        "first_arrival_id": uid,
+        "last_arrival": utc_now(),
+        "source": {},
+        "sites": [],
+    }

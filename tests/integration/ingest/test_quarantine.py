@@ -100,8 +100,8 @@ async def test_an_object_is_corrected_and_released_into_a_study(tmp_path: Path) 
         assert "released by night" in again["detail"]
 
 
-async def test_command_or_dataset_is_right(tmp_path: Path) -> None:
-    async with running(tmp_path / "home") as ingest:
+async def test_command_or_dataset_is_right(tmp_path: Path, database_url: str) -> None:
+    async with running(tmp_path / "home", database_url=database_url) as ingest:
         command = new_uid()
         one = await put_aside(ingest, make_ct(tmp_path), sop_uid=command)
         refused = await post(ingest, f"/{one.id}/release", WHY, 409)
@@ -181,8 +181,8 @@ async def test_a_release_stays_in_its_tenant(tmp_path: Path) -> None:
         assert [tuple(each) for each in found] == [("default", 1), ("north", 1)]
 
 
-async def test_lists_filters_and_headers(tmp_path: Path) -> None:
-    async with running(tmp_path / "home") as ingest:
+async def test_lists_filters_and_headers(tmp_path: Path, database_url: str) -> None:
+    async with running(tmp_path / "home", database_url=database_url) as ingest:
         row = await put_aside(ingest, make_ct(tmp_path, StudyInstanceUID=None, PatientName="Doe^Jane"))
         await asyncio.to_thread(send_as, ingest.port, b"not a dataset", sop_uid="1.2.3")
         await ingest.until_indexed()

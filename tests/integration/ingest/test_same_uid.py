@@ -13,7 +13,6 @@ from sqlalchemy import select
 from services.ingest.models import arrivals, conflicts, instances, quarantine, replaced, series, studies
 from tests.integration.ingest.conftest import NETWORK, Running, running
 from tests.integration.ingest.peer import read, send
-from tests.support.postgresql import PostgreSQL
 from tests.support.synthetic import make_ct, new_uid
 
 pytestmark = pytest.mark.integration
@@ -154,15 +153,6 @@ async def test_contents_that_come_together_are_settled_one_by_one(tmp_path: Path
         (kept,) = await ingest.rows(select(instances))
         assert stored(ingest, kept.object_key) == read(made[-1])[1]
         assert len(await ingest.rows(select(replaced))) == 3
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Both databases."""
-    if request.param == "sqlite":
-        return f"sqlite://{tmp_path}/databases"
-    postgresql: PostgreSQL = request.getfixturevalue("postgresql")
-    return postgresql.database()
 
 
 def _uid(path: Path, keyword: str) -> str:
