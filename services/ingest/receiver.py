@@ -11,6 +11,7 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -136,8 +137,9 @@ class Receiver:
             threads, connections = list(self._threads), list(self._open.values())
         for each in connections:
             _end(each)
+        until = time.monotonic() + _FAREWELL
         for thread in threads:
-            thread.join(_FAREWELL)
+            thread.join(max(0.0, until - time.monotonic()))
         self._pool.close()
         self._send_spans()
 

@@ -180,8 +180,14 @@ async def test_a_study_that_was_leased_when_the_process_was_killed_is_completed_
         await asyncio.to_thread(send, ingest.port, paths)
         await ingest.until_events("study.completed", 1)
         async with ingest.database.transaction() as tx:
-            # As if the second image had come after the first version, and the kill between lease and version.
-            leased = {"version": 0, "due_at": utc_now(), "leased_by": "ingest-0", "leased_until": utc_now() + HOUR}
+            # As if the kill had come between lease and version.
+            leased = {
+                "version": 0,
+                "manifest_key": None,
+                "due_at": utc_now(),
+                "leased_by": "ingest-0",
+                "leased_until": utc_now() + HOUR,
+            }
             await tx.execute(update(studies).values(leased))
     async with running(tmp_path / "home", instance="ingest-0") as ingest:
         await ingest.until_events("study.completed", 2)
