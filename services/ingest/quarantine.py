@@ -146,6 +146,18 @@ class Quarantine:
     async def release(self, row: Row[Any], wish: Wish, by: str) -> Prospect:
         """Release an entry; it is `releasing` from here on, whatever happens. Raises as `look`."""
         prospect = await self.look(row, wish)
+        if row.id in self._entering:
+            raise RefusedError("Decided already", "This entry is on its way into a study.", "Look at it in a moment.")
+        # Before it is written down: `run` must not take it up as one that a crash has left.
+        self._entering.add(row.id)
+        try:
+            await self._claim_and_enter(row, wish, prospect, by)
+        finally:
+            self._entering.discard(row.id)
+        self._wake.set()
+        return prospect
+
+    async def _claim_and_enter(self, row: Row[Any], wish: Wish, prospect: Prospect, by: str) -> None:
         now = self._clock()
         resolution = {
             **asdict(wish),
@@ -161,8 +173,6 @@ class Quarantine:
         if claimed is None:
             raise RuntimeError("an entry of the quarantine vanished while it was locked")
         await self._try_to_enter(claimed)
-        self._wake.set()
-        return prospect
 
     async def discard(self, row: Row[Any], reason: str, by: str, *, delete: bool) -> None:
         """Decide that an entry never will be in a study; its bytes are kept unless they are to be deleted.
@@ -238,8 +248,16 @@ class Quarantine:
                 await self._finish(row)
             elif row.id in aside:
                 await self._give_back(row, "it was put aside again: see the latest entries of the quarantine")
-            elif mine and row.resolution["arrival"] not in in_hand and row.id not in self._entering:
-                await self._try_to_enter(row)
+            elif mine and row.id not in self._entering and not self._has(row, in_hand):
+                self._entering.add(row.id)
+                try:
+                    await self._try_to_enter(row)
+                finally:
+                    self._entering.discard(row.id)
+
+    def _has(self, row: Row[Any], before: set[str]) -> bool:
+        """Tell whether a release is in hand: it was before the index was asked, or came since."""
+        return row.resolution["arrival"] in before | self._work.arrivals()
 
     async def _try_to_enter(self, row: Row[Any]) -> None:
         """Put a claimed entry into the spool; what fails for now is tried again, what fails for good is given back."""
@@ -247,7 +265,6 @@ class Quarantine:
         if self._attempts[row.id] > _MOST_ATTEMPTS:
             await self._give_back(row, "it did not reach the index: the same bytes are in the quarantine already")
             return
-        self._entering.add(row.id)
         try:
             entry = await asyncio.to_thread(self._enter, row)
             arrival = entry.arrival
@@ -260,8 +277,6 @@ class Quarantine:
             metric.FAILURES.labels(kind="quarantine").inc()
             reason = str(error) if getattr(type(error), "safe_to_log", False) else type(error).__name__
             _LOG.warning("release waits, tried again within a minute", item=row.id, reason=reason)
-        finally:
-            self._entering.discard(row.id)
 
     def _enter(self, row: Row[Any]) -> Entry:
         at = utc(row.resolved_at)
