@@ -109,6 +109,14 @@ class FolderStore:
             with path.open("rb") as data:
                 self.put(str(target.relative_to(self._root)), data, if_absent=True)
 
+    def begin(self, key: str) -> None:
+        """A file is taken over by a link, without a copy: see `ObjectStore.begin`."""
+        require_key(key)
+
+    def discard(self, key: str) -> None:
+        """Remove an object, which nothing is ever on its way to: see `ObjectStore.discard`."""
+        self.delete(key)
+
     def open(self, key: str, offset: int = 0, length: int | None = None) -> BinaryIO:
         """Read an object: see `ObjectStore.open`."""
         path = self._path(key)

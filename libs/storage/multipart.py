@@ -9,7 +9,7 @@ from typing import BinaryIO
 from xml.etree import ElementTree as ET
 
 from minio import Minio
-from minio.error import MinioException
+from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError
 
 from libs.telemetry import log
@@ -45,6 +45,54 @@ def put_whole(client: Minio, bucket: str, key: str, data: bytes, headers: dict[s
     client._put_object(bucket, key, data, {"Content-Type": "application/octet-stream", **headers})  # noqa: SLF001
 
 
+class PartsUpload:
+    """An upload in parts that the caller gives one by one.
+
+    Parameters
+    ----------
+    client, bucket, key
+        Where to.
+    metadata
+        Headers that become part of the object.
+    """
+
+    def __init__(self, client: Minio, bucket: str, key: str, metadata: dict[str, str]) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._key = key
+        self._etags: dict[int, str] = {}
+        self._id = client._create_multipart_upload(bucket, key, dict(metadata))  # noqa: SLF001
+
+    def put(self, number: int, data: bytes) -> None:
+        """Store a part, numbered from 1; all but the last at least 5 MiB."""
+        self._etags[number] = self._client._upload_part(self._bucket, self._key, data, None, self._id, number)  # noqa: SLF001
+
+    def finish(self, condition: dict[str, str]) -> None:
+        """Put the parts together, on a condition given as headers."""
+        listing = ET.Element("CompleteMultipartUpload")
+        for number, etag in sorted(self._etags.items()):
+            part = ET.SubElement(listing, "Part")
+            ET.SubElement(part, "PartNumber").text = str(number)
+            ET.SubElement(part, "ETag").text = f'"{etag}"'
+        _complete(self._client, self._bucket, self._key, self._id, ET.tostring(listing), condition=condition)
+
+    def abort(self) -> None:
+        """Remove the parts."""
+        _abort(self._client, self._bucket, self._key, self._id)
+
+
+def abort_all(client: Minio, bucket: str, key: str) -> None:
+    """Remove the parts of every upload to a key that is not finished."""
+    found = client._list_multipart_uploads(bucket, prefix=key)  # noqa: SLF001
+    for upload in found.uploads:
+        if upload.object_name == key and upload.upload_id:
+            try:
+                client._abort_multipart_upload(bucket, key, upload.upload_id)  # noqa: SLF001
+            except S3Error as error:
+                if error.code != "NoSuchUpload":
+                    raise
+
+
 def put_parts(
     client: Minio,
     bucket: str,
@@ -67,17 +115,13 @@ def put_parts(
     condition
         Headers on which the object appears at the end.
     """
-    upload = client._create_multipart_upload(bucket, key, dict(metadata))  # noqa: SLF001
+    upload = PartsUpload(client, bucket, key, metadata)
     try:
-        listing = ET.Element("CompleteMultipartUpload")
         for number, data in enumerate(parts, 1):
-            etag = client._upload_part(bucket, key, data, None, upload, number)  # noqa: SLF001
-            part = ET.SubElement(listing, "Part")
-            ET.SubElement(part, "PartNumber").text = str(number)
-            ET.SubElement(part, "ETag").text = f'"{etag}"'
-        _complete(client, bucket, key, upload, ET.tostring(listing), condition=condition)
+            upload.put(number, data)
+        upload.finish(condition)
     except BaseException:
-        _abort(client, bucket, key, upload)
+        upload.abort()
         raise
 
 

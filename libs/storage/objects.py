@@ -49,6 +49,26 @@ class ObjectStat:
     modified: datetime
 
 
+class Upload(Protocol):
+    """An object on its way in parts; for one thread at a time. Nothing is under its key before `finish` returns.
+
+    Attributes
+    ----------
+    part
+        Length of each part but the last, bytes.
+    """
+
+    part: int
+
+    def put(self, number: int, data: bytes) -> None:
+        """Store a part, the first is 1; in any order, and again if need be. Raises StoreFullError."""
+        ...
+
+    def finish(self) -> None:
+        """Put the parts together: the object is on stable storage when this returns. Raises StoreFullError."""
+        ...
+
+
 class ObjectStore(Protocol):
     """Objects by key. Synchronous and safe to use from many threads; asyncio code calls it in a thread.
 
@@ -121,6 +141,25 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def begin(self, key: str) -> Upload | None:
+        """Begin an object that is stored while it is still growing; `discard` ends one that is not finished.
+
+        Returns
+        -------
+        Upload | None
+            None where that gains nothing: a whole file is taken over without a copy.
+
+        Raises
+        ------
+        StoreFullError
+            No room.
+        """
+        ...
+
+    def discard(self, key: str) -> None:
+        """Remove an object and whatever is on its way to its key, from any process; no error if there is none."""
+        ...
+
     def open(self, key: str, offset: int = 0, length: int | None = None) -> BinaryIO:
         """Read an object or a range of it; a range past the end gives what there is.
 
@@ -168,13 +207,15 @@ def require_key(key: str) -> str:
     return key
 
 
-def open_store(url: str) -> ObjectStore:
+def open_store(url: str, *, timeout: float | None = None) -> ObjectStore:
     """Open the object store that a URL names.
 
     Parameters
     ----------
     url
         `file:///FOLDER`, or `s3://KEY:SECRET@HOST:PORT/BUCKET[?region=us-east-1&secure=true]`.
+    timeout
+        Seconds that a store at the other end of a network may be silent; None for the store's own patience.
 
     Raises
     ------
@@ -189,7 +230,8 @@ def open_store(url: str) -> ObjectStore:
     if parts.scheme == "s3":
         from libs.storage.s3 import S3Store  # noqa: PLC0415 - the embedded profile never loads the S3 client
 
-        return S3Store(Bucket.from_url(url))
+        bucket = Bucket.from_url(url)
+        return S3Store(bucket) if timeout is None else S3Store(bucket, timeout)
     raise ValueError(
         f"the object store's address starts with {parts.scheme or 'nothing'}://: "
         "set KIVUKO_OBJECTS_URL to file:///FOLDER or s3://KEY:SECRET@HOST:PORT/BUCKET"

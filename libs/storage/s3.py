@@ -9,17 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, Final, Self, cast
 from xml.etree.ElementTree import ParseError
 
 import certifi
 from minio import Minio
 from minio.error import MinioException, S3Error
 from urllib3 import BaseHTTPResponse, PoolManager, Retry, Timeout
-from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
+from urllib3.exceptions import HTTPError, MaxRetryError, ReadTimeoutError, SSLError
 
 from libs.storage.bucket import Bucket
-from libs.storage.multipart import PART, part_length, put_parts, put_whole, read_part
+from libs.storage.multipart import PART, PartsUpload, abort_all, part_length, put_parts, put_whole, read_part
 from libs.storage.objects import (
     ObjectMissingError,
     ObjectStat,
@@ -28,19 +28,39 @@ from libs.storage.objects import (
     require_key,
 )
 
-_TIMEOUT = Timeout(connect=5.0, read=60.0)
+_CONNECT_TIMEOUT: Final = 5.0
+_READ_TIMEOUT: Final = 60.0
 _CONNECTIONS = 32
 #: More at a time bring nothing but processor time.
 _AT_ONCE = 8
-#: GET, HEAD, PUT and DELETE only, which may be repeated; the caller retries the rest.
-_RETRY = Retry(
-    total=3, redirect=False, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504), raise_on_status=False
-)
 #: Tells, after a repeated conditional PUT, our own first attempt from another writer's object.
 _WRITER = "x-amz-meta-kivuko-writer"
 _MISSING = ("NoSuchKey", "NoSuchObject", "ResourceNotFound")
 _FULL = ("InsufficientStorage", "XMinioStorageFull", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded")
 _REFUSED = ("AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "InvalidTokenId", "AuthFailure")
+
+
+class _Again(Retry):
+    """Repeats what failed, but for a server that was silent too long: it would be again, and hold the caller up."""
+
+    def increment(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        response: BaseHTTPResponse | None = None,
+        error: Exception | None = None,
+        *rest: Any,
+        **named: Any,
+    ) -> Self:
+        if isinstance(error, ReadTimeoutError):
+            raise error
+        return super().increment(method, url, response, error, *rest, **named)
+
+
+#: GET, HEAD, PUT and DELETE only, which may be repeated; the caller retries the rest.
+_RETRY: Final = _Again(
+    total=3, redirect=False, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504), raise_on_status=False
+)
 
 
 class _TakenError(Exception):
@@ -61,10 +81,13 @@ class S3Store:
     ----------
     bucket
         Where the bucket is.
+    timeout
+        Seconds that the server may be silent.
     """
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, timeout: float = _READ_TIMEOUT) -> None:
         self._bucket = bucket
+        self._timeout = Timeout(connect=min(_CONNECT_TIMEOUT, timeout), read=timeout)
         self._connect()
 
     def __repr__(self) -> str:
@@ -80,14 +103,14 @@ class S3Store:
         first = data if isinstance(data, bytes) else read_part(data, length)
         try:
             if isinstance(data, bytes) or len(first) < length:
-                with self._classified():
+                with self.classified():
                     put_whole(self._client(), self._bucket.name, key, first, metadata | condition)
                 return True
             # Before gigabytes are sent in vain; the condition at the end is what decides.
             if if_absent and self.stat(key) is not None:
                 return False
             parts = itertools.chain([first], iter(lambda: read_part(data, length), b""))
-            with self._classified():
+            with self.classified():
                 put_parts(self._client(), self._bucket.name, key, parts, metadata=metadata, condition=condition)
         except _TakenError:
             return self._written_by(key, writer)
@@ -103,6 +126,10 @@ class S3Store:
 
     def keep(self, files: Mapping[str, Path]) -> None:
         """Copy synced files: see `ObjectStore.keep`."""
+        if len(files) == 1:
+            for key, path in files.items():
+                self._copy(key, path)
+            return
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="kivuko-s3") as together:
             for copied in [together.submit(self._copy, key, path) for key, path in files.items()]:
                 copied.result()
@@ -110,6 +137,19 @@ class S3Store:
     def _copy(self, key: str, path: Path) -> None:
         with path.open("rb") as data:
             self.put(key, data, if_absent=True)
+
+    def begin(self, key: str) -> "_Upload":
+        """Begin an upload in parts: see `ObjectStore.begin`."""
+        require_key(key)
+        with self.classified():
+            return _Upload(self, PartsUpload(self._client(), self._bucket.name, key, {}))
+
+    def discard(self, key: str) -> None:
+        """Remove an object and the parts of uploads to its key: see `ObjectStore.discard`."""
+        require_key(key)
+        with self.classified():
+            abort_all(self._client(), self._bucket.name, key)
+        self.delete(key)
 
     def open(self, key: str, offset: int = 0, length: int | None = None) -> BinaryIO:
         """Read an object: see `ObjectStore.open`."""
@@ -122,7 +162,7 @@ class S3Store:
         if offset or length is not None:
             headers["Range"] = f"bytes={offset}-{'' if length is None else offset + length - 1}"
         try:
-            with self._classified():
+            with self.classified():
                 response = self._client().get_object(self._bucket.name, key, request_headers=headers)
         except _PastEndError:
             return io.BytesIO()
@@ -132,7 +172,7 @@ class S3Store:
         """Say what is known of an object: see `ObjectStore.stat`."""
         require_key(key)
         try:
-            with self._classified():
+            with self.classified():
                 found = self._client().stat_object(self._bucket.name, key)
         except ObjectMissingError:
             # The answer to HEAD has no body: a missing bucket looks the same, and must not pass for a missing object.
@@ -144,7 +184,7 @@ class S3Store:
         """Remove an object: see `ObjectStore.delete`."""
         require_key(key)
         try:
-            with self._classified():
+            with self.classified():
                 self._client().remove_object(self._bucket.name, key)
         except ObjectMissingError:
             return
@@ -154,13 +194,13 @@ class S3Store:
         folder = prefix.rpartition("/")[0]
         if folder:
             require_key(folder)
-        with self._classified():
+        with self.classified():
             for found in self._client().list_objects(self._bucket.name, prefix, recursive=True):
                 yield found.object_name
 
     def check(self) -> None:
         """Look whether the bucket is there: see `ObjectStore.check`."""
-        with self._classified():
+        with self.classified():
             there = self._client().bucket_exists(self._bucket.name)
         if not there:
             raise StoreUnavailableError(
@@ -170,7 +210,7 @@ class S3Store:
 
     def create_bucket(self) -> None:
         """Make the bucket if it isn't there; a store never does so by itself."""
-        with self._classified():
+        with self.classified():
             if not self._client().bucket_exists(self._bucket.name):
                 self._client().make_bucket(self._bucket.name, location=self._bucket.region)
 
@@ -182,7 +222,7 @@ class S3Store:
         self._pool = PoolManager(
             num_pools=2,
             maxsize=_CONNECTIONS,
-            timeout=_TIMEOUT,
+            timeout=self._timeout,
             retries=_RETRY,
             cert_reqs="CERT_REQUIRED",
             ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
@@ -205,12 +245,13 @@ class S3Store:
         return self._minio
 
     def _written_by(self, key: str, writer: str) -> bool:
-        with self._classified():
+        with self.classified():
             found = self._client().stat_object(self._bucket.name, key)
         return found.metadata is not None and found.metadata.get(_WRITER) == writer
 
     @contextmanager
-    def _classified(self) -> Iterator[None]:
+    def classified(self) -> Iterator[None]:
+        """Raise what the client raises as what it means here."""
         host = self._bucket.host
         try:
             yield
@@ -244,6 +285,26 @@ class S3Store:
                 "check the key, the secret and the policy of the bucket"
             )
         return StoreUnavailableError(f"the object store at {host} fails ({code}), bucket {bucket}: see its own log")
+
+
+class _Upload:
+    """An object on its way in parts: see `Upload`."""
+
+    part = PART
+
+    def __init__(self, store: S3Store, parts: PartsUpload) -> None:
+        self._store = store
+        self._parts = parts
+
+    def put(self, number: int, data: bytes) -> None:
+        """Store a part."""
+        with self._store.classified():
+            self._parts.put(number, data)
+
+    def finish(self) -> None:
+        """Put the parts together."""
+        with self._store.classified():
+            self._parts.finish({})
 
 
 class _Body(io.RawIOBase):
