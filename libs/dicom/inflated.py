@@ -22,7 +22,12 @@ class Inflated:
         self._left = longest
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
 
-    def read(self, length: int) -> bytes:
+    @property
+    def whole(self) -> bool:
+        """Whether the end that the stream marks was reached."""
+        return self._inflate.eof
+
+    def read(self, length: int, /) -> bytes:
         """Give the next bytes, fewer only at the end. Raises zlib.error for what was not deflated."""
         parts: list[bytes] = []
         wanted = min(length, self._left)

@@ -11,14 +11,14 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 from pydicom.charset import convert_encodings, decode_bytes, encode_string
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from libs.dicom.header import UnreadableDatasetError
-from libs.dicom.inflate import DATASET_ENDS_EARLY, Inflating
+from libs.dicom.inflated import Inflated
 
 #: Original Attributes Sequence, and what an item of it holds: PS3.3 table C.12-1.
 ORIGINAL_ATTRIBUTES: Final = 0x04000561
@@ -40,6 +40,8 @@ _LONG_VRS: Final = frozenset(
 _LONGEST_VALUE: Final = 1 << 15
 _DEEPEST: Final = 64
 _CHUNK: Final = 1 << 20
+_NO_LIMIT: Final = 1 << 62
+_ENDS_EARLY: Final = "the dataset ends inside an element"
 
 
 class NotRewritableError(Exception):
@@ -114,24 +116,31 @@ class _Element:
     length: int
 
 
+class _Source(Protocol):
+    def read(self, length: int, /) -> bytes: ...
+
+
 class _Reader:
     """Reads on, counts, and skips without holding what it skips."""
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: _Source) -> None:
         self._source = source
         self.at = 0
 
     def take(self, count: int) -> bytes:
         data = self.some(count)
         if len(data) < count:
-            raise UnreadableDatasetError(DATASET_ENDS_EARLY)
+            raise UnreadableDatasetError(_ENDS_EARLY)
         return data
 
     def some(self, count: int) -> bytes:
         parts = []
-        while count and (part := self._source.read(count)):
-            parts.append(part)
-            count -= len(part)
+        try:
+            while count and (part := self._source.read(count)):
+                parts.append(part)
+                count -= len(part)
+        except zlib.error as error:
+            raise UnreadableDatasetError("the deflated dataset is damaged") from error
         data = b"".join(parts)
         self.at += len(data)
         return data
@@ -163,7 +172,7 @@ def plan(dataset: BinaryIO, transfer_syntax: str, values: Mapping[int, str], not
         The dataset's character set has not all characters of a value, or the dataset breaks PS3.5 in a way that does
         not let elements be replaced one by one.
     """
-    reader = _Reader(Inflating(dataset) if transfer_syntax == DeflatedExplicitVRLittleEndian else dataset)
+    reader = _Reader(Inflated(dataset, _NO_LIMIT) if transfer_syntax == DeflatedExplicitVRLittleEndian else dataset)
     found = _Found(frozenset(values))
     form, header_end = found.read(reader, transfer_syntax)
     encodings = _encodings(found.values.get(_CHARACTER_SET, b""))
@@ -202,10 +211,13 @@ def stream(dataset: BinaryIO, transfer_syntax: str, edits: Sequence[Edit]) -> It
         return
     deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     size = 0
-    for piece in edited(Inflating(dataset), edits):
+    source = Inflated(dataset, _NO_LIMIT)
+    for piece in edited(source, edits):
         if packed := deflate.compress(piece):
             size += len(packed)
             yield packed
+    if not source.whole:
+        raise UnreadableDatasetError("the deflated dataset ends before its end is marked")
     last = deflate.flush()
     # PS3.5 section A.5: a stream of odd length gets one byte of padding.
     yield last + b"\0" * ((size + len(last)) % 2)
@@ -213,11 +225,11 @@ def stream(dataset: BinaryIO, transfer_syntax: str, edits: Sequence[Edit]) -> It
 
 def head(dataset: BinaryIO, transfer_syntax: str, rewriting: Rewriting) -> Iterator[bytes]:
     """Give the rewritten dataset up to its pixel data, never deflated: to be looked at before anything is kept."""
-    source = Inflating(dataset) if transfer_syntax == DeflatedExplicitVRLittleEndian else dataset
+    source = Inflated(dataset, _NO_LIMIT) if transfer_syntax == DeflatedExplicitVRLittleEndian else dataset
     yield from edited(source, rewriting.edits, end=rewriting.header_end)
 
 
-def edited(source: BinaryIO, edits: Sequence[Edit], *, end: int | None = None) -> Iterator[bytes]:
+def edited(source: _Source, edits: Sequence[Edit], *, end: int | None = None) -> Iterator[bytes]:
     """Give the bytes of a source with edits, up to an offset in the source or to its end."""
     reader = _Reader(source)
     for edit in edits:
@@ -327,7 +339,7 @@ class _Found:
 def _begin(reader: _Reader, start: bytes, form: _Form) -> _Element:
     at = reader.at - len(start)
     if len(start) < 8:  # noqa: PLR2004 (tag and length)
-        raise UnreadableDatasetError(DATASET_ENDS_EARLY)
+        raise UnreadableDatasetError(_ENDS_EARLY)
     group, number = struct.unpack_from(form.order + "HH", start)
     vr = start[4:6]
     if form.implicit or group == _ITEM >> 16 or not _says_vr(start):
