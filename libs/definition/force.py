@@ -28,8 +28,6 @@ def not_in_force(definition: Definition) -> list[str]:
             said.append(f"rule {rule.name}: notify is not in force; {', '.join(rule.notify)} is told nothing")
     said += [f"hl7-mappings.{key} is not in force; no orders are taken" for key in definition.hl7_mappings]
     said += [f"partners.{key} is not in force; the partner is told nothing" for key in definition.partners]
-    if definition.retention:
-        said.append("retention is not in force; everything is kept")
     said += [f"service-levels: {level.name} is not in force; it is not measured" for level in definition.service_levels]
     return said
 

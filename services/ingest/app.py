@@ -20,7 +20,9 @@ from services.ingest.arrival import arrival_id
 from services.ingest.completion import Completion
 from services.ingest.doorstep import Doorstep
 from services.ingest.evidence import Patience, patience
+from services.ingest.expiry import Expiry
 from services.ingest.gate import Gate, lets_local_in
+from services.ingest.handlers import register
 from services.ingest.indexer import Indexer
 from services.ingest.listener import Listener
 from services.ingest.models import messaging
@@ -84,6 +86,16 @@ class _Parts:
             replica=name,
             clock=clock,
             noise=secrets.token_bytes,
+        )
+        self.expiry = Expiry(
+            self._database,
+            platform.objects,
+            self._work,
+            outbox,
+            replica=name,
+            network=lambda: platform.network.current,
+            seconds=settings.retention_seconds,
+            clock=clock,
         )
         self.replica = Replica(
             self._database,
@@ -261,6 +273,9 @@ class _Ingest:
     async def replicate(self) -> None:
         await self._started.replica.run()
 
+    async def expire(self) -> None:
+        await self._started.expiry.run()
+
     async def resolve(self) -> None:
         await self._started.gate.run()
 
@@ -295,6 +310,7 @@ def build(platform: Platform) -> Service:
     """Build the service."""
     database = platform.database("ingest")
     ingest = _Ingest(platform)
+    register(platform.broker, database, platform.clock)
     renewing = (ingest.renew,) if platform.settings.dicom_tls_port is not None else ()
     return Service(
         name="ingest",
@@ -303,7 +319,15 @@ def build(platform: Platform) -> Service:
         router=make_router(database, ingest.quarantine, platform.clock),
         start=ingest.start,
         stop=ingest.stop,
-        loops=(ingest.index, ingest.complete, ingest.replicate, ingest.resolve, ingest.settle, *renewing),
+        loops=(
+            ingest.index,
+            ingest.complete,
+            ingest.replicate,
+            ingest.resolve,
+            ingest.settle,
+            ingest.expire,
+            *renewing,
+        ),
         checks={"spool": ingest.check_spool, "objects": ingest.check_objects, "index": ingest.check_index},
         addresses=ingest.addresses,
     )

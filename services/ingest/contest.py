@@ -244,6 +244,7 @@ class Contest:
             attributes=new.attributes,
             instances=(new.model_copy(update={"attributes": {}, "replaces": old.content_hash}),),
             headers=arrived.headers,
+            after_version=study.version,
         )
         await self._outbox.emit(tx, event, subject=study.study_uid, tenant=arrival.tenant, site=arrival.source.site)
 

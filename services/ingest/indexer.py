@@ -253,10 +253,10 @@ class Indexer:
         said: list[Said] = []
         try:
             async with self._database.transaction() as tx:
-                await repository.index(tx, indexed, now=now, patience=self._patience())
+                last = await repository.index(tx, indexed, now=now, patience=self._patience())
                 for part in parts:
                     if part.headers is not None:
-                        await self._emit(tx, part, part.headers)
+                        await self._emit(tx, part, part.headers, last[part.batch.entries[0].study])
                         said += await self._note_patients(tx, part)
         except repository.RacedError:
             # Surely rolled back. After any other failure it may stand, and the next start looks.
@@ -270,7 +270,7 @@ class Indexer:
         attributes = (each.instance.attributes for each in part.prepared)
         return await self._flagging.note(tx, first.study, (source.site, source.node), attributes)
 
-    async def _emit(self, tx: AsyncSession, part: _Part, headers: ObjectRef) -> None:
+    async def _emit(self, tx: AsyncSession, part: _Part, headers: ObjectRef, last_version: int) -> None:
         first = part.batch.entries[0].arrival
         tenant, study_uid = part.batch.entries[0].study
         with _TRACER.start_as_current_span(
@@ -290,6 +290,7 @@ class Indexer:
                 attributes=shared,
                 instances=tuple(without(each.instance, shared) for each in part.prepared),
                 headers=headers,
+                after_version=last_version,
             )
             await self._outbox.emit(tx, event, subject=study_uid, tenant=tenant, site=first.source.site)
 

@@ -28,3 +28,5 @@ CONFLICTS = metric.counter(
 )
 FLAGS = metric.counter("kivuko_ingest_flags_total", "Flags raised on studies for people to look at.", ["kind"])
 RESOLVED = metric.counter("kivuko_ingest_resolved_total", "Quarantined objects that people decided on.", ["outcome"])
+EXPIRED = metric.counter("kivuko_ingest_studies_expired_total", "Copies of studies that retention has removed.")
+EXPIRED_BYTES = metric.counter("kivuko_ingest_expired_bytes_total", "Bytes of the instances of these.")

@@ -24,6 +24,7 @@ _AGGREGATES = (
     *(studies.c.id, studies.c.study_uid, studies.c.first_arrival, studies.c.first_arrival_id, studies.c.last_arrival),
     *(studies.c.source, studies.c.sites, studies.c.instance_count, studies.c.series_count, studies.c.revision),
     *(studies.c.size, studies.c.modalities, studies.c.announced, studies.c.pending_since, studies.c.due_at),
+    *(studies.c.version, studies.c.expired_at),
 )
 #: The clocks of replicas may differ by so much.
 CLOCKS_DIFFER = timedelta(minutes=1)
@@ -93,14 +94,19 @@ async def known(tx: AsyncSession, wanted: Iterable[tuple[str, str]]) -> Known:
     return found
 
 
-async def index(tx: AsyncSession, indexed: Sequence[Indexed], *, now: datetime, patience: Patience) -> None:
-    """Write batches into the tables. Raises RacedError if one of their new instances is not new any more.
+async def index(
+    tx: AsyncSession, indexed: Sequence[Indexed], *, now: datetime, patience: Patience
+) -> dict[tuple[str, str], int]:
+    """Write batches into the tables; give the last version of each of their studies.
+
+    Raises RacedError if one of their new instances is not new any more, or what a duplicate is one of has expired.
 
     The studies first, then the instances, each in a fixed order: two replicas with the same ones wait for each other
     and never in a circle.
     """
     rows = await _lock_studies(tx, indexed)
     study_ids = {key: int(row.id) for key, row in rows.items()}
+    await _require_kept(tx, indexed)
     await _insert_instances(tx, indexed, study_ids)
     # An arrival is there already when it was indexed just before a crash, and is repaired from the spool.
     came = [
@@ -147,6 +153,7 @@ async def index(tx: AsyncSession, indexed: Sequence[Indexed], *, now: datetime, 
         for key, row in rows.items()
     ]
     await tx.execute(update(studies).where(studies.c.id == bindparam("row")), changes)
+    return {key: int(row.version) for key, row in rows.items()}
 
 
 async def _lock_studies(tx: AsyncSession, indexed: Sequence[Indexed]) -> dict[tuple[str, str], Row[Any]]:
@@ -181,6 +188,19 @@ async def _lock_studies(tx: AsyncSession, indexed: Sequence[Indexed]) -> dict[tu
     if len(found) < len(order):
         raise RacedError
     return found
+
+
+async def _require_kept(tx: AsyncSession, indexed: Sequence[Indexed]) -> None:
+    """Look once more, the studies being locked: a duplicate of nothing would be thrown away."""
+    wanted = {
+        (batch.tenant, entry.arrival.sop_instance_uid)
+        for batch in indexed
+        for entry in batch.arrivals.get("duplicate", ())
+    }
+    # One that is new in the same transaction is a duplicate's first, and is not there yet.
+    wanted -= {(batch.tenant, each.sop_instance_uid) for batch in indexed for each in batch.new}
+    if len(await known(tx, wanted)) < len(wanted):
+        raise RacedError
 
 
 async def _insert_instances(
@@ -251,6 +271,7 @@ def _aggregate(
         "modalities": brought.modalities(row.modalities or ()) if brought else row.modalities,
         "announced": largest(row.announced, brought.announced if brought else None),
         "pending_since": None if row.pending_since is None else utc(row.pending_since),
+        "expired_at": None if new or row.expired_at is None else utc(row.expired_at),
     }
     if first.id < row.first_arrival_id:
         changes |= {

@@ -34,6 +34,7 @@ class IngestSettings(BaseSettings):
     )
     max_pdu: Annotated[int, Field(ge=4096)] = Field(1 << 17, description="Longest P-DATA-TF PDU that is accepted.")
     network_timeout: float = Field(60, gt=0, description="Seconds without a message before an association is aborted.")
+    retention_seconds: float = Field(60, gt=0, description="How often copies are looked for whose keep time is over.")
     store_timeout: float = Field(
         30, gt=0, description="Seconds that an object store may take before A700 (ack=object-store)."
     )

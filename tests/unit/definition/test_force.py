@@ -83,7 +83,6 @@ def test_the_national_example_names_every_part_that_is_open() -> None:
         "notify",
         "hl7-mappings.ris",
         "partners.telerad-sl",
-        "retention",
         "malabo-routing",
         "network-uptime",
     ):
