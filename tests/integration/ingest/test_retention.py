@@ -16,8 +16,8 @@ from contracts.instances import InstancesStored
 from libs.storage.database import Database
 from libs.storage.migration import migrate
 from services.ingest import holdings
-from services.ingest.expiry import Expiry
 from services.ingest.evidence import Patience
+from services.ingest.expiry import Expiry
 from services.ingest.models import (
     arrivals,
     batches,
