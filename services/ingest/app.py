@@ -155,6 +155,7 @@ class _Parts:
             doorstep=Doorstep(settings.waiting, settings.waiting_address),
             pace=Pace(self._work.depth, settings.backlog),
             left=self.spool.left,
+            silence=settings.receiver_timeout,
         )
         self.listeners: dict[str, Listener] = {}
 

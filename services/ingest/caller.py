@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from libs.dimse import command as commands
@@ -73,4 +74,8 @@ class Caller:
             yield commands.response(command, identity.UNRECOGNIZED_OPERATION)
 
     def ended(self, how: Ending) -> None:
-        """It is told by the association's thread, once everything of it is over."""
+        """Give its place back, before the peer hears of the end and calls again."""
+        if self.name is not None:
+            # Without an answer it is told once more when the connection is gone.
+            with suppress(ChannelClosedError):
+                self._channel.ask({"kind": "closed", "association": self.name, "how": str(how)})

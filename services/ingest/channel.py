@@ -74,7 +74,7 @@ class Channel:
                 data, received = b"", []
             sockets += received
             if not data:
-                self._close()
+                self.hush()
                 return
             for message in frames.feed(data):
                 if message["kind"] == "answer":
@@ -91,7 +91,8 @@ class Channel:
             answer.message = message
             answer.come.set()
 
-    def _close(self) -> None:
+    def hush(self) -> None:
+        """Expect no more answers: who waits for one, or asks, gets ChannelClosedError."""
         with self._lock:
             self._closed = True
             waiting, self._asked = list(self._asked.values()), {}

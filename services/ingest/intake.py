@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -211,9 +212,11 @@ class Arriving:
 
     def abandon(self) -> None:
         """Remove what came: the association ended before the dataset did."""
-        if self._file is not None:
-            self._file.discard()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            # One that can't be removed has no seal, or one that nobody was told of: the next start finds it.
+            with suppress(OSError):
+                file.discard()
 
     def finish(self) -> Command:
         """Make it durable, tell the supervisor, answer."""

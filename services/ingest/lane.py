@@ -68,6 +68,11 @@ class Lane:
         self._waiting.append((frame(message), connected))
         self._write()
 
+    def kill(self) -> None:
+        """End it now; what it said and was not read yet is lost, but not what is in its folder."""
+        self._process.kill()
+        self._close()
+
     async def stop(self) -> None:
         """Have it end in order; kill it if it does not."""
         self.send({"kind": "stop"})
@@ -103,8 +108,7 @@ class Lane:
                 self._said(self, message)
         except OutOfStepError as error:
             _LOG.error("receiver out of step, killed", item=self.name, reason=str(error))
-            self._process.kill()
-            self._close()
+            self.kill()
 
     def _write(self) -> None:
         while self._waiting:

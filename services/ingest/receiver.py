@@ -133,6 +133,8 @@ class Receiver:
     def stop(self) -> None:
         """Abort every association, and end when they have."""
         self.reports.stop()
+        # This thread, which reads them, is here from now on.
+        self._channel.hush()
         with self._lock:
             threads, connections = list(self._threads), list(self._open.values())
         for each in connections:
@@ -160,8 +162,7 @@ class Receiver:
                 self._open.pop(message["id"], None)
                 self._threads.discard(threading.current_thread())
             with suppress(ChannelClosedError):
-                kind = "gone" if caller.name is None else "closed"
-                self._channel.tell({"kind": kind, "id": message["id"], "association": caller.name, **outcome})
+                self._channel.tell({"kind": "gone", "id": message["id"], "association": caller.name, **outcome})
 
     def _carry(self, message: Message, connected: socket.socket, caller: Caller) -> dict[str, Any]:
         certificate = None
@@ -222,6 +223,12 @@ def _end(found: Association | socket.socket) -> None:
         found.abort()
 
 
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"its folder in the spool cannot be used: {error.strerror or type(error).__name__}"
+    return ": ".join(map(str, described(error).values()))
+
+
 def main(descriptor: int) -> None:
     """Receive until the supervisor says so, or ends."""
     for sign in (signal.SIGINT, signal.SIGTERM):
@@ -232,10 +239,14 @@ def main(descriptor: int) -> None:
     first = next(messages, None)
     if first is None:
         return
-    setup = Setup(**first[0]["setup"])
-    folder = Path(setup.folder)
-    held = lock(folder)
-    receiver = Receiver(setup, channel, folder)
+    try:
+        setup = Setup(**first[0]["setup"])
+        folder = Path(setup.folder)
+        held = lock(folder)
+        receiver = Receiver(setup, channel, folder)
+    except Exception as error:  # noqa: BLE001 (whatever it is: the supervisor says it, once, and starts another)
+        channel.tell({"kind": "failed", "reason": _why(error)})
+        sys.exit(1)
     # What is loaded stays: collections look only at what comes later.
     gc.collect()
     gc.freeze()

@@ -25,6 +25,9 @@ class IngestSettings(BaseSettings):
         le=64,
         description="Processes that receive.",
     )
+    receiver_timeout: float = Field(
+        30, gt=0, description="Seconds without an answer after which such a process is killed and another started."
+    )
     associations: int = Field(100, ge=1, description="Associations at a time.")
     waiting: int = Field(256, ge=1, description="Connections at a time that nobody has been admitted on yet.")
     waiting_address: int = Field(64, ge=1, description="Of these from one address; when more come, the oldest goes.")

@@ -6,6 +6,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 from libs.telemetry import log
 from services.ingest import metric
 from services.ingest.arrival import Entry
+from services.ingest.disk import SpoolFullError, SpoolUnavailableError
 from services.ingest.doorstep import Doorstep
 from services.ingest.lane import Lane
 from services.ingest.pace import Pace
@@ -42,6 +44,10 @@ class _Receiver:
     lane: Lane
     began: float
     failures: int
+    #: Whether it was told its folder: one that was not has nothing in it.
+    configured: bool = False
+    #: Why it does not start, in its own words.
+    reason: str = ""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     #: Source addresses of its connections, by number.
     connections: dict[int, str] = field(default_factory=dict)
@@ -67,7 +73,10 @@ class Supervisor:
     pace
         Says how long answers are held back.
     left
-        Reads what a receiver that died has left in its folder, but for the arrivals that are known. It blocks.
+        Reads what a receiver that died has left in its folder, but for the arrivals that are known. It blocks, and
+        raises SpoolUnavailableError, SpoolFullError or OSError.
+    silence
+        Seconds without an answer after which a receiver hangs: it is killed, and another takes its place.
     """
 
     def __init__(
@@ -80,6 +89,7 @@ class Supervisor:
         doorstep: Doorstep,
         pace: Pace,
         left: Callable[[Path, set[str]], list[Entry]],
+        silence: float = 30.0,
     ) -> None:
         self._setup = setup
         self._spool = spool
@@ -88,6 +98,9 @@ class Supervisor:
         self._doorstep = doorstep
         self._pace = pace
         self._left = left
+        self._silence = silence
+        self._started = False
+        self._trouble = ""
         self._receivers: dict[Lane, _Receiver] = {}
         self._leaving: dict[Lane, _Receiver] = {}
         self._of: dict[int, _Receiver] = {}
@@ -105,6 +118,7 @@ class Supervisor:
 
     async def start(self) -> None:
         """Have them take connections. Raises ReceiverFailedError."""
+        self._started = True
         for receiver in self._receivers.values():
             self._configure(receiver)
         try:
@@ -112,9 +126,9 @@ class Supervisor:
                 while waiting := [each for each in self._receivers.values() if not each.ready.is_set()]:
                     await waiting[0].ready.wait()
         except TimeoutError as error:
-            raise ReceiverFailedError(
-                "the receiver processes do not start: see the log, and whether this machine has memory for them"
-            ) from error
+            why = self._trouble or "see the log, and whether this machine has memory for them"
+            raise ReceiverFailedError(f"the receiver processes do not start: {why}") from error
+        self._task(self._watch())
 
     async def stop(self) -> None:
         """Abort what is open, and end: nothing of an unfinished request was acknowledged."""
@@ -129,15 +143,25 @@ class Supervisor:
         await asyncio.gather(*(lane.stop() for lane in list(self._receivers)))
 
     async def barrier(self) -> None:
-        """Return when everything is known that was acknowledged before the call."""
+        """Return when everything is known that was acknowledged before the call.
+
+        A receiver that hangs is killed, and one that died counts until what it left is taken up: as long as that can't
+        be read, nobody can tell what was acknowledged.
+        """
         waits = []
-        # One that died counts until what it left is taken up.
         for lane, receiver in [*self._receivers.items(), *self._leaving.items()]:
             number = next(self._numbers)
             receiver.syncs[number] = event = asyncio.Event()
             lane.send({"kind": "sync", "number": number})
-            waits.append(event)
-        for event in waits:
+            waits.append((receiver, event))
+        until = self._loop.time() + self._silence
+        for receiver, event in waits:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    await event.wait()
+            if not event.is_set() and receiver.ready.is_set() and receiver.lane in self._receivers:
+                _LOG.error("receiver hangs, killed", item=receiver.lane.name, pid=receiver.lane.pid)
+                receiver.lane.kill()
             await event.wait()
 
     def take(self, connected: socket.socket, address: str, port: int, tls: bool) -> None:
@@ -166,6 +190,7 @@ class Supervisor:
     def _configure(self, receiver: _Receiver) -> None:
         setup = replace(self._setup, folder=str(receiver.folder), run=secrets.token_hex(4))
         receiver.lane.send({"kind": "configure", "setup": asdict(setup)})
+        receiver.configured = True
         held, self._held = self._held, []
         for connection in held:
             self.take(*connection)
@@ -194,8 +219,10 @@ class Supervisor:
         elif kind == "ready":
             receiver.ready.set()
             lane.send({"kind": "pace", "seconds": self._pace.seconds})
-        elif kind in ("gone", "closed"):
+        elif kind == "gone":
             self._ended(receiver, message)
+        elif kind == "failed":
+            receiver.reason = message["reason"]
         else:
             self._answer(receiver, message)
 
@@ -209,6 +236,9 @@ class Supervisor:
         elif kind == "take":
             seconds = self._reception.take(message["association"])
             receiver.lane.send({"kind": "answer", "call": call, "seconds": seconds})
+        elif kind == "closed":
+            self._reception.closed(message["association"], message["how"])
+            receiver.lane.send({"kind": "answer", "call": call})
         else:
             self._task(self._upload(receiver, message))
 
@@ -221,7 +251,8 @@ class Supervisor:
         address = receiver.connections.pop(number)
         self._doorstep.leave(number)
         del self._of[number]
-        if message["kind"] == "closed":
+        if message["association"] is not None:
+            # Known already, unless it ended by a defect.
             self._reception.closed(message["association"], message["how"])
         elif not self._stopping:
             self._reception.gone(address, message)
@@ -250,17 +281,46 @@ class Supervisor:
         lane = receiver.lane
         code = await lane.gone()
         metric.FAILURES.labels(kind="alarm").inc()
-        _LOG.error("receiver died, another takes its place", item=lane.name, pid=lane.pid, code=code)
-        entries = await asyncio.to_thread(self._left, receiver.folder, self._reception.known())
-        for entry in entries:
-            self._reception.take_up(entry)
+        self._trouble = receiver.reason
+        said = {"reason": receiver.reason} if receiver.reason else {}
+        _LOG.error("receiver died, another takes its place", item=lane.name, pid=lane.pid, code=code, **said)
+        if receiver.configured:
+            await self._take_up(receiver)
         self._reception.lost(lane.name)
         del self._leaving[lane]
         for event in receiver.syncs.values():
             event.set()
         failures = 0 if time.monotonic() - receiver.began > _SETTLED else receiver.failures + 1
         await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
-        self._configure(self._begin(receiver.number, failures=failures))
+        another = self._begin(receiver.number, failures=failures)
+        if self._started:
+            self._configure(another)
+
+    async def _take_up(self, receiver: _Receiver) -> None:
+        """Have everything indexed that a receiver has left, however long it takes until it can be read."""
+        for pause in itertools.chain(_PAUSES[1:], itertools.repeat(_PAUSES[-1])):
+            try:
+                entries = await asyncio.to_thread(self._left, receiver.folder, self._reception.known())
+            except (SpoolUnavailableError, SpoolFullError, OSError) as error:
+                metric.FAILURES.labels(kind="alarm").inc()
+                safe = str(error) if getattr(type(error), "safe_to_log", False) else type(error).__name__
+                _LOG.error(
+                    "what a receiver left can't be read, tried again: no study is complete meanwhile",
+                    item=receiver.lane.name,
+                    reason=safe,
+                    delay=pause,
+                )
+                await asyncio.sleep(pause)
+            else:
+                break
+        for entry in entries:
+            self._reception.take_up(entry)
+
+    async def _watch(self) -> None:
+        """Find a receiver that hangs, though nobody waits for it."""
+        while True:
+            await asyncio.sleep(self._silence)
+            await self.barrier()
 
     def _task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)

@@ -13,11 +13,12 @@
 | to the supervisor | |
 | --- | --- |
 | `ready` | it can take connections |
+| `failed` | `reason` why it never will |
 | `admit`, `take`, `upload` | asks, with `call` |
+| `closed` | asks, with `call`: gives an association's place back; `association`, `how` |
 | `spooled` | an arrival is on stable storage; always before its response is sent |
 | `answered` | a C-STORE response without an arrival |
-| `gone` | `id` of a connection that ended before it was admitted |
-| `closed` | `association`, `how` |
+| `gone` | `id` of a connection that ended; `association`, if it was admitted, and `how` |
 | `synced` | `number` |
 | `log` | `level`, `event` and the keys of a log line |
 

@@ -13,9 +13,11 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from sqlalchemy import select
 
 from libs.dimse.pdu import HEADER, Kind
+from services.ingest import metric
 from services.ingest.models import instances
 from tests.integration.ingest.conftest import NETWORK, running
 from tests.integration.ingest.peer import associated, read, send, store
+from tests.support import requestor
 from tests.support.synthetic import make_ct, make_study
 
 pytestmark = pytest.mark.integration
@@ -141,3 +143,77 @@ async def test_more_associations_than_a_node_may_have_are_put_off(tmp_path: Path
 
         assert await asyncio.to_thread(both) == (True, 0)
         assert await asyncio.to_thread(send, ingest.port, [make_ct(tmp_path)]) == [0]
+
+
+async def test_a_receiver_that_hangs_is_killed_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KIVUKO_INGEST_RECEIVER_TIMEOUT", "2")
+    paths = make_study(tmp_path, 4)
+
+    def hang(port: int) -> tuple[list[int | None], psutil.Process]:
+        """Send half, and stop the receiver without ending it; the association ends with it."""
+        with associated(port, [CT]) as association:
+            statuses = [store(association, CT, **stored(path), number=n) for n, path in enumerate(paths[:2], 1)]
+            (victim,) = receivers()
+            victim.send_signal(signal.SIGSTOP)
+            statuses.append(store(association, CT, **stored(paths[2]), number=3))
+        return statuses, victim
+
+    async with running(tmp_path / "home") as ingest:
+        statuses, victim = await asyncio.to_thread(hang, ingest.port)
+        assert statuses == [0, 0, None]
+        assert await asyncio.to_thread(send, ingest.port, paths[2:]) == [0, 0]
+        assert not victim.is_running()
+        await ingest.until_events("study.completed", 1)
+        found = {row.sop_uid for row in await ingest.rows(select(instances.c.sop_uid))}
+        assert found == {path.stem for path in paths}
+
+
+async def test_a_place_is_free_when_its_last_holder_hears_of_the_release(tmp_path: Path) -> None:
+    nodes = {**NETWORK["nodes"], "CT1": {**NETWORK["nodes"]["CT1"], "limits": {"associations": 1}}}
+    path = make_ct(tmp_path)
+
+    def again_and_again(port: int) -> int:
+        """Call, release, and call again at once; a rejection raises."""
+        for number in range(50):
+            association = requestor.Association(port, sop_class=CT[0], syntax=CT[1], calling="CT1")
+            if number % 10 == 0:
+                dataset = bytearray(stored(path)["dataset"])
+                request = sender_request(dataset, path, association.max_pdu)
+                assert association.store(request) == 0
+            association.release()
+        return 50
+
+    async with running(tmp_path / "home", network={**NETWORK, "nodes": nodes}) as ingest:
+        assert await asyncio.to_thread(again_and_again, ingest.port) == 50
+
+
+def sender_request(dataset: bytearray, path: Path, max_pdu: int) -> requestor.Request:
+    """Frame a file."""
+    said = stored(path)
+    return requestor.Request(dataset, said["sop_class"], said["sop_uid"], max_pdu)
+
+
+async def test_a_flood_of_callers_that_say_nothing_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended() -> float:
+        return float(metric.ASSOCIATIONS.labels(outcome="no-association")._value.get())
+
+    before = ended()
+    async with running(tmp_path / "home") as ingest:
+
+        def flood() -> None:
+            for _ in range(40):
+                socket.create_connection(("127.0.0.1", ingest.port)).close()
+
+        await asyncio.to_thread(flood)
+        # Told by the same receiver, after all of the flood.
+        assert await asyncio.to_thread(send, ingest.port, [make_ct(tmp_path)]) == [0]
+
+        async def counted() -> bool:
+            return ended() - before == 40
+
+        await ingest.until(counted, "the end of every connection")
+    assert capsys.readouterr().err.count("without a valid association") == 1
