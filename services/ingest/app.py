@@ -30,10 +30,12 @@ from services.ingest.pace import Pace
 from services.ingest.quarantine import Quarantine
 from services.ingest.reception import Reception
 from services.ingest.renewal import Renewal
-from services.ingest.replica import Replica, Uploader
+from services.ingest.replica import Replica
 from services.ingest.settings import IngestSettings
 from services.ingest.spool import Spool
+from services.ingest.storecalls import StoreCalls
 from services.ingest.supervisor import Supervisor
+from services.ingest.upload import Uploads
 from services.ingest.wire import Setup
 from services.ingest.work import Work
 
@@ -97,11 +99,23 @@ class _Parts:
             seconds=settings.retention_seconds,
             clock=clock,
         )
+        self.calls = StoreCalls()
+        self.uploads = Uploads(
+            self._database,
+            platform.objects,
+            self.calls,
+            self._work,
+            name=name,
+            clock=clock,
+            timeout=settings.store_timeout,
+        )
         self.replica = Replica(
             self._database,
             platform.objects,
             self.spool,
             self._work,
+            self.calls,
+            self.uploads,
             name=name,
             clock=clock,
             submit=self.indexer.submit,
@@ -117,23 +131,12 @@ class _Parts:
             tls=files is not None,
             associations=settings.associations,
         )
-        upload = (
-            Uploader(
-                self._database,
-                platform.objects,
-                self.spool,
-                replica=name,
-                clock=clock,
-                timeout=settings.store_timeout,
-            )
-            if platform.settings.ack == "object-store"
-            else None
-        )
+        uploading = platform.settings.ack == "object-store"
         self._reception = Reception(
             self.gate,
             self._work,
             self.indexer.submit,
-            upload=upload,
+            uploads=self.uploads if uploading else None,
             name=lambda: arrival_id(clock(), secrets.token_bytes(8)),
         )
         self.supervisor = Supervisor(
@@ -144,9 +147,10 @@ class _Parts:
                 max_pdu=settings.max_pdu,
                 request_timeout=settings.request_timeout,
                 idle_timeout=settings.network_timeout,
-                upload=upload is not None,
+                store_timeout=settings.store_timeout,
                 region=platform.settings.region,
                 instance=name,
+                objects=platform.settings.objects if uploading else None,
                 tls=None if files is None else _tls(files, platform.settings.tls_profile),
             ),
             self.spool.folder,
@@ -184,6 +188,8 @@ class _Parts:
         for listener in self.listeners.values():
             listener.close()
         await self.supervisor.stop()
+        await self.uploads.stop()
+        self.calls.close()
 
     def _listen(self) -> None:
         settings = self._platform.settings

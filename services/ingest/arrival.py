@@ -100,6 +100,8 @@ class Entry:
         Whether the sender was told success; otherwise the bytes go to the quarantine.
     objection
         Why they do; None with `accepted`, and in what an earlier release has spooled.
+    uploaded
+        Whether it is an object already, by a record that this replica has of it.
     """
 
     arrival: Arrival
@@ -110,6 +112,7 @@ class Entry:
     size: int
     accepted: bool
     objection: Objection | None = None
+    uploaded: bool = False
 
     @property
     def study(self) -> tuple[str, str]:

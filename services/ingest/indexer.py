@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -224,7 +224,8 @@ class Indexer:
         """Put the new objects and their header documents where every replica reads them; the entries stay."""
         for part in parts:
             part.prepared = [prepare(entry) for entry in part.sorted.new]
-        self._objects.keep({entry.object_key: entry.path for part in parts for entry in part.sorted.new})
+        waiting = [entry for part in parts for entry in part.sorted.new if not entry.uploaded]
+        self._objects.keep({entry.object_key: entry.path for entry in waiting})
         for part in parts:
             if part.prepared:
                 tenant, study_uid = part.batch.entries[0].study
@@ -261,6 +262,9 @@ class Indexer:
         except repository.RacedError:
             # Surely rolled back. After any other failure it may stand, and the next start looks.
             await asyncio.to_thread(self._take_back, parts)
+            for part in parts:
+                # Should another replica have taken this one for dead, and cleaned up after it.
+                part.batch.entries = [replace(entry, uploaded=False) for entry in part.batch.entries]
             raise
         self._flagging.remember(said)
 

@@ -1,5 +1,6 @@
 """One C-STORE request: what is checked, kept and answered, as its dataset passes. Runs in a receiver."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,8 +19,9 @@ from services.ingest.disk import SpoolFullError, SpoolUnavailableError, classifi
 from services.ingest.identity import Identity, Objection
 from services.ingest.pool import Incoming, Pool
 from services.ingest.scan import Scan
-from services.ingest.seal import Head
+from services.ingest.seal import Head, Seal
 from services.ingest.span import Begin
+from services.ingest.uplink import Stream, Uplink
 
 #: PS3.5 section 9.1; a longer one is malformed, and is kept as far as a file's meta information can hold it.
 _LONGEST_UID: Final = 64
@@ -27,6 +29,8 @@ _LONGEST_UID: Final = 64
 _LONGEST_NATIVE: Final = (4 << 30) + (64 << 20)
 _LONGEST_ENCAPSULATED: Final = (16 << 30) + (64 << 20)
 _NATIVE: Final = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+#: Bytes from which an object is uploaded while it is still coming.
+_LARGE: Final = 16 << 20
 #: What is logged by kind of failure.
 _REFUSED: Final = {
     "object-store": "store refused: not in the object store",
@@ -72,10 +76,6 @@ class Reports(Protocol):
 
     def spooled(self, arrival: Mapping[str, Any]) -> None:
         """Tell of an arrival that is on stable storage."""
-        ...
-
-    def uploaded(self, arrival: Mapping[str, Any]) -> str | None:
-        """Have an arrival put into the object store; gives why it was not."""
         ...
 
     def answered(self, status: int, seconds: float, failure: str | None) -> None:
@@ -124,8 +124,8 @@ class Intake:
         Begins the span of each C-STORE.
     clock, noise
         Time, and random bytes for names.
-    upload
-        Whether an arrival must be in the object store before it is acknowledged.
+    uplink
+        Into the object store, where an arrival must be before it is acknowledged; None if the spool is enough.
     """
 
     def __init__(
@@ -136,14 +136,16 @@ class Intake:
         *,
         clock: Clock,
         noise: Callable[[int], bytes],
-        upload: bool,
+        uplink: Uplink | None,
     ) -> None:
         self.pool = pool
         self.reports = reports
         self.begin_span = begin_span
         self.clock = clock
         self.noise = noise
-        self.upload = upload
+        self.uplink = uplink
+        #: Why the last arrival is not in the object store; said once, and not for each that is refused meanwhile.
+        self.away: str | None = None
 
     def begin(self, session: Session | None, context: Context, request: Command) -> "Arriving | Refused":
         """Take a request whose dataset is about to come.
@@ -192,6 +194,9 @@ class Arriving:
         self._scan = Scan(transfer_syntax)
         self._file: Incoming | None = None
         self._failure: tuple[str, str] | None = None
+        self._stream: Stream | None = None
+        #: Length from which there is more to do than to write.
+        self._large = sys.maxsize if intake.uplink is None else _LARGE
         self._open()
 
     def write(self, fragment: memoryview) -> None:
@@ -209,9 +214,14 @@ class Arriving:
             self._broken(classified(error))
         except SpoolFullError as error:
             self._broken(error)
+        if self._length >= self._large:
+            self._upload()
 
     def abandon(self) -> None:
         """Remove what came: the association ended before the dataset did."""
+        if self._stream is not None:
+            self._stream.abandon()
+            self._stream = None
         file, self._file = self._file, None
         if file is not None:
             # One that can't be removed has no seal, or one that nobody was told of: the next start finds it.
@@ -246,11 +256,36 @@ class Arriving:
         except (SpoolFullError, SpoolUnavailableError) as error:
             self._broken(error)
 
+    def _upload(self) -> None:
+        """Upload what came, as far as it has."""
+        if self._file is None or self._intake.uplink is None:
+            return
+        if self._stream is None:
+            found = self._scan.found
+            if found is None or identity.check(self._class, self._instance, found) is not None:
+                # Looked at when it is whole, and most likely refused.
+                self._large = sys.maxsize
+                return
+            uids = (found.study_instance_uid, found.series_instance_uid)
+            arrival = self._arrival(self._file, uids, Seal("", 0, identity.SUCCESS), "", "")
+            try:
+                self._stream = self._intake.uplink.stream(self._file.path, arrival)
+            except OSError as error:
+                self._broken(classified(error))
+                return
+        if self._stream.failure is not None:
+            self._fail("object-store", self._stream.failure)
+            return
+        self._stream.came(self._file.size)
+
     def _finish(self, began: float) -> int:
         reports = self._intake.reports
         if self._file is None:
             kind, why = self._failure or ("alarm", "")
-            reports.log("error", _REFUSED[kind], status="0xA700", reason=why, **self._said())
+            if kind != "object-store" or why != self._intake.away:
+                reports.log("error", _REFUSED[kind], status="0xA700", reason=why, **self._said())
+            if kind == "object-store":
+                self._intake.away = why
             reports.answered(identity.OUT_OF_RESOURCES, time.monotonic() - began, kind)
             return identity.OUT_OF_RESOURCES
         found, objection = self._judged(self._file)
@@ -273,6 +308,7 @@ class Arriving:
             span.end(identity.OUT_OF_RESOURCES)
             return self._finish(began)
         self._file = None
+        self._stream = None
         reports.spooled({**arrival, "seconds": time.monotonic() - began})
         span.end(status)
         if objection is not None:
@@ -293,7 +329,22 @@ class Arriving:
         except OSError as error:
             self._broken(classified(error))
             return None
-        arrival = {
+        arrival = self._arrival(file, uids, seal, reason, traceparent)
+        if self._intake.uplink is not None and objection is None:
+            if self._stream is None:
+                why = self._intake.uplink.put(file.path, arrival)
+            else:
+                why = self._stream.finish(file.size)
+            if why is not None:
+                self._fail("object-store", why)
+                return None
+            self._intake.away = None
+        return arrival
+
+    def _arrival(
+        self, file: Incoming, uids: tuple[str, str], seal: Seal, reason: str, traceparent: str
+    ) -> dict[str, Any]:
+        return {
             "association": self._session.id,
             "id": self._id,
             "sop_class_uid": self._class,
@@ -307,16 +358,10 @@ class Arriving:
             "size": file.size,
             "sha256": seal.sha256,
             "length": seal.length,
-            "status": status,
+            "status": seal.status,
             "reason": reason,
             "detail": seal.detail,
         }
-        if self._intake.upload and objection is None:
-            why = self._intake.reports.uploaded(arrival)
-            if why is not None:
-                self._fail("object-store", why)
-                return None
-        return arrival
 
     def _judged(self, file: Incoming) -> tuple[Identity | None, Objection | None]:
         """Compare the dataset with its command. The same bytes always get the same verdict."""

@@ -28,6 +28,7 @@ from services.ingest.caller import Caller
 from services.ingest.channel import Channel, ChannelClosedError
 from services.ingest.intake import Intake, Session
 from services.ingest.pool import Pool, lock
+from services.ingest.uplink import NotRecordedError, Uplink
 from services.ingest.wire import Message, Setup
 
 #: Seconds that associations have to end in when the receiver does.
@@ -51,10 +52,16 @@ class Reports:
         """Tell of an arrival that is on stable storage."""
         self._channel.tell({"kind": "spooled", **arrival})
 
-    def uploaded(self, arrival: Mapping[str, Any]) -> str | None:
-        """Have an arrival put into the object store; gives why it was not."""
-        why = self._channel.ask({"kind": "upload", **arrival})["why"]
-        return None if why is None else str(why)
+    def expected(self, arrival: Mapping[str, Any]) -> str:
+        """Have an arrival recorded that is about to be uploaded; gives its key. Raises NotRecordedError."""
+        answer = self._channel.ask({"kind": "expect", **arrival})
+        if answer["why"] is not None:
+            raise NotRecordedError(answer["why"])
+        return str(answer["key"])
+
+    def dropped(self, arrival_id: str, why: str | None, *, doubtful: bool) -> None:
+        """Tell that a recorded arrival is not acknowledged."""
+        self._channel.tell({"kind": "dropped", "id": arrival_id, "why": why, "doubtful": doubtful})
 
     def answered(self, status: int, seconds: float, failure: str | None) -> None:
         """Tell of a response for which nothing was kept."""
@@ -97,7 +104,7 @@ class Receiver:
             begin_span,
             clock=lambda: datetime.now(UTC),
             noise=secrets.token_bytes,
-            upload=setup.upload,
+            uplink=_uplink(setup, self.reports),
         )
         self._options = Options(
             implementation=(IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME),
@@ -212,6 +219,14 @@ def _spans(setup: Setup) -> tuple[span.Begin, Callable[[], None]]:
     from services.ingest import recorded  # noqa: PLC0415 - the same
 
     return recorded.configured(setup.region, setup.instance), trace.shutdown
+
+
+def _uplink(setup: Setup, reports: Reports) -> Uplink | None:
+    if setup.objects is None:
+        return None
+    from libs.storage.objects import open_store  # noqa: PLC0415 - with ack=spool no receiver needs it
+
+    return Uplink(open_store(setup.objects, timeout=setup.store_timeout), reports)
 
 
 def _end(found: Association | socket.socket) -> None:

@@ -1,25 +1,22 @@
 """What receivers ask and tell, by association: who is let in, what has arrived, how it was answered."""
 
-import asyncio
 import base64
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from contracts.fact import Source
 from libs.dimse.admission import UNKNOWN_NODE, Admitted, Refusal
 from libs.dimse.handshake import HandshakeError
-from libs.storage.objects import StoreFullError, StoreUnavailableError
 from libs.telemetry import log
 from services.ingest import identity, metric
 from services.ingest.arrival import Arrival, Entry
 from services.ingest.gate import Gate
 from services.ingest.identity import Objection
-from services.ingest.refrain import Refrain
+from services.ingest.upload import Uploads
 from services.ingest.wire import Message
 from services.ingest.work import Work
 
@@ -27,21 +24,7 @@ _LOG = log.get(__name__)
 _RELEASED: Final = "released"
 #: Echo without a definition, a refusal that was told already, and what was ended here.
 _NO_FAULT: Final = ("released", "rejected", "stopped")
-#: Seconds in which an address is told of once that connects and asks for nothing.
-_SAID_EVERY: Final = 60.0
 _SAY: Final = {"info": _LOG.info, "warning": _LOG.warning, "error": _LOG.error}
-
-
-class Upload(Protocol):
-    """Makes an entry durable in the object store too, before it is acknowledged. It blocks."""
-
-    def put(self, entry: Entry) -> None:
-        """Return when it is; raise StoreUnavailableError or StoreFullError if it can't be."""
-        ...
-
-    def forget(self, entry: Entry) -> None:
-        """Take `put` back: the sender is told a failure."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -60,24 +43,29 @@ class Reception:
         Decides who is let in.
     work, submit
         Told of what is in hand; indexes it.
-    upload
+    uploads
         With `ack=object-store`; None with `ack=spool`.
     name
         Names an association.
     """
 
     def __init__(
-        self, gate: Gate, work: Work, submit: Callable[[Entry], None], *, upload: Upload | None, name: Callable[[], str]
+        self,
+        gate: Gate,
+        work: Work,
+        submit: Callable[[Entry], None],
+        *,
+        uploads: Uploads | None,
+        name: Callable[[], str],
     ) -> None:
         self._gate = gate
         self._work = work
         self._submit = submit
-        self._upload = upload
+        self._uploads = uploads
         self._name = name
         self._associations: dict[str, _Association] = {}
-        self._silent = Refrain(_SAID_EVERY, time.monotonic)
-        #: Arrivals in hand that their receiver has not said to be entries.
-        self._uploading: set[str] = set()
+        #: Arrivals in hand that their receiver has not said to be entries, with the receiver.
+        self._expected: dict[str, tuple[Entry, str]] = {}
 
     def admit(self, receiver: str, message: Message) -> Message:
         """Decide about an association; the answer has `rejection`, or `session` and `standard`."""
@@ -147,29 +135,30 @@ class Reception:
             self._gate.insecure(address, HandshakeError(message["failure"], message["reason"]))
         elif how not in _NO_FAULT:
             metric.ASSOCIATIONS.labels(outcome="no-association").inc()
-            count = self._silent.count(address)
-            if count is not None:
-                _LOG.warning(
-                    "connection closed without a valid association request",
-                    address=address,
-                    outcome=how,
-                    reason=message["reason"],
-                    count=count,
-                )
+            _LOG.warning(
+                "connection closed without a valid association request",
+                address=address,
+                outcome=how,
+                reason=message["reason"],
+            )
 
     def known(self) -> set[str]:
         """List the arrivals that are in hand and will be indexed."""
-        return self._work.arrivals() - self._uploading
+        return self._work.arrivals() - self._expected.keys()
 
     def lost(self, receiver: str) -> None:
         """A receiver is no more, and its associations with it."""
         for name in [name for name, each in self._associations.items() if each.receiver == receiver]:
             self.closed(name, "lost")
+        for arrival_id in [each for each, (_, its) in self._expected.items() if its == receiver]:
+            self.dropped({"id": arrival_id, "why": None, "doubtful": True})
 
     def spooled(self, folder: Path, message: Message) -> None:
         """An arrival is on stable storage: it is in hand from now on."""
         entry = self._entry(folder, message)
-        self._uploading.discard(entry.arrival.id)
+        if self._uploads is not None and entry.accepted:
+            entry = replace(entry, uploaded=True)
+            self._uploads.worked()
         self.take_up(entry)
         self._count(message["status"], message["seconds"])
         if entry.accepted:
@@ -178,6 +167,7 @@ class Reception:
     def take_up(self, entry: Entry) -> None:
         """Have an entry indexed."""
         arrival = entry.arrival
+        self._expected.pop(arrival.id, None)
         self._work.spooled(arrival.id, arrival.association_id, entry.study, arrival.received_at)
         self._submit(entry)
 
@@ -191,23 +181,31 @@ class Reception:
         """Log what a receiver says."""
         _SAY[message["level"]](message["event"], **message["said"])
 
-    async def upload(self, folder: Path, message: Message) -> str | None:
-        """Put an arrival into the object store before it is acknowledged; gives why that failed."""
-        if self._upload is None:
-            return "nothing is uploaded here"
-        upload, entry = self._upload, self._entry(folder, message)
+    async def expect(self, receiver: str, folder: Path, message: Message) -> Message:
+        """Record an arrival that is about to be uploaded; the answer has its key, or `why` it must not be."""
+        if self._uploads is None or message["association"] not in self._associations:
+            return {"why": "the association has ended"}
+        why = self._uploads.breaker.refuses()
+        if why is not None:
+            return {"why": why}
+        entry = self._entry(folder, message)
         arrival = entry.arrival
         # In hand before it is acknowledged: the record of it must not look like one that this replica has lost.
-        self._uploading.add(arrival.id)
+        self._expected[arrival.id] = entry, receiver
         self._work.spooled(arrival.id, arrival.association_id, entry.study, arrival.received_at)
-        try:
-            await asyncio.to_thread(upload.put, entry)
-        except (StoreUnavailableError, StoreFullError) as error:
-            await asyncio.to_thread(upload.forget, entry)
-            self._uploading.discard(arrival.id)
-            self._work.indexed(arrival.id)
-            return str(error)
-        return None
+        why = await self._uploads.expect(entry)
+        if why is not None:
+            self._expected.pop(arrival.id, None)
+        return {"why": why, "key": entry.object_key}
+
+    def dropped(self, message: Message) -> None:
+        """An arrival that was expected is not acknowledged; nothing of it stays."""
+        found = self._expected.pop(message["id"], None)
+        if found is None or self._uploads is None:
+            return
+        if message["why"] is not None:
+            self._uploads.failed(message["why"])
+        self._uploads.remove(message["id"], found[0].object_key, doubtful=message["doubtful"])
 
     def _entry(self, folder: Path, message: Message) -> Entry:
         association = self._associations[message["association"]]

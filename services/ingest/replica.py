@@ -1,8 +1,8 @@
 """What replicas tell each other through the database: what each has in hand, and what one that died has left."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
+from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -11,75 +11,22 @@ from libs.dicom.part10 import NotPart10Error
 from libs.storage.database import Database
 from libs.storage.objects import ObjectMissingError, ObjectStore, StoreFullError, StoreUnavailableError
 from libs.telemetry import log
-from services.ingest import metric, repository
+from services.ingest import metric, pledge, repository
 from services.ingest.arrival import DamagedEntryError, Entry
 from services.ingest.completion import SILENT_AFTER
 from services.ingest.disk import SpoolFullError, SpoolUnavailableError
 from services.ingest.seal import BrokenSealError, UnsealedError
 from services.ingest.spool import Spool, read_entry
+from services.ingest.storecalls import StoreCalls
+from services.ingest.upload import Uploads
 from services.ingest.work import Work
 
 _LOG = log.get(__name__)
-_HEARTBEAT = 60.0
-_AT_ONCE = 20
+_HEARTBEAT: Final = 60.0
+#: Records that are taken over in one transaction.
+_AT_ONCE: Final = 200
 #: An object that was acknowledged, and is not what it was.
 _DAMAGED = (NotPart10Error, DamagedEntryError, BrokenSealError, UnsealedError)
-
-
-class Uploader:
-    """With `ack=object-store`: puts each entry into the object store before it is acknowledged, and says so."""
-
-    def __init__(
-        self, database: Database, objects: ObjectStore, spool: Spool, *, replica: str, clock: Clock, timeout: float
-    ) -> None:
-        self._database = database
-        self._objects = objects
-        self._spool = spool
-        self._replica = replica
-        self._clock = clock
-        self._timeout = timeout
-        self._loop = asyncio.get_running_loop()
-
-    def put(self, entry: Entry) -> None:
-        """Record the arrival, then upload it; from a thread. Raises StoreUnavailableError or StoreFullError.
-
-        In this order: an object that nobody knows of could never be found again, a record without an object can.
-        """
-        self._wait(self._expect(entry))
-        second = self._spool.link(entry.path)
-        try:
-            self._objects.adopt(entry.object_key, second, if_absent=True)
-        finally:
-            self._spool.discard(second)
-
-    def forget(self, entry: Entry) -> None:
-        """Take the record back. A record that stays is dropped or indexed later; neither breaks a promise."""
-        try:
-            self._wait(self._forget(entry))
-        except StoreUnavailableError as error:
-            _LOG.warning("arrival not taken back", reason=str(error), association=entry.arrival.association_id)
-
-    async def _expect(self, entry: Entry) -> None:
-        async with self._database.transaction() as tx:
-            await repository.expect(tx, entry, self._replica, self._clock())
-
-    async def _forget(self, entry: Entry) -> None:
-        async with self._database.transaction() as tx:
-            await repository.forget(tx, entry.arrival.id)
-
-    def _wait(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        except RuntimeError as error:
-            work.close()
-            raise StoreUnavailableError("the process is ending: send again") from error
-        try:
-            future.result(self._timeout)
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
-            future.cancel()
-            raise StoreUnavailableError(
-                f"the database does not answer ({type(error).__name__}): check that it runs and can be reached"
-            ) from error
 
 
 class Replica:
@@ -91,6 +38,8 @@ class Replica:
         objects: ObjectStore,
         spool: Spool,
         work: Work,
+        calls: StoreCalls,
+        uploads: Uploads,
         *,
         name: str,
         clock: Clock,
@@ -100,6 +49,8 @@ class Replica:
         self._objects = objects
         self._spool = spool
         self._work = work
+        self._calls = calls
+        self._uploads = uploads
         self._name = name
         self._clock = clock
         self._submit = submit
@@ -149,7 +100,7 @@ class Replica:
             async with self._database.reading() as tx:
                 committed = await repository.batch_exists(tx, batch_id)
             if not committed:
-                await asyncio.to_thread(self._objects.delete, key)
+                await self._calls.run(self._objects.delete, key)
             await asyncio.to_thread(self._spool.forget_headers, batch_id)
             del self._headers[batch_id]
 
@@ -158,33 +109,38 @@ class Replica:
 
         Each time, and not by the time of the record: clocks differ, and what is recorded and not in hand is missing.
         """
-        before = self._work.arrivals()
+        before = self._in_hand()
         async with self._database.reading() as tx:
-            expected = await repository.expected(tx, self._name)
+            expected = await pledge.expected(tx, self._name)
         # One that came or was indexed meanwhile is in hand at one end at least; if not, it is indexed as a duplicate.
-        in_hand = before | self._work.arrivals()
+        in_hand = before | self._in_hand()
         for arrival_id, key in expected:
             if arrival_id not in in_hand:
                 await self._fetch(arrival_id, key)
 
+    def _in_hand(self) -> set[str]:
+        return self._work.arrivals() | self._uploads.removing()
+
     async def _heartbeat(self) -> None:
         now = self._clock()
         async with self._database.transaction() as tx:
-            work = [study for study in self._work.studies() if study[1]]
-            await repository.declare_open(tx, self._name, work, now)
-            left = await repository.orphaned(tx, self._name, silent_since=now - SILENT_AFTER, limit=_AT_ONCE)
-            for arrival_id, _ in left:
-                await repository.take_over(tx, arrival_id, self._name, now)
+            await pledge.declare_open(tx, self._name, [study for study in self._work.studies() if study[1]], now)
+        more = True
+        while more:
+            async with self._database.transaction() as tx:
+                count = await pledge.take_over(tx, self._name, silent_since=now - SILENT_AFTER, limit=_AT_ONCE, now=now)
+            more = count == _AT_ONCE
+            if count:
+                _LOG.warning("what a silent replica has acknowledged is taken over", items=count)
         await self._fetch_missing()
 
     async def _fetch(self, arrival_id: str, key: str) -> None:
         """Bring an acknowledged object back from the object store into the spool."""
         try:
-            entry = await asyncio.to_thread(self._download, arrival_id, key)
+            entry = await self._calls.run(self._download, arrival_id, key)
         except ObjectMissingError:
-            # It was recorded, never uploaded, and so never acknowledged.
-            async with self._database.transaction() as tx:
-                await repository.forget(tx, arrival_id)
+            # It was recorded, and never became an object, so it was never acknowledged. Parts of it may be there.
+            self._uploads.remove(arrival_id, key, doubtful=True)
             return
         except (SpoolFullError, SpoolUnavailableError, *_DAMAGED) as error:
             # One that is damaged must not keep this replica from the others; people have to look at the store.
@@ -199,6 +155,7 @@ class Replica:
         self._submit(entry)
 
     def _download(self, arrival_id: str, key: str) -> Entry:
+        self._spool.check()
         with self._objects.open(key) as source:
             path = self._spool.bring(arrival_id, source)
         try:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Result, Row, Table, bindparam, delete, select, update
+from sqlalchemy import CursorResult, Result, Row, Table, bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -125,7 +125,11 @@ async def index(
         for entry in entries
     ]
     await tx.execute(_insert_absent(tx, arrivals), came)
-    await tx.execute(delete(received).where(received.c.id.in_([row["id"] for row in came])))
+    recorded: Result[Any] = await tx.execute(delete(received).where(received.c.id.in_([row["id"] for row in came])))
+    uploaded = sum(entry.uploaded for batch in indexed for entry in batch.entries)
+    if isinstance(recorded, CursorResult) and recorded.rowcount < uploaded:
+        # Another replica has taken the records over, and perhaps removed the objects.
+        raise RacedError
     brought: dict[tuple[str, str], Brought] = {}
     for key in rows:
         new = [each for batch in indexed if batch.study == key for each in batch.new]

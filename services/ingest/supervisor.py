@@ -212,6 +212,8 @@ class Supervisor:
                 self._hold()
         elif kind == "answered":
             self._reception.answered(message)
+        elif kind == "dropped":
+            self._reception.dropped(message)
         elif kind == "log":
             self._reception.say(message)
         elif kind == "synced":
@@ -240,11 +242,11 @@ class Supervisor:
             self._reception.closed(message["association"], message["how"])
             receiver.lane.send({"kind": "answer", "call": call})
         else:
-            self._task(self._upload(receiver, message))
+            self._task(self._expect(receiver, message))
 
-    async def _upload(self, receiver: _Receiver, message: Message) -> None:
-        why = await self._reception.upload(receiver.folder, message)
-        receiver.lane.send({"kind": "answer", "call": message["call"], "why": why})
+    async def _expect(self, receiver: _Receiver, message: Message) -> None:
+        answer = await self._reception.expect(receiver.lane.name, receiver.folder, message)
+        receiver.lane.send({"kind": "answer", "call": message["call"], **answer})
 
     def _ended(self, receiver: _Receiver, message: Message) -> None:
         number = message["id"]

@@ -14,9 +14,10 @@
 | --- | --- |
 | `ready` | it can take connections |
 | `failed` | `reason` why it never will |
-| `admit`, `take`, `upload` | asks, with `call` |
+| `admit`, `take`, `expect` | asks, with `call` |
 | `closed` | asks, with `call`: gives an association's place back; `association`, `how` |
 | `spooled` | an arrival is on stable storage; always before its response is sent |
+| `dropped` | `id`, `why`, `doubtful`: what was expected is not acknowledged |
 | `answered` | a C-STORE response without an arrival |
 | `gone` | `id` of a connection that ended; `association`, if it was admitted, and `how` |
 | `synced` | `number` |
@@ -28,7 +29,7 @@ Each side reads all the time, whatever else it does, so that neither ever waits 
 import json
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 Message = dict[str, Any]
@@ -61,8 +62,10 @@ class Setup:
         Longest P-DATA-TF that is offered, bytes without the header.
     request_timeout, idle_timeout
         Seconds until an association request must be complete, and without a byte on an association.
-    upload
-        Whether an arrival must be in the object store too before it is acknowledged.
+    objects
+        Address of the object store, if an arrival must be there too before it is acknowledged; it may hold a secret.
+    store_timeout
+        Seconds that the object store may be silent.
     region, instance
         Of the deployment and the replica, for traces.
     tls
@@ -75,9 +78,10 @@ class Setup:
     max_pdu: int
     request_timeout: float
     idle_timeout: float
-    upload: bool
+    store_timeout: float
     region: str
     instance: str
+    objects: str | None = field(default=None, repr=False)
     tls: dict[str, Any] | None = None
 
 
