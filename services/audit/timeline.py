@@ -22,8 +22,9 @@ from contracts.instances import (
 from contracts.network import NetworkApplied
 from contracts.order import OrderCancelled, OrderChanged, OrderPlaced
 from contracts.procedure import ProcedureCompleted, ProcedureDiscontinued, ProcedureStarted
+from contracts.room import RoomChanged
 from contracts.routing import RoutingDecided
-from contracts.study import StudyAmended, StudyCompleted, StudyFlagged
+from contracts.study import StudyAmended, StudyCompleted, StudyExpired, StudyFlagged
 
 #: Status of an access that is recorded before it is tried.
 TRIED = 100
@@ -120,6 +121,24 @@ def _instance_conflicted(data: InstanceConflicted) -> str:
 def _study_flagged(data: StudyFlagged) -> str:
     where = "another study" if data.other_study_instance_uid != data.study_instance_uid else "itself"
     return f"The study contradicts {where} about one Patient ID, in {_listed(data.fields)}. People should look at it."
+
+
+def _study_expired(data: StudyExpired) -> str:
+    return (
+        f"The copy of version {data.version} was removed ({_count(data.instance_count, 'instance')}): its keep time is "
+        f"over, and {_listed(data.destinations)} {'has' if len(data.destinations) == 1 else 'have'} it."
+    )
+
+
+_ROOM = {
+    "ample": "has room again",
+    "low": "is running out of room: people must act before it is full",
+    "full": "is full: nothing more is taken into it until there is room",
+}
+
+
+def _room_changed(data: RoomChanged) -> str:
+    return f"The disk of {data.place} of {data.replica} {_ROOM[data.state]} ({data.free} bytes free)."
 
 
 def _association_refused(data: AssociationRefused) -> str:
@@ -235,6 +254,8 @@ _SENTENCES = _by_type(
     _quarantine_resolved,
     _instance_conflicted,
     _study_flagged,
+    _study_expired,
+    _room_changed,
     _association_refused,
     _study_completed,
     _study_amended,
