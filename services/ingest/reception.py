@@ -1,6 +1,7 @@
 """What receivers ask and tell, by association: who is let in, what has arrived, how it was answered."""
 
 import base64
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,6 +17,7 @@ from services.ingest import identity, metric
 from services.ingest.arrival import Arrival, Entry
 from services.ingest.gate import Gate
 from services.ingest.identity import Objection
+from services.ingest.refrain import Refrain
 from services.ingest.upload import Uploads
 from services.ingest.wire import Message
 from services.ingest.work import Work
@@ -24,6 +26,8 @@ _LOG = log.get(__name__)
 _RELEASED: Final = "released"
 #: Echo without a definition, a refusal that was told already, and what was ended here.
 _NO_FAULT: Final = ("released", "rejected", "stopped")
+#: Seconds in which an address is told of once that connects and asks for nothing.
+_SAID_EVERY: Final = 60.0
 _SAY: Final = {"info": _LOG.info, "warning": _LOG.warning, "error": _LOG.error}
 
 
@@ -64,6 +68,7 @@ class Reception:
         self._uploads = uploads
         self._name = name
         self._associations: dict[str, _Association] = {}
+        self._silent = Refrain(_SAID_EVERY, time.monotonic)
         #: Arrivals in hand that their receiver has not said to be entries, with the receiver.
         self._expected: dict[str, tuple[Entry, str]] = {}
 
@@ -135,12 +140,15 @@ class Reception:
             self._gate.insecure(address, HandshakeError(message["failure"], message["reason"]))
         elif how not in _NO_FAULT:
             metric.ASSOCIATIONS.labels(outcome="no-association").inc()
-            _LOG.warning(
-                "connection closed without a valid association request",
-                address=address,
-                outcome=how,
-                reason=message["reason"],
-            )
+            count = self._silent.count(address)
+            if count is not None:
+                _LOG.warning(
+                    "connection closed without a valid association request",
+                    address=address,
+                    outcome=how,
+                    reason=message["reason"],
+                    count=count,
+                )
 
     def known(self) -> set[str]:
         """List the arrivals that are in hand and will be indexed."""

@@ -165,9 +165,14 @@ async def test_a_receiver_that_hangs_is_killed_and_nothing_is_lost(
         assert statuses == [0, 0, None]
         assert await asyncio.to_thread(send, ingest.port, paths[2:]) == [0, 0]
         assert not victim.is_running()
-        await ingest.until_events("study.completed", 1)
-        found = {row.sop_uid for row in await ingest.rows(select(instances.c.sop_uid))}
-        assert found == {path.stem for path in paths}
+
+        async def all_indexed() -> bool:
+            found = {row.sop_uid for row in await ingest.rows(select(instances.c.sop_uid))}
+            return found == {path.stem for path in paths}
+
+        await ingest.until(all_indexed, "all that was sent")
+        # Which a barrier stands before.
+        assert await ingest.until_events("study.completed", 1)
 
 
 async def test_a_place_is_free_when_its_last_holder_hears_of_the_release(tmp_path: Path) -> None:

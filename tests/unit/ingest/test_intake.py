@@ -34,9 +34,6 @@ class Told:
     def spooled(self, arrival: Mapping[str, Any]) -> None:
         self.arrivals.append(arrival)
 
-    def uploaded(self, arrival: Mapping[str, Any]) -> str | None:
-        raise AssertionError(arrival)
-
     def answered(self, status: int, seconds: float, failure: str | None) -> None:
         assert seconds >= 0
         self.answers.append((status, failure))
@@ -89,7 +86,7 @@ def intake(pool: Pool, told: Told) -> Intake:
         span.naming(bytes),
         clock=lambda: datetime(2026, 1, 1, tzinfo=UTC),
         noise=bytes,
-        upload=False,
+        uplink=None,
     )
 
 
