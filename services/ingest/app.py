@@ -36,6 +36,7 @@ from services.ingest.spool import Spool
 from services.ingest.storecalls import StoreCalls
 from services.ingest.supervisor import Supervisor
 from services.ingest.upload import Uploads
+from services.ingest.watch import Watch, places
 from services.ingest.wire import Setup
 from services.ingest.work import Work
 
@@ -88,6 +89,15 @@ class _Parts:
             replica=name,
             clock=clock,
             noise=secrets.token_bytes,
+        )
+        self.watch = Watch(
+            self._database,
+            outbox,
+            places(self.spool.folder, platform.settings.objects),
+            replica=name,
+            needed=settings.min_free_bytes,
+            share=settings.low_share,
+            hours=settings.low_hours,
         )
         self.expiry = Expiry(
             self._database,
@@ -283,6 +293,9 @@ class _Ingest:
     async def expire(self) -> None:
         await self._started.expiry.run()
 
+    async def watch(self) -> None:
+        await self._started.watch.run()
+
     async def resolve(self) -> None:
         await self._started.gate.run()
 
@@ -296,6 +309,9 @@ class _Ingest:
 
     async def check_objects(self) -> None:
         await asyncio.to_thread(self._platform.objects.check)
+
+    async def check_room(self) -> None:
+        self._started.watch.check()
 
     async def check_index(self) -> None:
         trouble = self._started.indexer.trouble
@@ -333,8 +349,14 @@ def build(platform: Platform) -> Service:
             ingest.resolve,
             ingest.settle,
             ingest.expire,
+            ingest.watch,
             *renewing,
         ),
-        checks={"spool": ingest.check_spool, "objects": ingest.check_objects, "index": ingest.check_index},
+        checks={
+            "spool": ingest.check_spool,
+            "objects": ingest.check_objects,
+            "room": ingest.check_room,
+            "index": ingest.check_index,
+        },
         addresses=ingest.addresses,
     )

@@ -4,6 +4,8 @@ import errno
 import os
 from pathlib import Path
 
+from services.ingest.room import Margin
+
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -19,13 +21,18 @@ class SpoolUnavailableError(Exception):
     safe_to_log = True
 
 
-def require_room(folder: Path, wanted: int, min_free: int) -> None:
-    """Raise SpoolFullError unless `wanted` bytes leave `min_free` bytes free on a folder's disk; OSError as statvfs."""
+def measure(folder: Path) -> tuple[int, int]:
+    """Give the bytes that are free to this process on a folder's disk, and all that it has. Raises OSError."""
     disk = os.statvfs(folder)
-    free = disk.f_bavail * disk.f_frsize
-    if free - wanted < min_free:
+    return disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+
+
+def require_room(folder: Path, margin: Margin, coming: int = 0) -> None:
+    """Raise SpoolFullError unless a folder's disk takes more, with `coming` bytes on their way; OSError as statvfs."""
+    free, _ = measure(folder)
+    if not margin.takes(free, coming):
         raise SpoolFullError(
-            f"the spool's disk has {free} bytes free and {min_free} are kept free: "
+            f"the spool's disk has {free} bytes free and {margin.needed} are kept free: "
             "free some space, or lower KIVUKO_INGEST_MIN_FREE_BYTES"
         )
 

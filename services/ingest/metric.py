@@ -30,3 +30,8 @@ FLAGS = metric.counter("kivuko_ingest_flags_total", "Flags raised on studies for
 RESOLVED = metric.counter("kivuko_ingest_resolved_total", "Quarantined objects that people decided on.", ["outcome"])
 EXPIRED = metric.counter("kivuko_ingest_studies_expired_total", "Copies of studies that retention has removed.")
 EXPIRED_BYTES = metric.counter("kivuko_ingest_expired_bytes_total", "Bytes of the instances of these.")
+ROOM_FREE = metric.gauge("kivuko_ingest_room_free_bytes", "Bytes free on the disk of spool or objects.", ["kind"])
+ROOM_STATE = metric.gauge("kivuko_ingest_room_state", "0 ample, 1 low, 2 full.", ["kind"])
+ROOM_HOURS = metric.gauge(
+    "kivuko_ingest_room_hours_left", "Hours until it is full at the rate of the last ones; infinite if none.", ["kind"]
+)

@@ -16,6 +16,7 @@ from typing import BinaryIO, Final
 
 from libs.storage.durable import make_folder, sync_folder
 from services.ingest.disk import classified, require_room
+from services.ingest.room import Margin
 from services.ingest.seal import Head, Seal
 
 #: Suffix of a file that is waiting for an arrival, is being written, or is sealed: only its seal tells.
@@ -24,6 +25,9 @@ SUFFIX: Final = ".in"
 _BUFFER: Final = 64 << 10
 #: Bytes after which the disk is told to begin, so that the last sync of a large object is short.
 _WRITE_BACK: Final = 32 << 20
+#: Bytes of an object after which its disk is looked at again. Each that is on its way counts with so many, so that
+#: together they cannot take what is kept free.
+_STEP: Final = 256 << 10
 _AHEAD: Final = 32
 _MOST_PARTS: Final = 64
 
@@ -55,16 +59,17 @@ def lock(folder: Path) -> int:
 class Incoming:
     """A spool file that an arrival is written into; for one thread. What fails raises OSError or SpoolFullError."""
 
-    def __init__(self, path: Path, descriptor: int, head: Head, min_free: int) -> None:
+    def __init__(self, path: Path, descriptor: int, head: Head, pool: "Pool") -> None:
         self.path = path
         #: Bytes of the dataset so far.
         self.length = 0
         self._descriptor = descriptor
         self._head = head
-        self._min_free = min_free
+        self._pool = pool
         self._digest = hashlib.sha256()
         self._waiting: list[bytes] | None = []
         self._begun = 0
+        self._looked = 0
 
     @property
     def size(self) -> int:
@@ -75,6 +80,9 @@ class Incoming:
         """Take more of the dataset; the fragment is not used after the call."""
         self._digest.update(fragment)
         self.length += len(fragment)
+        if self.length - self._looked >= _STEP:
+            self._pool.require_room()
+            self._looked = self.length
         if self._waiting is None:
             _write(self._descriptor, [fragment])
         elif self.length <= _BUFFER:
@@ -83,10 +91,14 @@ class Incoming:
             waiting, self._waiting = self._waiting, None
             _write(self._descriptor, [bytes(self._head), *waiting, fragment])
         if self.length - self._begun >= _WRITE_BACK:
-            require_room(self.path.parent, 0, self._min_free)
             # On Linux this begins to write, and drops what is written: nobody reads a large object soon.
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             self._begun = self.length
+
+    def _close(self) -> None:
+        os.close(self._descriptor)
+        self._descriptor = -1
+        self._pool.ended()
 
     def seal(self, status: int, reason: str, detail: str, traceparent: str) -> Seal:
         """Finish the file; it is on stable storage when this returns, and an entry of the spool from then on."""
@@ -98,8 +110,7 @@ class Incoming:
         else:
             _write(self._descriptor, [bytes(self._head), *self._waiting])
         os.fdatasync(self._descriptor)
-        os.close(self._descriptor)
-        self._descriptor = -1
+        self._close()
         return seal
 
     def reading(self) -> BinaryIO:
@@ -112,8 +123,7 @@ class Incoming:
         """Remove the file: nothing in it was promised."""
         self._waiting = None
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self._close()
         self.path.unlink(missing_ok=True)
 
 
@@ -132,7 +142,8 @@ class Pool:
 
     def __init__(self, folder: Path, min_free: int, run: str) -> None:
         self._folder = folder
-        self._min_free = min_free
+        self._margin = Margin(min_free)
+        self._coming = 0
         self._run = run
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
@@ -141,14 +152,24 @@ class Pool:
     def take(self, head: Head) -> Incoming:
         """Give a file for an arrival. Raises SpoolFullError or SpoolUnavailableError."""
         try:
-            require_room(self._folder, 0, self._min_free)
+            self.require_room()
             with self._lock:
                 if not self._free:
                     self._fill()
                 path, descriptor = self._free.popleft()
+                self._coming += 1
         except OSError as error:
             raise classified(error) from error
-        return Incoming(path, descriptor, head, self._min_free)
+        return Incoming(path, descriptor, head, self)
+
+    def ended(self) -> None:
+        """One of the arrivals is not on its way any more."""
+        with self._lock:
+            self._coming -= 1
+
+    def require_room(self) -> None:
+        """Raise SpoolFullError if the disk takes no more, all that is on its way a step further; OSError."""
+        require_room(self._folder, self._margin, self._coming * _STEP)
 
     def close(self) -> None:
         """Remove the files that nothing arrived in."""

@@ -19,6 +19,8 @@ class IngestSettings(BaseSettings):
         0.5, ge=0, description="Longest time that an instance waits for its batch to fill while more are coming."
     )
     min_free_bytes: int = Field(256 << 20, ge=0, description="Free space below which nothing more is taken.")
+    low_share: float = Field(0.1, ge=0, lt=1, description="Share of a disk that is free when it is said to be low.")
+    low_hours: float = Field(24, ge=0, description="A disk that will be full sooner, as it fills now, is low too.")
     receivers: int = Field(
         default_factory=lambda: max(1, min(4, (os.cpu_count() or 1) - 1)),
         ge=1,

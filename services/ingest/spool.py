@@ -21,6 +21,7 @@ from services.ingest import identity, pool, seal
 from services.ingest.arrival import Arrival, DamagedEntryError, Entry, from_meta
 from services.ingest.disk import SpoolUnavailableError, classified, require_room
 from services.ingest.identity import Identity, Objection
+from services.ingest.room import Margin
 from services.ingest.seal import BrokenSealError, Seal, UnsealedError
 
 _CHUNK: Final = 1 << 20
@@ -44,7 +45,7 @@ class Spool:
 
     def __init__(self, folder: Path, min_free: int) -> None:
         self.folder = folder
-        self._min_free = min_free
+        self._margin = Margin(min_free)
         make_folder(folder)
 
     def bring(self, name: str, source: BinaryIO) -> Path:
@@ -129,7 +130,7 @@ class Spool:
         """Raise SpoolFullError or SpoolUnavailableError if an arrival could not be written now."""
         probe = self.folder / f"{os.getpid()}.part"
         try:
-            require_room(self.folder, 0, self._min_free)
+            require_room(self.folder, self._margin)
             probe.write_bytes(b"")
         except OSError as error:
             raise classified(error) from error
