@@ -15,6 +15,7 @@ from services.ingest import holding, identity, metric
 from services.ingest.arrival import Entry
 from services.ingest.holding import State
 from services.ingest.identity import Objection
+from services.ingest.repository import RacedError
 from services.ingest.spool import Spool, examine
 
 _LOG = log.get(__name__)
@@ -44,7 +45,7 @@ class Aside:
         await self.put(entry, objection)
 
     async def put(self, entry: Entry, objection: Objection, *, state: State = "open", also: Also = _nothing) -> None:
-        """Put an entry aside; it is gone from the spool when this returns."""
+        """Put an entry aside; it is gone from the spool when this returns. Raises RacedError: try again."""
         async with self._database.transaction() as tx:
             place = await holding.count_again(tx, entry, objection)
             if place is not None:
@@ -54,8 +55,9 @@ class Aside:
             async with self._database.transaction() as tx:
                 place = await self._record(tx, entry, objection, state)
                 await also(tx, place)
-            if place != entry.arrival.id:
-                await asyncio.to_thread(self._objects.delete, entry.quarantine_key)
+        if place != entry.arrival.id:
+            # It is there if an attempt before this one got no further than the object.
+            await asyncio.to_thread(self._objects.delete, entry.quarantine_key)
         # With ack=object-store it may be there under the key of an object that was never indexed.
         if objection.reason == "content-conflict":
             await asyncio.to_thread(self._objects.delete, entry.object_key)
@@ -72,13 +74,19 @@ class Aside:
         await asyncio.to_thread(self._spool.discard, entry.path)
 
     async def _record(self, tx: AsyncSession, entry: Entry, objection: Objection, state: State) -> str:
-        """Write the row and its event; give the entry's id, another's if the same bytes were put aside just now."""
+        """Write the row and its event; give the entry's id, another's if the same bytes were put aside just now.
+
+        Raises RacedError if neither is there.
+        """
         arrival = entry.arrival
         study_uid, sop_uid = _valid(entry.study_uid), _valid(arrival.sop_instance_uid)
         if not await holding.put_aside(tx, entry, objection, (study_uid, sop_uid), state):
             if await holding.has(tx, arrival.id):
                 return arrival.id
-            return await holding.count_again(tx, entry, objection) or arrival.id
+            place = await holding.count_again(tx, entry, objection)
+            if place is None:
+                raise RacedError
+            return place
         event = InstanceQuarantined(
             quarantine_id=arrival.id,
             reason=objection.reason,

@@ -22,19 +22,21 @@ from services.ingest.models import arrivals, conflicts, garbage, instances, quar
 State = Literal["open", "kept-first", "releasing", "released", "discarded"]
 #: States in which a person may decide.
 UNDECIDED: tuple[State, ...] = ("open", "kept-first")
+#: States in which nobody will do anything any more.
+_DECIDED: tuple[State, ...] = ("released", "discarded")
 
 
 async def count_again(tx: AsyncSession, entry: Entry, objection: Objection) -> str | None:
     """Count a repeated arrival of bytes that are in the quarantine; give the entry's id, None if they are not there.
 
-    Bytes that were deleted since are not there: they have to be kept once more.
+    Bytes that were deleted since, or went into a study, are not there: they have to be kept once more.
     """
     found = await tx.execute(
         update(quarantine)
         .where(
             *_same(entry, objection),
             quarantine.c.id != entry.arrival.id,
-            or_(quarantine.c.state != "discarded", quarantine.c.object_key != ""),
+            or_(quarantine.c.state.not_in(_DECIDED), quarantine.c.object_key != ""),
         )
         .values(times=quarantine.c.times + 1, last_received_at=entry.arrival.received_at)
         .returning(quarantine.c.id)
@@ -66,10 +68,10 @@ async def put_aside(
         "last_received_at": arrival.received_at,
         "state": state,
     }
-    # The same bytes were discarded and deleted: people are asked anew.
+    # The same bytes were discarded and deleted, or released as they were: people are asked anew.
     await tx.execute(
         delete(quarantine).where(
-            *_same(entry, objection), quarantine.c.state == "discarded", quarantine.c.object_key == ""
+            *_same(entry, objection), quarantine.c.state.in_(_DECIDED), quarantine.c.object_key == ""
         )
     )
     added = await tx.scalars(_insert_absent(tx, quarantine).values(row).returning(quarantine.c.id))
@@ -129,10 +131,11 @@ async def kept(tx: AsyncSession, tenant: str, sop_uid: str) -> Row[Any] | None:
     return found.first()
 
 
-async def study_known(tx: AsyncSession, tenant: str, study_uid: str) -> bool:
-    """Tell whether a tenant has a study."""
+async def sites_of(tx: AsyncSession, tenant: str, study_uid: str) -> list[str] | None:
+    """Give the sites that sent a study of a tenant; None if it has no such study."""
     mine = (studies.c.tenant == tenant, studies.c.study_uid == study_uid)
-    return await tx.scalar(select(studies.c.id).where(*mine)) is not None
+    found = (await tx.execute(select(studies.c.sites).where(*mine))).first()
+    return None if found is None else list(found.sites)
 
 
 async def note_conflict(tx: AsyncSession, entry: Entry, old: Row[Any], policy: ConflictPolicy) -> bool:

@@ -23,6 +23,7 @@ from libs.messaging.outbox import Outbox
 from libs.storage.database import Database
 from libs.storage.objects import ObjectStore, StoreFullError, StoreUnavailableError
 from libs.telemetry import log, trace
+from libs.web.principal import Principal
 from services.ingest import holding, metric
 from services.ingest.arrival import Arrival, Entry, arrival_id
 from services.ingest.candidate import RefusedError, Shelf, Wish
@@ -112,14 +113,18 @@ class Quarantine:
         """Look again: something was indexed. From the event loop only."""
         self._wake.set()
 
-    async def look(self, row: Row[Any], wish: Wish) -> Prospect:
-        """Say what a release would come to, and change nothing. Raises RefusedError, and what the object store does."""
+    async def look(self, row: Row[Any], wish: Wish, caller: Principal) -> Prospect:
+        """Say what a release would come to, and change nothing. Raises RefusedError, and what the object store does.
+
+        What a sender named it may bring into any study of its tenant, as it does when it arrives. What a person names,
+        or has replaced, has to be in that person's scope.
+        """
         _require_undecided(row)
         reading = await asyncio.to_thread(self._shelf.read, row, wish, self._clock())
         found = reading.found
         async with self._database.reading() as tx:
             kept = await holding.kept(tx, row.tenant, found.sop_instance_uid)
-            new = not await holding.study_known(tx, row.tenant, found.study_instance_uid)
+            sites = await holding.sites_of(tx, row.tenant, found.study_instance_uid)
         replaces = kept is not None and (bool(reading.corrected) or kept.content_hash != row.content_hash)
         if kept is not None and kept.study_uid != found.study_instance_uid:
             raise RefusedError(
@@ -133,25 +138,32 @@ class Quarantine:
                 "Another content is kept under this SOP Instance UID.",
                 "Set SOPInstanceUID to a new UID to keep both, or ask to replace what is kept: it stays readable.",
             )
+        named = replaces or "StudyInstanceUID" in reading.corrected
+        if named and sites is not None and not caller.sees_study(row.tenant, sites):
+            raise RefusedError(
+                "Study out of scope",
+                "There is such a study, and it is not in your scope.",
+                "Ask someone who may see it to release this entry.",
+            )
         return Prospect(
             study_uid=found.study_instance_uid,
             series_uid=found.series_instance_uid,
             sop_class_uid=found.sop_class_uid,
             sop_uid=found.sop_instance_uid,
             corrected=reading.corrected,
-            new_study=new,
+            new_study=sites is None,
             replaces=replaces,
         )
 
-    async def release(self, row: Row[Any], wish: Wish, by: str) -> Prospect:
+    async def release(self, row: Row[Any], wish: Wish, caller: Principal) -> Prospect:
         """Release an entry; it is `releasing` from here on, whatever happens. Raises as `look`."""
-        prospect = await self.look(row, wish)
+        prospect = await self.look(row, wish, caller)
         if row.id in self._entering:
             raise RefusedError("Decided already", "This entry is on its way into a study.", "Look at it in a moment.")
         # Before it is written down: `run` must not take it up as one that a crash has left.
         self._entering.add(row.id)
         try:
-            await self._claim_and_enter(row, wish, prospect, by)
+            await self._claim_and_enter(row, wish, prospect, caller.name)
         finally:
             self._entering.discard(row.id)
         self._wake.set()
@@ -201,7 +213,6 @@ class Quarantine:
                 metric.RESOLVED.labels(outcome="discarded").inc()
             if delete:
                 await holding.let_go(tx, row.id, found.object_key, now)
-        what = "its bytes deleted" if delete else "its bytes kept"
         what = "its bytes deleted" if delete else "its bytes kept"
         _LOG.info("quarantined object discarded", item=row.id, tenant=row.tenant, reason=what)
         if delete:

@@ -232,8 +232,8 @@ def _deciding(router: APIRouter, database: Database, quarantine: Callable[[], Qu
 async def _release(quarantine: Quarantine, row: Row[Any], body: Release, caller: Principal) -> Outcome:
     try:
         if body.dry_run:
-            return _outcome(row.id, "would-release", await quarantine.look(row, body.wish()))
-        return _outcome(row.id, "releasing", await quarantine.release(row, body.wish(), caller.name))
+            return _outcome(row.id, "would-release", await quarantine.look(row, body.wish(), caller))
+        return _outcome(row.id, "releasing", await quarantine.release(row, body.wish(), caller))
     except RefusedError as error:
         return Outcome(id=row.id, outcome="refused", problem=error.detail, advice=error.advice)
     except StoreUnavailableError as error:

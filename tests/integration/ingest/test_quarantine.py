@@ -4,13 +4,14 @@ import asyncio
 import io
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from pydicom import Dataset, dcmread
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from libs.web.principal import Principal
 from services.ingest import holding
@@ -28,6 +29,7 @@ OPERATOR = Principal(name="night", role="operator")
 ELSEWHERE = Principal(name="bata", role="operator", sites=frozenset({"bata"}))
 PATH = "/v1/ingest/quarantine"
 WHY = {"reason": "the worklist was wrong"}
+NEW_STUDY = {"StudyInstanceUID": "1.2.3.4"}
 
 
 @asynccontextmanager
@@ -138,6 +140,60 @@ async def test_other_content_takes_the_place_or_gets_its_own_uid(tmp_path: Path)
         await post(ingest, f"/{three.id}/release", {**WHY, "corrections": {"SOPInstanceUID": fresh}})
         rows = await ingest.rows(select(instances.c.sop_uid).order_by(instances.c.id))
         assert [row.sop_uid for row in rows] == [kept.sop_uid, fresh]
+
+
+async def test_bytes_that_a_release_let_go_are_put_aside_once_more(tmp_path: Path) -> None:
+    first, other = contents(tmp_path)
+    async with running(tmp_path / "home") as ingest:
+        for path in (first, other, first):
+            await asyncio.to_thread(send, ingest.port, [path])
+            await ingest.until_indexed()
+            for row in await ingest.rows(select(quarantine).where(quarantine.c.state == "open")):
+                await post(ingest, f"/{row.id}/release", {**WHY, "replace": True})
+        # The first content stands again; the other is in no study any more, and its sender is told success.
+        await asyncio.to_thread(send, ingest.port, [other])
+        await ingest.until_indexed()
+        (row,) = await ingest.rows(select(quarantine).where(quarantine.c.state == "open"))
+        assert stored(ingest, row.object_key)[0] == read(other)[1]
+
+
+async def test_a_release_counts_as_the_latest_whatever_the_clock_says(tmp_path: Path) -> None:
+    first, other = contents(tmp_path)
+    async with running(tmp_path / "home") as ingest:
+        for path in (first, other):
+            await asyncio.to_thread(send, ingest.port, [path])
+            await ingest.until_indexed()
+        async with ingest.database.transaction() as tx:
+            # What is kept arrived before the clock was put back.
+            await tx.execute(update(instances).values(received_at=datetime.now(UTC) + timedelta(hours=1)))
+        (row,) = await ingest.rows(select(quarantine))
+        done = await post(ingest, f"/{row.id}/release", {**WHY, "replace": True})
+        assert done["outcome"] == "released"
+        (kept,) = await ingest.rows(select(instances))
+        assert stored(ingest, kept.object_key)[0] == read(other)[1]
+
+
+async def test_a_release_changes_no_study_out_of_scope(tmp_path: Path) -> None:
+    first, other = contents(tmp_path)
+    study = str(dcmread(first).StudyInstanceUID)
+    async with running(tmp_path / "home") as ingest:
+        for path in (first, other):
+            await asyncio.to_thread(send, ingest.port, [path])
+            await ingest.until_indexed()
+        lost = await put_aside(ingest, make_ct(tmp_path, StudyInstanceUID=None))
+        async with ingest.database.transaction() as tx:
+            await tx.execute(update(quarantine).values(site="bata"))
+        (row,) = await ingest.rows(select(quarantine).where(quarantine.c.reason == "content-conflict"))
+        into = {"trust": "dataset", "corrections": {"StudyInstanceUID": study}}
+        async with calling(ingest, ELSEWHERE) as http:
+            for entry, wish in ((row, {"replace": True}), (lost, into), (row, {"dry_run": True, "replace": True})):
+                refused = await http.post(f"{PATH}/{entry.id}/release", json={**WHY, **wish})
+                assert refused.status_code == 409, refused.text
+                assert "scope" in refused.json()["detail"]
+            answer = await http.post(f"{PATH}/{lost.id}/release", json={**WHY, **into, "corrections": NEW_STUDY})
+            assert answer.json()["outcome"] == "released", answer.text
+        assert {each.state for each in await ingest.rows(select(quarantine))} == {"open", "released"}
+        assert await ingest.rows(select(replaced)) == []
 
 
 async def test_what_is_refused_changes_nothing(tmp_path: Path) -> None:
