@@ -5,7 +5,7 @@ import errno
 import secrets
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from contracts.definition import Assembly, Definition
 from libs.dimse.tls import Files, Profile, files_of
@@ -41,6 +41,8 @@ from services.ingest.wire import Setup
 from services.ingest.work import Work
 
 _LOG = log.get(__name__)
+#: Seconds that whoever asks for readiness waits for the object store.
+_LOOK_TIMEOUT: Final = 5.0
 
 
 class _Parts:
@@ -178,7 +180,8 @@ class _Parts:
         # They load meanwhile.
         self.supervisor.spawn()
         try:
-            await self.replica.repair()
+            async with self.indexer.meanwhile():
+                await self.replica.repair()
             await self.gate.resolve()
             await self.supervisor.start()
             self._listen()
@@ -262,6 +265,7 @@ class _Ingest:
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self._parts: _Parts | None = None
+        self._looking: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
         parts = _Parts(self._platform)
@@ -308,7 +312,16 @@ class _Ingest:
         await asyncio.to_thread(self._started.spool.check)
 
     async def check_objects(self) -> None:
-        await asyncio.to_thread(self._platform.objects.check)
+        # One look at a time: whoever asks meanwhile waits for it, and not in one more thread.
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._started.calls.run(self._platform.objects.check))
+        try:
+            async with asyncio.timeout(_LOOK_TIMEOUT):
+                await asyncio.shield(self._looking)
+        except TimeoutError as error:
+            raise NotReadyError(
+                "the object store does not answer: see whether it runs, and the network to it"
+            ) from error
 
     async def check_room(self) -> None:
         self._started.watch.check()
@@ -339,7 +352,7 @@ def build(platform: Platform) -> Service:
         name="ingest",
         database=database,
         tables=messaging,
-        router=make_router(database, ingest.quarantine, platform.clock),
+        router=make_router(database, ingest.quarantine, platform.clock, lambda: platform.network.current),
         start=ingest.start,
         stop=ingest.stop,
         loops=(
