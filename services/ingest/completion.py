@@ -1,6 +1,7 @@
 """Says when a study is complete, and writes its manifest: by evidence, and never while work of it is in hand."""
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -102,6 +103,7 @@ class Completion:
 
     async def look(self) -> float | None:
         """Complete what is due; give the seconds until there may be more, None if nothing is known to come."""
+        await self._note_broken()
         async with self._database.reading() as tx:
             waiting = await versions.next_due(tx)
         now = self._clock()
@@ -117,16 +119,21 @@ class Completion:
         if first > now:
             seconds = (first - now).total_seconds()
             return seconds if longest is None else min(seconds, longest)
-        broken = self._work.broken()
         async with self._database.transaction() as tx:
-            if broken:
-                await versions.note_broken(tx, broken)
             taken = await versions.lease_due(tx, self._replica, now=now, limit=_AT_ONCE)
         if not taken:
             # Another replica has them; it may die.
             return _LONGEST_WAIT
         await self._decide(taken)
         return 0
+
+    async def _note_broken(self) -> None:
+        # Whether or not something is due here: another replica may be the one that decides.
+        broken = self._work.broken()
+        if broken:
+            async with self._database.transaction() as tx:
+                await versions.note_broken(tx, broken)
+            self._work.noted(broken)
 
     async def _decide(self, taken: list[Due]) -> None:
         """Ask of each study whether it is complete."""
@@ -155,7 +162,7 @@ class Completion:
                 until[due.id] = decision.until
         if until:
             async with self._database.transaction() as tx:
-                await versions.postpone(tx, until)
+                await versions.postpone(tx, until, self._replica)
         for due, decision in decisions:
             await self._complete_or_say_why(due, decision)
 
@@ -180,7 +187,9 @@ class Completion:
             await self._fill(draft, due)
             changes = await asyncio.to_thread(draft.close, before)
             # Named by its content too: an attempt that was overtaken never replaces the manifest of one that stands.
-            key = f"manifests/{due.tenant}/{due.study_uid}/{due.version + 1}-{draft.digest[:16]}.json"
+            # And by its replica: one whose lease was lost must not remove what another one has written.
+            name = f"{due.version + 1}-{draft.digest[:16]}-{hashlib.sha256(self._replica.encode()).hexdigest()[:8]}"
+            key = f"manifests/{due.tenant}/{due.study_uid}/{name}.json"
             if not changes:
                 await self._settle(due)
                 return
@@ -268,16 +277,13 @@ class Completion:
             await self._later(due)
 
     async def _overtaken(self, due: Due, key: str) -> None:
-        """Instances arrived meanwhile. The successor has another hash, unless it is the very same version."""
-        async with self._database.reading() as tx:
-            named = await versions.names_manifest(tx, due.id, key)
+        """Instances arrived meanwhile, or another replica took over: no version has this manifest."""
         await self._later(due)
-        if not named:
-            await asyncio.to_thread(self._objects.delete, key)
+        await asyncio.to_thread(self._objects.delete, key)
 
     async def _later(self, due: Due) -> None:
         async with self._database.transaction() as tx:
-            await versions.postpone(tx, {due.id: self._clock() + self._patience().quiet})
+            await versions.postpone(tx, {due.id: self._clock() + self._patience().quiet}, self._replica)
 
     async def _in_hand(self, studies: set[Study]) -> set[Study]:
         here = {study for study in studies if self._work.has(study)}

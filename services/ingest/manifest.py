@@ -65,6 +65,10 @@ class Draft:
         self._digest = hashlib.sha256()
         self._aggregate = Aggregate()
         self._contents: dict[str, str] = {}
+        #: Of the whole, once it is closed: see `contracts.manifest.set_hash`.
+        self.content_hash = ""
+        #: Of the study, once it is closed.
+        self.attributes: Attributes = {}
         self.size = 0
         head = {"tenant": tenant, "study_instance_uid": study_uid, "version": version}
         self._write(_json(head)[:-1] + b',"instances":[')
@@ -85,6 +89,8 @@ class Draft:
 
     def close(self, before: Mapping[str, str]) -> Difference:
         """Write the rest: hash, attributes, and what differs from the version before, by its `contents`."""
+        # Once: of a study of many instances this takes a while.
+        self.content_hash, self.attributes = set_hash(self._contents.items()), self._aggregate.attributes()
         found = difference(self._contents, before)
         rest = {
             "content_hash": self.content_hash,
@@ -104,16 +110,6 @@ class Draft:
     def series_count(self) -> int:
         """Number of series."""
         return self._aggregate.series_count
-
-    @property
-    def content_hash(self) -> str:
-        """Hash of the set of instances: see `contracts.manifest.set_hash`."""
-        return set_hash(self._contents.items())
-
-    @property
-    def attributes(self) -> Attributes:
-        """Attributes of the study."""
-        return self._aggregate.attributes()
 
     @property
     def digest(self) -> str:

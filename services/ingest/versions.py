@@ -99,15 +99,17 @@ async def follow_clock(tx: AsyncSession, latest: datetime) -> None:
     await tx.execute(update(studies).where(studies.c.due_at > latest).values(due_at=latest))
 
 
-async def postpone(tx: AsyncSession, until: Mapping[int, datetime]) -> None:
-    """Give studies back, by id: they are not complete yet."""
+async def postpone(tx: AsyncSession, until: Mapping[int, datetime], replica: str) -> None:
+    """Give studies back, by id: they are not complete yet. One whose lease was lost is another replica's now."""
     if not until:
         return
     await (await tx.connection()).execute(
         update(studies)
-        .where(studies.c.id == bindparam("study"), studies.c.due_at.is_not(None))
+        .where(
+            studies.c.id == bindparam("study"), studies.c.due_at.is_not(None), studies.c.leased_by == bindparam("of")
+        )
         .values(due_at=bindparam("at"), leased_by=None, leased_until=None),
-        [{"study": study, "at": at} for study, at in sorted(until.items())],
+        [{"study": study, "at": at, "of": replica} for study, at in sorted(until.items())],
     )
 
 
@@ -190,11 +192,6 @@ async def _settle(tx: AsyncSession, due: Due, replica: str, values: Mapping[str,
         .returning(studies.c.id)
     )
     return done.first() is not None
-
-
-async def names_manifest(tx: AsyncSession, study_id: int, key: str) -> bool:
-    """Tell whether a study's last version has this manifest."""
-    return await tx.scalar(select(studies.c.manifest_key).where(studies.c.id == study_id)) == key
 
 
 async def in_hand_elsewhere(tx: AsyncSession, due: Collection[Study], replica: str, since: datetime) -> set[Study]:

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -82,10 +82,16 @@ class Work:
             return self._studies[study] > 0
 
     def broken(self) -> dict[Study, datetime]:
-        """Give once, as soon as a study is not in hand: when something of it arrived last on a broken association."""
+        """Give studies that are not in hand any more: when something of each arrived last on a broken association."""
         with self._lock:
-            over = [study for study in self._broken if self._studies[study] <= 0]
-            return {study: self._broken.pop(study) for study in over}
+            return {study: at for study, at in self._broken.items() if self._studies.get(study, 0) <= 0}
+
+    def noted(self, broken: Mapping[Study, datetime]) -> None:
+        """Forget what `broken` gave: it is written down."""
+        with self._lock:
+            for study, at in broken.items():
+                if self._broken.get(study) == at:
+                    del self._broken[study]
 
     def let_go(self, since: datetime) -> None:
         """Take studies away from associations that have brought nothing of them since a time.

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -501,6 +501,81 @@ async def test_without_the_manifest_before_all_counts_as_added(replica: Replica)
     amended = (await replica.events())[-1]
     assert isinstance(amended, StudyAmended)
     assert (amended.version, amended.added_count, amended.replaced_count) == (2, 2, 0)
+
+
+class Interrupted:
+    """A store whose deletions wait until something else is done."""
+
+    def __init__(self, objects: ObjectStore, first: Callable[[], None]) -> None:
+        self._objects = objects
+        self._first = first
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objects, name)
+
+    def delete(self, key: str) -> None:
+        """Remove an object afterwards."""
+        self._first()
+        self._objects.delete(key)
+
+
+async def test_a_replica_that_was_too_slow_leaves_the_version_of_another_alone(replica: Replica) -> None:
+    other = Replica(replica.database, replica.objects, "two")
+    written, overtaken = asyncio.Event(), asyncio.Event()
+    looks: list[asyncio.Task[None]] = []
+    loop = asyncio.get_running_loop()
+
+    async def other_waits(count: int) -> None:
+        if count == 2:
+            written.set()
+            await overtaken.wait()
+
+    async def other_takes_over(count: int) -> None:
+        if count == 2:
+            other.now = replica.now = replica.now + timedelta(minutes=6)
+            looks.append(asyncio.create_task(other.look()))
+            await written.wait()
+
+    def other_records() -> None:
+        loop.call_soon_threadsafe(overtaken.set)
+        asyncio.run_coroutine_threadsafe(_ended(looks), loop).result(10)
+
+    await replica.receive(images(2))
+    other.now = replica.now
+    await replica.pass_time(9)
+    slow = Interrupted(replica.objects, other_records)
+    replica.objects = cast("ObjectStore", slow)
+    replica.start()
+    replica.barriers = 0
+    replica.at_barrier, other.at_barrier = other_takes_over, other_waits
+    replica.now += timedelta(seconds=20)
+    await replica.completion.look()
+    overtaken.set()
+    await _ended(looks)
+    (event,) = await replica.events()
+    assert replica.manifest(event).instances
+    assert len(list(other.objects.list("manifests/"))) == 1
+
+
+async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
+    await asyncio.gather(*tasks)
+
+
+async def test_an_association_that_broke_off_is_noted_although_another_replica_decides(replica: Replica) -> None:
+    other = Replica(replica.database, replica.objects, "two")
+    replica.associate("a")
+    replica.acknowledge(images(1)[0], "a")
+    replica.end("a", broken=True)
+    await replica.barrier()
+    await replica.index(list(replica.spool))
+    await replica.completion.look()
+    other.now = START - timedelta(seconds=1)
+    other.start()
+    other.now = START
+    await other.pass_time(29)
+    assert await other.events() == []
+    await other.pass_time(2)
+    assert len(await other.events()) == 1
 
 
 async def test_thousands_of_instances_are_one_manifest_page_by_page(replica: Replica) -> None:
