@@ -121,11 +121,11 @@ async def test_a_receiver_that_is_killed_leaves_no_parts(tmp_path: Path, s3: Sea
 
 async def test_everything_killed_while_a_large_object_comes_leaves_no_parts(tmp_path: Path, s3: SeaweedFS) -> None:
     url = s3.bucket()
-    shared = {"objects_url": url, "ack": "object-store", "instance": "ingest-0"}
+    shared: dict[str, Any] = {"objects_url": url, "ack": "object-store", "instance": "ingest-0"}
     with victim(tmp_path / "home", shared) as (process, port):
         then = threading.Event()
         sender = asyncio.create_task(asyncio.to_thread(begin_large, port, then))
-        await asyncio.to_thread(wait_until, lambda: unfinished(url), "parts in the store")
+        await asyncio.to_thread(wait_until, lambda: bool(unfinished(url)), "parts in the store")
         process.kill()
         process.wait()
         then.set()

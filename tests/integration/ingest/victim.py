@@ -4,11 +4,12 @@ import asyncio
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests.integration.ingest.conftest import running
 
 
-async def main(home: Path, settings: dict[str, str]) -> None:
+async def main(home: Path, settings: dict[str, Any]) -> None:
     """Run until killed."""
     async with running(home, **settings) as ingest:
         print("port", ingest.port, flush=True)
