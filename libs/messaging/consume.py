@@ -1,4 +1,4 @@
-"""One event, one transaction: parse, note in the inbox, handle, commit, acknowledge; a failure goes by the ladder."""
+"""Events in transactions: parse, note in the inbox, handle, commit, acknowledge; a failure goes by the ladder."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from faststream.rabbit import RabbitBroker
 from faststream.rabbit.annotations import RabbitMessage
-from opentelemetry import propagate, trace
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -15,13 +14,13 @@ from contracts.envelope import Event
 from contracts.fact import Fact
 from contracts.topics import BY_MODEL, BY_TYPE, Topic, all_events_queue
 from libs.clock import Clock
-from libs.messaging import inbox
+from libs.messaging.batch import TOGETHER, Batches, process_span
 from libs.messaging.desk import Desk, Receiver, serve
 from libs.messaging.failure import Refuse
 from libs.messaging.ladder import LADDER, next_delay
 from libs.messaging.tables import MessagingTables
 from libs.messaging.topology import replica, work_queue
-from libs.messaging.verdict import invalid, judge, not_begun
+from libs.messaging.verdict import Verdict, invalid, judge
 from libs.storage.database import Database
 from libs.telemetry import log
 
@@ -31,11 +30,10 @@ Handler = Callable[[Event[FactT], AsyncSession], Awaitable[None]]
 HandlerOfAll = Callable[[Event[Any], bytes, AsyncSession], Awaitable[None]]
 HandlerOfReplica = Callable[[Event[FactT]], Awaitable[None]]
 
-#: Messages that a consumer holds unsettled at most.
-PREFETCH = 20
+#: Messages that a consumer holds unsettled at most: a batch in work, and the next one.
+PREFETCH = 2 * TOGETHER
 
 _LOG = log.get(__name__)
-_TRACER = trace.get_tracer(__name__)
 
 
 def consume(
@@ -51,8 +49,10 @@ def consume(
 ) -> "Callable[[Handler[FactT]], Handler[FactT]]":
     """Let a function handle the events of one type: `handler(event, tx)`.
 
-    The handler runs in a transaction that commits before the event is acknowledged. An event that was processed before
-    is acknowledged without calling it. It raises `Retry`, `Refuse`, or anything else, which counts as `Retry`.
+    The handler runs in a transaction that commits before the event is acknowledged. Events that are ready at the same
+    time share one; where one of them fails, nothing of it stands, and each is handled again alone. An event that was
+    processed before is acknowledged without calling it. It raises `Retry`, `Refuse`, or anything else, which counts as
+    `Retry`.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def consume(
         serve(
             broker,
             spec,
-            _transactional(desk, parse=_parser(topic), handle=handle, database=database, tables=tables, clock=clock),
+            _transactional(desk, _parser(topic), Batches(spec.name, handle, database, tables, clock)),
             prefetch,
         )
         return handler
@@ -103,7 +103,7 @@ def consume_all(
         serve(
             broker,
             spec,
-            _transactional(desk, parse=parse_any, handle=handle, database=database, tables=tables, clock=clock),
+            _transactional(desk, parse_any, Batches(spec.name, handle, database, tables, clock)),
             prefetch,
         )
         return handler
@@ -138,7 +138,7 @@ def consume_replica(
             for failures in count(1):
                 try:
                     event = parse(message.body)
-                    with _span(event, spec.name):
+                    with process_span(event, spec.name):
                         await handler(event)
                 except Exception as error:  # noqa: BLE001 - judged, logged, and tried again or buried
                     verdict = judge(error)
@@ -190,51 +190,15 @@ def _parser(topic: Topic) -> Callable[[bytes], Event[Any]]:
     return parse
 
 
-def _transactional(
-    desk: Desk,
-    *,
-    parse: Callable[[bytes], Event[Any]],
-    handle: Callable[[bytes, AsyncSession, Event[Any]], Awaitable[None]],
-    database: Database,
-    tables: MessagingTables,
-    clock: Clock,
-) -> Receiver:
-    async def process(event: Event[Any], body: bytes, begun: asyncio.Event) -> str:
-        with _span(event, desk.queue):
-            async with database.transaction() as tx:
-                first = await inbox.record(tx, tables, queue=desk.queue, source=event.source, id=event.id, now=clock())
-                begun.set()
-                if not first:
-                    return "repeated"
-                await handle(body, tx, event)
-        return "processed"
-
+def _transactional(desk: Desk, parse: Callable[[bytes], Event[Any]], batches: Batches) -> Receiver:
     async def receive(message: RabbitMessage) -> None:
-        begun = asyncio.Event()
         try:
             event = parse(message.body)
         except Refuse as refusal:
             return await desk.fail(message, judge(refusal))
-        try:
-            outcome = await process(event, message.body, begun)
-        except Exception as error:  # noqa: BLE001 - judged, logged, and sent up the ladder or to the dead letters
-            return await desk.fail(message, judge(error) if begun.is_set() else not_begun(error))
+        outcome = await batches.process(message, event)
+        if isinstance(outcome, Verdict):
+            return await desk.fail(message, outcome)
         return await desk.settle(message, outcome)
 
     return receive
-
-
-def _span(event: Event[Any], queue: str) -> Any:
-    """Go on in the trace of the producer. What the handler raises is not recorded: its text may hold personal data."""
-    carrier = {"traceparent": event.traceparent or "", "tracestate": event.tracestate or ""}
-    return _TRACER.start_as_current_span(
-        f"process {event.type.removeprefix('kivuko.')}",
-        context=propagate.extract(carrier),
-        kind=trace.SpanKind.CONSUMER,
-        attributes={
-            "messaging.operation.type": "process",
-            "messaging.destination.name": queue,
-            "messaging.message.id": event.id,
-        },
-        record_exception=False,
-    )

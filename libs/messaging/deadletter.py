@@ -129,17 +129,22 @@ class DeadLetters:
                         f"Dead letter {row.id} came from {row.queue or 'an unknown queue'}, which this release "
                         f"does not have: it cannot be replayed. It stays here; nothing was replayed."
                     )
-                await outbox.put(
-                    tx, self._tables, self._clock, self._database.service,
-                    message_id=str(uuid4()),
-                    exchange="",
-                    routing_key=row.queue,
-                    type=row.type,
-                    content_type=row.content_type,
-                    headers=ladder.fresh(row.headers) | {ladder.REPLAY: str(row.id)},
-                    body=row.body,
-                )  # fmt: skip
+            if rows:
+                messages = [_again(row) for row in rows]
+                await outbox.put(tx, self._tables, self._clock, self._database.service, messages)
         return len(rows)
+
+
+def _again(row: Row[Any]) -> outbox.Message:
+    return outbox.Message(
+        message_id=str(uuid4()),
+        exchange="",
+        routing_key=row.queue,
+        type=row.type,
+        content_type=row.content_type,
+        headers=ladder.fresh(row.headers) | {ladder.REPLAY: str(row.id)},
+        body=row.body,
+    )
 
 
 def take_dead_letters(

@@ -1,6 +1,8 @@
 """The outbox: events are written in the transaction of the change that they tell of, and published afterwards."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +17,7 @@ from contracts.topics import BY_MODEL, EXCHANGE
 from libs.clock import Clock
 from libs.messaging.inbox import insert
 from libs.messaging.tables import MessagingTables
+from libs.storage.database import before_commit
 
 #: Set on a session that has put something into the outbox: the relay looks for it when the session commits.
 PENDING = "kivuko.outbox"
@@ -25,38 +28,36 @@ def channel(service: str) -> str:
     return f"kivuko_outbox_{service}"
 
 
+@dataclass(frozen=True)
+class Message:
+    """One message as it goes to the broker."""
+
+    message_id: str
+    exchange: str
+    routing_key: str
+    type: str | None
+    content_type: str
+    headers: Mapping[str, Any]
+    body: bytes
+
+
 async def put(
-    tx: AsyncSession,
-    tables: MessagingTables,
-    clock: Clock,
-    service: str,
-    *,
-    message_id: str,
-    exchange: str,
-    routing_key: str,
-    type: str | None,  # noqa: A002 - AMQP's name
-    content_type: str,
-    headers: Mapping[str, Any],
-    body: bytes,
+    tx: AsyncSession, tables: MessagingTables, clock: Clock, service: str, messages: Sequence[Message]
 ) -> None:
-    """Write one message into the outbox and see to it that a relay wakes when the transaction commits."""
+    """Write messages into the outbox, in their order, and see to it that a relay wakes when the transaction commits."""
     now = clock()
-    await tx.execute(
-        plain_insert(tables.outbox).values(
-            message_id=message_id,
-            exchange=exchange,
-            routing_key=routing_key,
-            type=type,
-            content_type=content_type,
-            headers=dict(headers),
-            body=body,
-            created_at=now,
-            available_at=now,
-        )
-    )
+    rows = [{**vars(one), "headers": dict(one.headers), "created_at": now, "available_at": now} for one in messages]
+    await tx.execute(plain_insert(tables.outbox), rows)
     if PENDING not in tx.info and tx.get_bind().dialect.name == "postgresql":
         await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": channel(service)})
     tx.info[PENDING] = True
+
+
+@dataclass(frozen=True)
+class _Emitted:
+    event: Event[Any]
+    routing_key: str
+    carrier: Mapping[str, str]
 
 
 class Outbox:
@@ -83,8 +84,9 @@ class Outbox:
     async def emit(self, tx: AsyncSession, data: Fact, *, subject: str, tenant: str, site: str | None = None) -> str:
         """Write an event in the caller's transaction and return its id.
 
-        The sequence number is taken in the same transaction: if that rolls back, the number is used by the next event.
-        On PostgreSQL transactions of one source therefore wait for each other from here on: emit last.
+        The row and its sequence number come with all others of the transaction right before it commits: if it rolls
+        back, the numbers are used by the next events. On PostgreSQL transactions of one source wait for each other
+        only there, after whatever else they have locked.
 
         Parameters
         ----------
@@ -118,29 +120,40 @@ class Outbox:
             tracestate=tracestate or None,
             tenant=tenant,
             site=site,
-            sequence=await self._next(tx),
+            sequence=1,
             data=data,
         )
-        absent = {name for name in ("traceparent", "tracestate", "site") if getattr(event, name) is None}
-        await put(
-            tx,
-            self._tables,
-            self._clock,
-            self._service,
-            message_id=event.id,
-            exchange=EXCHANGE,
-            routing_key=topic.routing_key(tenant, site),
-            type=topic.type,
-            content_type=CONTENT_TYPE,
-            headers=carrier,
-            body=event.model_dump_json(exclude=absent).encode(),
-        )
+        place = f"{PENDING}{self._source}"
+        if place not in tx.info:
+            tx.info[place] = []
+            before_commit(tx, partial(self._write, tx, tx.info[place]))
+        tx.info[place].append(_Emitted(event, topic.routing_key(tenant, site), carrier))
         return event.id
 
-    async def _next(self, tx: AsyncSession) -> int:
+    async def _write(self, tx: AsyncSession, emitted: Sequence[_Emitted]) -> None:
+        last = await self._count_on(tx, len(emitted))
+        numbers = range(last - len(emitted) + 1, last + 1)
+        messages = [_message(each, number) for each, number in zip(emitted, numbers, strict=True)]
+        await put(tx, self._tables, self._clock, self._service, messages)
+
+    async def _count_on(self, tx: AsyncSession, by: int) -> int:
         sequence = self._tables.sequence
-        first = insert(tx, sequence).values(source=self._source, value=1)
+        first = insert(tx, sequence).values(source=self._source, value=by)
         statement = first.on_conflict_do_update(
-            index_elements=[sequence.c.source], set_={"value": sequence.c.value + 1}
+            index_elements=[sequence.c.source], set_={"value": sequence.c.value + first.excluded.value}
         ).returning(sequence.c.value)
         return int((await tx.execute(statement)).scalar_one())
+
+
+def _message(emitted: _Emitted, sequence: int) -> Message:
+    event = emitted.event.model_copy(update={"sequence": sequence})
+    absent = {name for name in ("traceparent", "tracestate", "site") if getattr(event, name) is None}
+    return Message(
+        message_id=event.id,
+        exchange=EXCHANGE,
+        routing_key=emitted.routing_key,
+        type=event.type,
+        content_type=CONTENT_TYPE,
+        headers=emitted.carrier,
+        body=event.model_dump_json(exclude=absent).encode(),
+    )

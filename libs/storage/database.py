@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -10,11 +10,14 @@ from typing import Any, Literal
 from sqlalchemy import URL, Connection, event, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
+from libs.storage import eager
 from libs.storage.durable import make_folder
 from libs.telemetry import log
 
 _LOG = log.get(__name__)
 Listener = Callable[[AsyncSession], None]
+#: Where a session keeps what is done right before it commits.
+_LAST = "kivuko.last"
 
 #: How long SQLite waits for a writer of another process, and PostgreSQL for a lock, ms.
 LOCK_TIMEOUT = 15_000
@@ -135,10 +138,14 @@ class Database:
             raise RuntimeError(f"a transaction of {self.service} inside another one of the same task waits for itself")
         async with self._turn or nullcontext(), AsyncSession(self.engine, expire_on_commit=False) as session:
             self._writer = task
+            last: list[Callable[[], Awaitable[None]]] = []
+            session.info[_LAST] = last
             try:
                 # The lock is taken here, not at the first statement, so that what is read stays true until the commit.
                 await session.connection()
                 yield session
+                for work in last:
+                    await work()
                 await session.commit()
             finally:
                 self._writer = None
@@ -157,6 +164,21 @@ class Database:
                 _LOG.exception("a listener to commits failed", service=self.service)
 
 
+def before_commit(tx: AsyncSession, work: Callable[[], Awaitable[None]]) -> None:
+    """Have `work` done as the last thing in a transaction: rows that gather there are written by one statement.
+
+    What it raises rolls the transaction back. In a savepoint it must not be used: that may be undone alone.
+
+    Raises
+    ------
+    RuntimeError
+        The session is not from `Database.transaction`, or in a savepoint: the work would be forgotten, or done in vain.
+    """
+    if _LAST not in tx.info or tx.in_nested_transaction():
+        raise RuntimeError("only a transaction of Database.transaction, outside of savepoints, does work at its end")
+    tx.info[_LAST].append(work)
+
+
 def _sqlite_file(folder: Path, service: str) -> Path:
     make_folder(folder)
     path = folder / f"{service}.db"
@@ -169,7 +191,7 @@ def _sqlite(path: Path, begin: str, *pragmas: str) -> AsyncEngine:
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=str(path)),
         # sqlite3 must not begin transactions by itself: it would take the write lock late and lose it at DDL.
-        connect_args={"isolation_level": None, "timeout": LOCK_TIMEOUT / 1000},
+        connect_args={"isolation_level": None, "timeout": LOCK_TIMEOUT / 1000, "async_creator_fn": eager.connect},
         pool_size=4,
         max_overflow=4,
         hide_parameters=True,

@@ -1,10 +1,12 @@
 """All SQL of audit."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import reduce
 from typing import Any
 
-from sqlalchemy import Select, delete, func, insert, select, update
+from sqlalchemy import Select, delete, func, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -54,48 +56,55 @@ class Gap:
     since: datetime
 
 
-async def append(tx: AsyncSession, values: dict[str, Any]) -> bool:
-    """Append a record; False if this event is recorded already."""
-    known = select(records.c.seq).where(records.c.source == values["source"], records.c.event_id == values["event_id"])
-    if await tx.scalar(known) is not None:
-        return False
-    await tx.execute(insert(records).values(values))
-    return True
+async def append(tx: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Append the records that are not there already, in their order, and give them."""
+    event = tuple_(records.c.source, records.c.event_id)
+    wanted = {(row["source"], row["event_id"]): row for row in rows}
+    found = await tx.execute(select(records.c.source, records.c.event_id).where(event.in_(list(wanted))))
+    known = {(row.source, row.event_id) for row in found}
+    new = [row for key, row in wanted.items() if key not in known]
+    if new:
+        await tx.execute(insert(records), new)
+    return new
 
 
-async def count_in(tx: AsyncSession, source: str, sequence: int, now: datetime) -> None:
-    """Take a producer's number in, and keep the gaps up to date."""
-    # Nearly always it is the next one, which opens and closes no gap.
-    expected = (producers.c.source == source, producers.c.next_sequence == sequence)
-    counted = await tx.execute(
-        update(producers).where(*expected).values(next_sequence=sequence + 1).returning(producers.c.source)
-    )
-    if counted.first() is not None:
-        return
+async def count_in(tx: AsyncSession, source: str, numbers: Sequence[int], now: datetime) -> None:
+    """Take a producer's numbers in, ascending and each once, and keep the gaps up to date."""
+    first, last = numbers[0], numbers[-1]
+    if last - first == len(numbers) - 1:
+        # Nearly always they are the next ones, which opens and closes no gap.
+        expected = (producers.c.source == source, producers.c.next_sequence == first)
+        counted = await tx.execute(
+            update(producers).where(*expected).values(next_sequence=last + 1).returning(producers.c.source)
+        )
+        if counted.first() is not None:
+            return
     dialect = sqlite if tx.get_bind().dialect.name == "sqlite" else postgresql
     await tx.execute(dialect.insert(producers).values(source=source, next_sequence=1).on_conflict_do_nothing())
     # Locked on PostgreSQL, so that two replicas do not overwrite each other's count.
     next_sequence = await tx.scalar(
         select(producers.c.next_sequence).where(producers.c.source == source).with_for_update()
     )
-    missing = (await tx.execute(select(gaps.c.first, gaps.c.last).where(gaps.c.source == source))).all()
-    before = Arrivals(next_sequence or 1, tuple(sorted((row.first, row.last) for row in missing)))
-    after = before.arrived(sequence)
+    rows = await tx.execute(select(gaps.c.first, gaps.c.last, gaps.c.since).where(gaps.c.source == source))
+    since = {(row.first, row.last): row.since for row in rows}
+    before = Arrivals(next_sequence or 1, tuple(sorted(since)))
+    after = reduce(Arrivals.arrived, numbers, before)
     if after.next_sequence != before.next_sequence:
         await tx.execute(
             update(producers).where(producers.c.source == source).values(next_sequence=after.next_sequence)
         )
-    closed = set(before.missing) - set(after.missing)
-    opened = set(after.missing) - set(before.missing)
-    for first, last in closed:
-        since = await tx.scalar(select(gaps.c.since).where(gaps.c.source == source, gaps.c.first == first))
-        await tx.execute(delete(gaps).where(gaps.c.source == source, gaps.c.first == first))
+    closed = since.keys() - set(after.missing)
+    opened = sorted(set(after.missing) - since.keys())
+    if closed:
+        await tx.execute(delete(gaps).where(gaps.c.source == source, gaps.c.first.in_([gap[0] for gap in closed])))
+    if opened:
         # What remains of a gap is as old as the gap was.
-        for part in [part for part in opened if first <= part[0] <= last]:
-            await tx.execute(insert(gaps).values(source=source, first=part[0], last=part[1], since=since))
-            opened.discard(part)
-    for first, last in opened:
-        await tx.execute(insert(gaps).values(source=source, first=first, last=last, since=now))
+        ages = [next((since[gap] for gap in closed if gap[0] <= part[0] <= gap[1]), now) for part in opened]
+        parts = zip(opened, ages, strict=True)
+        await tx.execute(
+            insert(gaps),
+            [{"source": source, "first": part[0], "last": part[1], "since": age} for part, age in parts],
+        )
 
 
 async def of_study(

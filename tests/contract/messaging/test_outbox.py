@@ -120,7 +120,8 @@ async def test_the_inbox_recognises_what_it_has_seen_and_forgets_in_time(databas
 
     async def record(queue: str, id_: str) -> bool:
         async with database.transaction() as tx:
-            return await inbox.record(tx, tables, queue=queue, source="/local/ingest", id=id_, now=clock())
+            key = ("/local/ingest", id_)
+            return await inbox.record(tx, tables, queue=queue, events=[key], now=clock()) == {key}
 
     assert await record("a", "1")
     assert not await record("a", "1")
