@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import typer
 
-from services.cli import dead, demo, doctor, host, network, quarantine, send, study, token
+from services.cli import dead, demo, doctor, host, network, quarantine, retention, send, study, token
 
 app = typer.Typer(
     name="kivuko",
@@ -25,6 +25,7 @@ app.command(epilog=network.APPLY)(network.apply)
 app.add_typer(network.app, name="network")
 app.add_typer(study.app, name="study")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(retention.app, name="retention")
 app.add_typer(dead.app, name="dead")
 app.add_typer(token.app, name="token")
 app.command(epilog=doctor.EXAMPLE)(doctor.doctor)

@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from services.cli.client import connect
 from services.cli.output import Json, in_bytes, local_time, out, print_json, print_table
+from services.cli.retention import kept
 
 app = typer.Typer(help="List studies and follow one from arrival to delivery.", no_args_is_help=True)
 
@@ -69,6 +70,7 @@ def show(
         ("holds", f"{found['instance_count']} instances in {found['series_count']} series"),
         ("arrivals", _counts(found["arrivals"])),
         ("other content", _counts(found["conflicts"]) or "none"),
+        ("copy", "removed: its keep time is over" if found["state"] == "expired" else f"kept {kept(found['keeping'])}"),
     ]
     print_table(f"Study {uid}", ("", ""), rows, empty="")
     if found["signs"]:

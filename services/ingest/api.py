@@ -16,14 +16,15 @@ from libs.web.permission import requires
 from libs.web.principal import Principal, principal
 from libs.web.problem import Problem
 from libs.web.recording import use_of
-from services.ingest import catalog
+from services.ingest import catalog, holdings, retention_api
 from services.ingest.quarantine import Quarantine
 from services.ingest.quarantine_api import add_routes
 from services.ingest.repository import utc
+from services.ingest.retention_api import Keeping
 
 Caller = Annotated[Principal, Depends(principal)]
 Limit = Annotated[int, Query(ge=1, le=500, description="Entries at most.")]
-State = Literal["receiving", "complete", "amending"]
+State = Literal["receiving", "complete", "amending", "expired"]
 
 
 class Study(BaseModel):
@@ -32,7 +33,9 @@ class Study(BaseModel):
     id: int = Field(description="Place in the list.")
     study_instance_uid: str
     tenant: str
-    state: State = Field(description="receiving; complete; amending: more arrived after a version was declared.")
+    state: State = Field(
+        description="receiving; complete; amending: more arrived after a version was declared; expired: copy gone."
+    )
     version: int = Field(description="Last version; 0 before the first.")
     instance_count: int
     series_count: int
@@ -83,16 +86,21 @@ class StudyDetail(Study):
     content_hash: str | None
     attributes: dict[str, Any] = Field(description="Attributes of the last version by DICOM keyword.")
     signs: tuple[Sign, ...] = Field(description="What the last version was declared complete on.")
+    keeping: Keeping = Field(description="How long the copy is kept.")
     score: float | None = Field(description="How sure that is, from 0 to 1: see docs/assembly.md.")
 
 
-def make_router(database: Database, quarantine: Callable[[], Quarantine], clock: Clock) -> APIRouter:
+def make_router(
+    database: Database, quarantine: Callable[[], Quarantine], clock: Clock, network: retention_api.InForce
+) -> APIRouter:
     """Give the routes of `/v1/ingest`.
 
     Parameters
     ----------
     quarantine
         Gives the quarantine while ingest runs; raises Problem 503 while it does not.
+    network
+        Gives the network definition in force.
     """
     router = APIRouter()
 
@@ -133,6 +141,7 @@ def make_router(database: Database, quarantine: Callable[[], Quarantine], clock:
             counts = await catalog.arrivals_of(tx, row.id)
             conflicts = await catalog.conflicts_of(tx, row.id)
             flags = await catalog.flags_of(tx, row.id)
+            copy = (await holdings.copies(tx, [row]))[row.id]
         return StudyDetail(
             **_study(row, sum(size for _, _, size in series), sum(flag.cleared_at is None for flag in flags)),
             source=Source.model_validate(row.source),
@@ -140,6 +149,7 @@ def make_router(database: Database, quarantine: Callable[[], Quarantine], clock:
             arrivals=counts,
             conflicts=conflicts,
             flagged=tuple(map(_flag, flags)),
+            keeping=retention_api.keeping(copy, network()),
             manifest_key=row.manifest_key,
             content_hash=row.version_hash,
             attributes=row.attributes or {},
@@ -168,6 +178,7 @@ def make_router(database: Database, quarantine: Callable[[], Quarantine], clock:
         return _flag(found[0])
 
     add_routes(router, database, quarantine)
+    retention_api.add_routes(router, database, network)
     return router
 
 
@@ -208,7 +219,7 @@ def _study(row: Row[Any], size: int, flags: int) -> dict[str, Any]:
         "id": row.id,
         "study_instance_uid": row.study_uid,
         "tenant": row.tenant,
-        "state": catalog.state_of(row.version, row.due_at),
+        "state": catalog.state_of(row.version, row.due_at, row.expired_at),
         "version": row.version,
         "instance_count": row.instance_count,
         "series_count": row.series_count,

@@ -33,9 +33,11 @@ async def list_studies(
     if state == "receiving":
         wanted.append(studies.c.version == 0)
     elif state == "complete":
-        wanted.append(and_(studies.c.version > 0, studies.c.due_at.is_(None)))
+        wanted.append(and_(studies.c.version > 0, studies.c.due_at.is_(None), studies.c.expired_at.is_(None)))
     elif state == "amending":
         wanted.append(and_(studies.c.version > 0, studies.c.due_at.is_not(None)))
+    elif state == "expired":
+        wanted.append(studies.c.expired_at.is_not(None))
     found: list[Row[Any]] = []
     before = page.before
     while len(found) < page.limit:
@@ -168,8 +170,10 @@ async def quarantine_states(tx: AsyncSession, ids: Sequence[str]) -> dict[str, t
     return {row.id: (row.state, row.resolution) for row in rows}
 
 
-def state_of(version: int, due_at: datetime | None) -> str:
+def state_of(version: int, due_at: datetime | None, expired_at: datetime | None) -> str:
     """Name the state of a study: see docs/states-study.md."""
+    if expired_at is not None:
+        return "expired"
     if version == 0:
         return "receiving"
     return "complete" if due_at is None else "amending"

@@ -105,14 +105,18 @@ def _behind(after: tuple[datetime, int]) -> ColumnElement[bool]:
     return or_(studies.c.last_arrival > at, and_(studies.c.last_arrival == at, studies.c.id > row))
 
 
-async def kept(
-    tx: AsyncSession, after: tuple[datetime, int] | None, limit: int, *scope: ColumnElement[bool]
-) -> list[Row[Any]]:
+async def place_of(tx: AsyncSession, study_id: int) -> tuple[datetime, int] | None:
+    """Give a study's place in the order in which `ripe` and `kept` list."""
+    at = await tx.scalar(select(studies.c.last_arrival).where(studies.c.id == study_id))
+    return None if at is None else (at, study_id)
+
+
+async def kept(tx: AsyncSession, after: tuple[datetime, int] | None, limit: int) -> list[Row[Any]]:
     """List studies whose copy is kept, the one with the oldest last arrival first."""
     place = [] if after is None else [_behind(after)]
     rows = await tx.execute(
         select(studies)
-        .where(studies.c.instance_count > 0, *place, *scope)
+        .where(studies.c.instance_count > 0, *place)
         .order_by(studies.c.last_arrival, studies.c.id)
         .limit(limit)
     )

@@ -35,6 +35,7 @@ from services.ingest.retention import judge
 from services.ingest.work import Work
 from tests.integration.ingest.conftest import NETWORK, Running, running
 from tests.integration.ingest.peer import send
+from tests.integration.ingest.test_api import EVERYTHING, NORTH, client
 from tests.support.synthetic import make_ct, make_study
 from tests.unit.ingest.entries import make_entry
 
@@ -324,3 +325,50 @@ def test_in_any_order_nothing_goes_that_is_not_where_it_was_to_go(
 ) -> None:
     for may_go, everywhere in asyncio.run(follow(history, version)):
         assert may_go == everywhere
+
+
+async def test_the_plan_says_what_goes_and_what_is_held_within_the_callers_scope(tmp_path: Path) -> None:
+    own = {**NETWORK, "retention": [{"keep": "1h"}]}
+    async with running(tmp_path / "home", network=own) as ingest:
+        for calling in ("CT1", "MR1", "NORTH"):
+            assert await asyncio.to_thread(send, ingest.port, make_study(tmp_path, 1), calling=calling) == [0x0000]
+            await ingest.until_indexed()
+        await ingest.until_events("study.completed", 3)
+        studied = await ingest.rows(select(studies).order_by(studies.c.last_arrival))
+        await decide(ingest, studied[0], "archive")
+        await deliver(ingest, studied[0], "archive")
+        await decide(ingest, studied[1], "archive", "viewer")
+        await deliver(ingest, studied[1], "viewer")
+        async with client(ingest, EVERYTHING) as http:
+            first = (await http.get("/v1/ingest/retention", params={"limit": 2})).json()
+            assert first["in_force"]
+            assert [each["study_instance_uid"] for each in first["studies"]] == [row.study_uid for row in studied[:2]]
+            free, owed = first["studies"]
+            assert (free["held"], free["keep"], free["destinations"]) == ([], 3600, ["archive"])
+            assert datetime.fromisoformat(free["until"]) - datetime.fromisoformat(free["last_arrival"]) == timedelta(
+                hours=1
+            )
+            assert [(hold["kind"], "archive" in hold["detail"]) for hold in owed["held"]] == [("undelivered", True)]
+            rest = (await http.get("/v1/ingest/retention", params={"limit": 2, "after": first["after"]})).json()
+            assert [[hold["kind"] for hold in each["held"]] for each in rest["studies"]] == [["undecided"]]
+            assert rest["after"] is None
+            found = (await http.get("/v1/ingest/retention", params={"held": "undelivered"})).json()["studies"]
+            assert [each["study_instance_uid"] for each in found] == [studied[1].study_uid]
+            shown = (await http.get(f"/v1/ingest/studies/{studied[1].study_uid}")).json()["keeping"]
+            assert shown["held"] == owed["held"]
+        async with client(ingest, NORTH) as http:
+            seen = (await http.get("/v1/ingest/retention")).json()["studies"]
+            assert [each["tenant"] for each in seen] == ["north"]
+
+
+async def test_a_study_whose_copy_is_gone_is_shown_as_expired(tmp_path: Path) -> None:
+    async with running(tmp_path / "home", network=KEEP) as ingest:
+        row = await stored(ingest, make_study(tmp_path, 1))
+        await decide(ingest, row, "archive")
+        await deliver(ingest, row, "archive")
+        await until_gone(ingest)
+        async with client(ingest, EVERYTHING) as http:
+            (shown,) = (await http.get("/v1/ingest/studies", params={"state": "expired"})).json()["studies"]
+            assert (shown["state"], shown["instance_count"], shown["modalities"]) == ("expired", 0, [])
+            assert (await http.get("/v1/ingest/studies", params={"state": "complete"})).json()["studies"] == []
+            assert (await http.get("/v1/ingest/retention")).json()["studies"] == []
