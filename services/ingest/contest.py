@@ -51,6 +51,7 @@ class _Arrived:
     prepared: Prepared
     headers: ObjectRef
     batch_id: str
+    note: str
 
 
 class Contest:
@@ -157,7 +158,7 @@ class Contest:
         if outcome == "superseded":
             # What is kept is newer: this content's header document is of no use.
             await asyncio.to_thread(self._objects.delete, arrived.headers.key)
-        await asyncio.to_thread(self._spool.forget_headers, arrived.batch_id)
+        await asyncio.to_thread(self._spool.forget_headers, arrived.note)
         metric.INDEXED.labels(outcome="replaced").inc()
 
     def _publish(self, entry: Entry) -> _Arrived:
@@ -166,15 +167,19 @@ class Contest:
         batch_id = hashlib.sha256(f"{self._run}\n{entry.arrival.id}\nversion".encode()).hexdigest()[:32]
         key = f"headers/{entry.arrival.tenant}/{entry.study_uid}/{batch_id}.json.gz"
         data = header_document([prepared])
-        self._spool.note_headers(key)
+        note = self._spool.note_headers([key])
         self._objects.put(key, data)
         return _Arrived(
-            entry, prepared, ObjectRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size=len(data)), batch_id
+            entry,
+            prepared,
+            ObjectRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size=len(data)),
+            batch_id,
+            note,
         )
 
     def _take_back(self, arrived: _Arrived) -> None:
         self._objects.delete(arrived.headers.key)
-        self._spool.forget_headers(arrived.batch_id)
+        self._spool.forget_headers(arrived.note)
 
     async def _lock(self, tx: AsyncSession, old: Row[Any]) -> Row[Any]:
         study = (await tx.execute(select(studies).where(studies.c.id == old.study_id).with_for_update())).one()

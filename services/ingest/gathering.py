@@ -33,6 +33,37 @@ class _Group:
     entries: list[Entry] = field(default_factory=list)
 
 
+class Stride:
+    """How many entries go into one transaction: few at first, more while that is soon done.
+
+    A process that is killed again and again, however early, has something done each time; and one that has much to
+    catch up with on a slow disk tells of it by and by.
+
+    Parameters
+    ----------
+    first, most
+        Entries of the first transaction, and of the largest.
+    least
+        What a slow one does not bring it below, once it was above: batches are not to be cut for ever.
+    soon
+        Seconds within which a transaction is soon done.
+    """
+
+    def __init__(self, *, first: int, least: int, most: int, soon: float) -> None:
+        self.size = first
+        self._least = least
+        self._most = most
+        self._soon = soon
+
+    def took(self, entries: int, seconds: float) -> None:
+        """A transaction is committed: all that led to it took so long."""
+        if seconds > self._soon:
+            self.size = max(min(self.size, self._least), self.size // 2)
+        elif 2 * entries >= self.size:
+            # One that was not even half full says nothing about a larger one.
+            self.size = min(self._most, 2 * self.size)
+
+
 class Gathering:
     """Gathers entries into batches. Times are seconds of any clock that does not go back.
 
@@ -73,9 +104,10 @@ class Gathering:
         self._ready.append(batch)
 
     def take(self, now: float, most: int) -> list[Batch]:
-        """Give the batches that are ready, for one transaction: of about `most` entries, at least one batch.
+        """Give the batches that are ready, for one transaction: of no more than `most` entries, at least one of them.
 
-        One that failed before, or that was answered with a failure, comes alone, so that it takes no other with it.
+        The first one is cut if it has more. One that failed before, or that was answered with a failure, comes alone
+        and whole, so that it takes no other with it.
         """
         for key in [key for key, group in self._groups.items() if self._due(group) <= now]:
             self._ready.append(Batch(self._groups.pop(key).entries))
@@ -85,6 +117,9 @@ class Gathering:
             batch = self._ready[0]
             if taken and (_alone(batch) or _alone(taken[0]) or count + len(batch.entries) > most):
                 break
+            if len(batch.entries) > most and not _alone(batch):
+                self._ready[0] = Batch(batch.entries[most:])
+                return [Batch(batch.entries[:most])]
             taken.append(self._ready.popleft())
             count += len(batch.entries)
         return taken

@@ -4,8 +4,8 @@ import asyncio
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,8 @@ from services.ingest.aside import Aside
 from services.ingest.contest import Contest
 from services.ingest.evidence import Patience
 from services.ingest.flagging import Flagging, Said
-from services.ingest.gathering import Batch, Gathering
+from services.ingest.gathering import Batch, Gathering, Stride
+from services.ingest.leftovers import Leftovers
 from services.ingest.preparation import Prepared, header_document, prepare, shared_attributes, without
 from services.ingest.settings import IngestSettings
 from services.ingest.sorting import Sorted, sort_out, strays
@@ -37,13 +38,18 @@ _LOG = log.get(__name__)
 _TRACER = trace.tracer(__name__)
 #: What is expected to mend itself: the entries stay in the spool and are tried again.
 _PASSING = (StoreUnavailableError, StoreFullError, SQLAlchemyError, OSError, repository.RacedError)
+_FIRST_WAIT = 0.1
 _LONGEST_WAIT = 30.0
 #: After so many failures of a whole batch its entries go on one by one, so that a bad one holds up no other.
 _TOGETHER = 3
 #: One prepares while the other one's transaction waits for the disk.
 _WORKERS = 2
-#: Entries of one transaction, about: it holds the database for some hundredths of a second.
+#: Entries of the first transaction, which is soon committed on any disk.
+_FIRST = 25
+#: Entries of one transaction: it holds the database for some hundredths of a second.
 _ROUND = 500
+#: Seconds from taking entries to their commit; where that takes longer, the next are fewer.
+_SOON = 2.0
 
 
 @dataclass
@@ -115,6 +121,9 @@ class Indexer:
         self._gathering = Gathering(
             size=settings.batch_size, linger=settings.linger_seconds, longest=settings.longest_linger_seconds
         )
+        self._stride = Stride(first=_FIRST, least=settings.batch_size, most=_ROUND, soon=_SOON)
+        self._leftovers = Leftovers(database, objects, spool)
+        self._early: asyncio.Task[None] | None = None
         self._came = asyncio.Event()
         self._turn = asyncio.Lock()
         #: Why the last batch failed; None after one that did not.
@@ -129,15 +138,47 @@ class Indexer:
             # The process is ending. The entry is durable and is found at the next start.
             _LOG.info("entry left in the spool until the next start", association=entry.arrival.association_id)
 
+    @asynccontextmanager
+    async def meanwhile(self) -> AsyncIterator[None]:
+        """Index what is submitted while the block runs, before `run` does.
+
+        A large spool takes long to read; should the process be killed before that, something is done all the same.
+        """
+        await asyncio.to_thread(self._leftovers.look)
+        over = asyncio.Event()
+        self._early = asyncio.ensure_future(self._work_off(over))
+        try:
+            yield
+        finally:
+            # It ends after the transaction that it is at, and nobody waits for that.
+            over.set()
+            self._came.set()
+
     async def run(self) -> None:
         """Index until cancelled."""
+        never = asyncio.Event()
         async with asyncio.TaskGroup() as workers:
+            workers.create_task(self._clean())
             for _ in range(_WORKERS):
-                workers.create_task(self._work_off())
+                workers.create_task(self._work_off(never))
 
-    async def _work_off(self) -> None:
+    async def _clean(self) -> None:
+        wait = _FIRST_WAIT
         while True:
-            batches = await self._next()
+            try:
+                await self._leftovers.remove()
+            except _PASSING as error:
+                metric.FAILURES.labels(kind="index").inc()
+                _LOG.warning("header documents without a batch not removed, tried again", reason=type(error).__name__)
+                await asyncio.sleep(wait)
+                wait = min(_LONGEST_WAIT, 2 * wait)
+            else:
+                return
+
+    async def _work_off(self, over: asyncio.Event) -> None:
+        while batches := await self._next(over):
+            began = self._loop.time()
+            count = sum(len(batch.entries) for batch in batches)
             try:
                 await self._index(batches)
             except _PASSING as error:
@@ -146,17 +187,22 @@ class Indexer:
                 self._again(batches, error, expected=False)
             else:
                 self.trouble = None
+                self._stride.took(count, self._loop.time() - began)
                 self._changed()
 
-    async def _next(self) -> list[Batch]:
-        """Wait for batches; what comes while both workers are busy is gathered meanwhile."""
+    async def _next(self, over: asyncio.Event) -> list[Batch]:
+        """Wait for batches, none when it is over; what comes while all workers are busy is gathered meanwhile."""
         async with self._turn:
             while True:
                 self._came.clear()
                 now = self._loop.time()
                 while self._submitted:
                     self._gathering.add(self._submitted.popleft(), now)
-                batches = self._gathering.take(now, _ROUND)
+                if over.is_set():
+                    # Another worker may have to be woken by what woke this one.
+                    self._came.set()
+                    return []
+                batches = self._gathering.take(now, self._stride.size)
                 if batches:
                     return batches
                 # Not `wait_for`: on Python 3.11 it swallows a cancellation that comes together with the wake-up.
@@ -174,7 +220,7 @@ class Indexer:
                 # It went well, and another one of its round did not.
                 continue
             batch.attempt += 1
-            wait = min(_LONGEST_WAIT, 0.1 * 2 ** min(batch.attempt, 16))
+            wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(batch.attempt, 16))
             said: dict[str, Any] = {"instances": len(batch.entries), "attempt": batch.attempt, "delay": wait}
             if expected:
                 _LOG.warning("batch not indexed, kept in the spool and tried again", reason=safe, **said)
@@ -203,9 +249,9 @@ class Indexer:
                 ((each.arrival.tenant, each.arrival.sop_instance_uid) for batch in batches for each in batch.entries),
             )
         parts = [_Part(batch, sort_out(batch.entries, known), [], self._name(batch), began=began) for batch in batches]
-        await asyncio.to_thread(self._publish, parts)
-        await self._write(parts)
-        await asyncio.to_thread(self._tidy, parts)
+        note = await asyncio.to_thread(self._publish, parts)
+        await self._write(parts, note)
+        await asyncio.to_thread(self._tidy, parts, note)
         for part in parts:
             self._told(part)
             # Should what follows fail, it alone is tried again.
@@ -220,22 +266,28 @@ class Indexer:
         names = [self._run, *(entry.arrival.id for entry in batch.entries)]
         return hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
 
-    def _publish(self, parts: Sequence[_Part]) -> None:
-        """Put the new objects and their header documents where every replica reads them; the entries stay."""
+    def _publish(self, parts: Sequence[_Part]) -> str | None:
+        """Put the new objects and their header documents where every replica reads them; the entries stay.
+
+        Gives the name of the note of the documents.
+        """
         for part in parts:
             part.prepared = [prepare(entry) for entry in part.sorted.new]
         waiting = [entry for part in parts for entry in part.sorted.new if not entry.uploaded]
         self._objects.keep({entry.object_key: entry.path for entry in waiting})
+        keys = {part.id: f"headers/{'/'.join(part.batch.entries[0].study)}/{part.id}.json.gz" for part in parts}
+        keys = {part.id: keys[part.id] for part in parts if part.prepared}
+        if not keys:
+            return None
+        note = self._spool.note_headers(list(keys.values()))
         for part in parts:
             if part.prepared:
-                tenant, study_uid = part.batch.entries[0].study
-                key = f"headers/{tenant}/{study_uid}/{part.id}.json.gz"
                 data = header_document(part.prepared)
-                self._spool.note_headers(key)
-                self._objects.put(key, data)
-                part.headers = ObjectRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+                self._objects.put(keys[part.id], data)
+                part.headers = ObjectRef(key=keys[part.id], sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+        return note
 
-    async def _write(self, parts: Sequence[_Part]) -> None:
+    async def _write(self, parts: Sequence[_Part], note: str | None) -> None:
         indexed = [
             repository.Indexed(
                 id=part.id,
@@ -261,7 +313,7 @@ class Indexer:
                         said += await self._note_patients(tx, part)
         except repository.RacedError:
             # Surely rolled back. After any other failure it may stand, and the next start looks.
-            await asyncio.to_thread(self._take_back, parts)
+            await asyncio.to_thread(self._take_back, parts, note)
             for part in parts:
                 # Should another replica have taken this one for dead, and cleaned up after it.
                 part.batch.entries = [replace(entry, uploaded=False) for entry in part.batch.entries]
@@ -298,21 +350,22 @@ class Indexer:
             )
             await self._outbox.emit(tx, event, subject=study_uid, tenant=tenant, site=first.source.site)
 
-    def _take_back(self, parts: Sequence[_Part]) -> None:
+    def _take_back(self, parts: Sequence[_Part], note: str | None) -> None:
         for part in parts:
             if part.headers is not None:
                 self._objects.delete(part.headers.key)
-                self._spool.forget_headers(part.id)
+        if note is not None:
+            self._spool.forget_headers(note)
 
-    def _tidy(self, parts: Sequence[_Part]) -> None:
+    def _tidy(self, parts: Sequence[_Part], note: str | None) -> None:
         """Remove what the commit has made needless; an entry goes last, as it is what a repair starts from."""
         for part in parts:
             for key in strays(part.sorted.duplicates):
                 self._objects.delete(key)
-            if part.headers is not None:
-                self._spool.forget_headers(part.id)
             for entry in (*part.sorted.new, *(entry for entry, _ in part.sorted.duplicates)):
                 self._spool.discard(entry.path)
+        if note is not None:
+            self._spool.forget_headers(note)
 
     def _told(self, part: _Part) -> None:
         new, duplicates = part.sorted.new, [entry for entry, _ in part.sorted.duplicates]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -11,7 +12,7 @@ from libs.dicom.part10 import NotPart10Error
 from libs.storage.database import Database
 from libs.storage.objects import ObjectMissingError, ObjectStore, StoreFullError, StoreUnavailableError
 from libs.telemetry import log
-from services.ingest import metric, pledge, repository
+from services.ingest import metric, pledge
 from services.ingest.arrival import DamagedEntryError, Entry
 from services.ingest.completion import SILENT_AFTER
 from services.ingest.disk import SpoolFullError, SpoolUnavailableError
@@ -25,6 +26,8 @@ _LOG = log.get(__name__)
 _HEARTBEAT: Final = 60.0
 #: Records that are taken over in one transaction.
 _AT_ONCE: Final = 200
+#: Entries that are read before they are told of: the first are indexed while the others are read.
+_SOME: Final = 25
 #: An object that was acknowledged, and is not what it was.
 _DAMAGED = (NotPart10Error, DamagedEntryError, BrokenSealError, UnsealedError)
 
@@ -56,7 +59,6 @@ class Replica:
         self._submit = submit
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
-        self._headers: dict[str, str] = {}
 
     def changed(self) -> None:
         """Say anew what is in hand; from any thread."""
@@ -67,22 +69,22 @@ class Replica:
 
     async def repair(self) -> None:
         """Take up what the process before this one has left in the spool; before anything is received."""
-        entries = await asyncio.to_thread(lambda: list(self._spool.repair()))
-        for entry in entries:
-            self._take_up(entry)
-        self._headers = await asyncio.to_thread(self._spool.noted_headers)
+        entries, count = self._spool.repair(), 0
+        while some := await asyncio.to_thread(lambda: list(islice(entries, _SOME))):
+            count += len(some)
+            for entry in some:
+                self._take_up(entry)
         damaged = await asyncio.to_thread(self._spool.damaged)
         if damaged:
             _LOG.error("spool files are damaged, kept beside the spool", count=len(damaged), kind="alarm")
-        if entries:
-            _LOG.info("spool repaired", items=len(entries))
+        if count:
+            _LOG.info("spool repaired", items=count)
 
     async def run(self) -> None:
-        """Finish the repair, then say what is in hand whenever it changes and once a minute; until cancelled."""
+        """Say what is in hand whenever it changes and once a minute; until cancelled."""
         while True:
             self._wake.clear()
             try:
-                await self._recover()
                 await self._heartbeat()
             except (SQLAlchemyError, StoreUnavailableError, StoreFullError, OSError) as error:
                 metric.FAILURES.labels(kind="replica").inc()
@@ -93,16 +95,6 @@ class Replica:
                     await self._wake.wait()
             except TimeoutError:
                 continue
-
-    async def _recover(self) -> None:
-        """Finish what `repair` began, once the database and the object store can be reached."""
-        for batch_id, key in list(self._headers.items()):
-            async with self._database.reading() as tx:
-                committed = await repository.batch_exists(tx, batch_id)
-            if not committed:
-                await self._calls.run(self._objects.delete, key)
-            await asyncio.to_thread(self._spool.forget_headers, batch_id)
-            del self._headers[batch_id]
 
     async def _fetch_missing(self) -> None:
         """Bring back what this replica has acknowledged and does not have in hand: its spool was lost, or was full.

@@ -296,11 +296,6 @@ def _due(changes: dict[str, Any], now: datetime, patience: Patience) -> dict[str
     return changes | {"due_at": None if changes["pending_since"] is None else now + wait}
 
 
-async def batch_exists(tx: AsyncSession, batch_id: str) -> bool:
-    """Tell whether a batch was indexed."""
-    return await tx.scalar(select(batches.c.id).where(batches.c.id == batch_id)) is not None
-
-
 async def declare_open(tx: AsyncSession, replica: str, work: Iterable[tuple[str, str]], now: datetime) -> None:
     """Say to the other replicas which studies this one has in hand, in place of what it said before."""
     await tx.execute(delete(open_work).where(open_work.c.replica == replica))

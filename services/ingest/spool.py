@@ -8,9 +8,10 @@ Anywhere, `NAME.link` is on its way into the object store, and `NAME.damaged` is
 
 import hashlib
 import os
+import re
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -30,6 +31,7 @@ _LOCK_TIMEOUT: Final = 15.0
 _LOCK_LOOK: Final = 0.05
 #: The heads that we write are shorter.
 _HEAD: Final = 4096
+_HEADERS_KEY: Final = re.compile(r"headers/[^/]+/[^/]+/[0-9a-f]{32}\.json\.gz")
 
 
 class Spool:
@@ -80,25 +82,34 @@ class Spool:
         os.link(path, second)
         return second
 
-    def note_headers(self, key: str) -> None:
-        """Remember a header document that is about to be written, until `forget_headers`."""
-        name = key.rsplit("/", 1)[-1].partition(".")[0]
-        (self.folder / f"{name}.headers").write_text(key)
+    def note_headers(self, keys: Sequence[str]) -> str:
+        """Remember header documents that are about to be written, until `forget_headers`; durable when it returns.
 
-    def forget_headers(self, batch_id: str) -> None:
-        """The batch of a header document is committed."""
-        (self.folder / f"{batch_id}.headers").unlink(missing_ok=True)
+        Gives the name of the note: the same documents have the same one.
+        """
+        text = "\n".join(keys) + "\n"
+        name = hashlib.sha256(text.encode()).hexdigest()[:32]
+        part = self.folder / f"{name}.part"
+        with part.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # The note of an attempt that failed is never gone, not even for a moment.
+        part.rename(part.with_suffix(".headers"))
+        sync_folder(self.folder)
+        return name
 
-    def noted_headers(self) -> dict[str, str]:
-        """List header documents whose batch may not have been committed: batch to key."""
+    def forget_headers(self, name: str) -> None:
+        """What a note names is committed, or removed."""
+        (self.folder / f"{name}.headers").unlink(missing_ok=True)
+
+    def noted_headers(self) -> dict[str, list[str]]:
+        """List header documents whose batch may not have been committed: name of the note to keys."""
         noted = {}
         for path in sorted(self.folder.glob("*.headers")):
-            key = path.read_text(errors="replace")
-            if key.startswith("headers/") and key.endswith(f"/{path.stem}.json.gz"):
-                noted[path.stem] = key
-            else:
-                # A power loss cut the note off, which is not synced: all that can stay behind is an unused document.
-                path.unlink(missing_ok=True)
+            # A power loss may have cut off the note of an earlier release, which did not sync it.
+            keys = path.read_text(errors="replace").split()
+            noted[path.stem] = [key for key in keys if _HEADERS_KEY.fullmatch(key)]
         return noted
 
     def repair(self) -> Iterator[Entry]:
@@ -109,18 +120,14 @@ class Spool:
         """
         yield from _entries(self.folder, frozenset())
         for folder in sorted(self.folder.glob("receiver-*/")):
-            yield from self.left(folder, frozenset())
+            yield from _left(folder, frozenset())
 
     def left(self, folder: Path, known: Collection[str]) -> list[Entry]:
         """Give the entries that a receiver which is no more has left in its folder, but for arrivals that are known.
 
         Removes and renames as `repair`. Raises SpoolUnavailableError if the receiver still lives.
         """
-        descriptor = _locked(folder)
-        try:
-            return list(_entries(folder, known))
-        finally:
-            os.close(descriptor)
+        return list(_left(folder, known))
 
     def damaged(self) -> list[Path]:
         """List the files that were found and could not be understood."""
@@ -136,6 +143,14 @@ class Spool:
             raise classified(error) from error
         finally:
             probe.unlink(missing_ok=True)
+
+
+def _left(folder: Path, known: Collection[str]) -> Iterator[Entry]:
+    descriptor = _locked(folder)
+    try:
+        yield from _entries(folder, known)
+    finally:
+        os.close(descriptor)
 
 
 def _entries(folder: Path, known: Collection[str]) -> Iterator[Entry]:
