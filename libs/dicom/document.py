@@ -4,9 +4,7 @@ import json
 from functools import lru_cache
 from typing import Any, Final
 
-from pydicom.datadict import keyword_for_tag
-
-from libs.dicom import charset, element, tokenizer
+from libs.dicom import charset, dictionary, element, tokenizer
 from libs.dicom.charset import Encodings
 from libs.dicom.tokenizer import Form, Raw
 
@@ -61,7 +59,7 @@ def text(found: dict[int, Raw], form: Form, parent: Encodings, depth: int = 0) -
     said: list[str] = []
     for tag in sorted(found):
         vr, value = found[tag]
-        if vr == "SQ" or (vr in ("", "UN") and element.known_vr(tag) == "SQ"):
+        if vr == "SQ" or (vr in ("", "UN") and dictionary.known_vr(tag) == "SQ"):
             entry = _sequence(tag, value, form, encodings, depth)
         elif len(value) <= _LONGEST_KEPT:
             entry = _kept_member(tag, vr, value, encodings, little_endian)
@@ -87,7 +85,7 @@ def _around_items(tag: int) -> tuple[str, str]:
 
 
 def _member(tag: int, vr: str, value: bytes, encodings: Encodings, little_endian: bool) -> str:
-    entry: dict[str, Any] = {"vr": element.known_vr(tag) if vr in ("", "UN") else vr}
+    entry: dict[str, Any] = {"vr": dictionary.known_vr(tag) if vr in ("", "UN") else vr}
     if values := element.said(tag, vr, value, encodings, little_endian=little_endian):
         entry["Value"] = values
     return _member_of(tag, entry)
@@ -122,4 +120,4 @@ def _items(value: bytes, form: Form) -> list[tuple[dict[int, Raw], Form]]:
 
 @lru_cache(maxsize=8192)
 def _entry(tag: int) -> tuple[str, str, str]:
-    return f"{tag:08X}", keyword_for_tag(tag), element.known_vr(tag)
+    return f"{tag:08X}", dictionary.keyword_of(tag), dictionary.known_vr(tag)

@@ -2,14 +2,11 @@
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from struct import Struct
 from typing import Final
 
-from pydicom.datadict import dictionary_VM, dictionary_VR
-
 from contracts.fact import AttributeValue
-from libs.dicom import charset
+from libs.dicom import charset, dictionary
 from libs.dicom.charset import Encodings
 
 #: VRs that (0008,0005) Specific Character Set applies to, PS3.5 section 6.1.2.3.
@@ -61,7 +58,7 @@ def said(tag: int, vr: str, value: bytes, encodings: Encodings, *, little_endian
     """Read the value of an element that may not say its VR, by the dictionary's then; as `values`."""
     if not value:
         return []
-    return values(known_vr(tag) if vr in ("", "UN") else vr, value, encodings, little_endian=little_endian)
+    return values(dictionary.known_vr(tag) if vr in ("", "UN") else vr, value, encodings, little_endian=little_endian)
 
 
 def attribute(tag: int, found: list[Value]) -> AttributeValue | None:
@@ -72,29 +69,13 @@ def attribute(tag: int, found: list[Value]) -> AttributeValue | None:
     """
     if not found:
         return None
-    if not is_single(tag):
+    if not dictionary.is_single(tag):
         return found  # type: ignore[return-value]  # all values of an element are of one type
     if len(found) == 1:
         return found[0]
     if all(isinstance(each, str) for each in found):
         return "\\".join(str(each) for each in found)
     return None
-
-
-@lru_cache(maxsize=8192)
-def known_vr(tag: int) -> str:
-    """Look up the VR of an element that doesn't say it itself (implicit VR); `UN` for a private one."""
-    try:
-        vr: str = dictionary_VR(tag)
-    except KeyError:
-        return "UN"
-    return vr
-
-
-@lru_cache(maxsize=1024)
-def is_single(tag: int) -> bool:
-    """Tell whether the dictionary allows an element one value only."""
-    return bool(dictionary_VM(tag) == "1")
 
 
 def _of_text(vr: str, texts: list[str]) -> list[Value]:

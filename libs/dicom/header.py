@@ -1,19 +1,42 @@
 """The header of a dataset: everything before the pixel data, from bytes in any transfer syntax."""
 
-import io
 import zlib
 from collections.abc import Container
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, BinaryIO, Final, Protocol
-
-from pydicom.datadict import tag_for_keyword
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from typing import Any, BinaryIO, Final
 
 from contracts.fact import Attributes, AttributeValue
-from libs.dicom import charset, document, element, tokenizer
+from libs.dicom import charset, dictionary, document, element, tokenizer
+from libs.dicom.identity import (
+    CHUNK,
+    DEFLATED,
+    IDENTITY_TAGS,
+    LONGEST_HEADER,
+    SERIES,
+    UIDS,
+    Identity,
+    Source,
+    UnreadableDatasetError,
+    form_said,
+    gather,
+    identity,
+    unreadable,
+)
 from libs.dicom.inflated import Inflated
-from libs.dicom.tokenizer import Form, Raw, Rest
+from libs.dicom.tokenizer import Form, Raw
+
+__all__ = [
+    "BASE_KEYWORDS",
+    "Header",
+    "Identity",
+    "UnreadableDatasetError",
+    "attribute_of",
+    "identity",
+    "read",
+    "read_text",
+    "read_whole",
+]
 
 #: Attributes that every event about an instance carries, if they have a value.
 BASE_KEYWORDS: Final = (
@@ -34,37 +57,12 @@ BASE_KEYWORDS: Final = (
     *("PerformedProcedureStepDescription", "CompletionFlag", "VerificationFlag", "PresentationIntentType"),
     *("NumberOfStudyRelatedInstances", "NumberOfSeriesRelatedInstances", "InConcatenationTotalNumber"),
 )
-_BASE_TAGS: Final = {tag: keyword for keyword in BASE_KEYWORDS if (tag := tag_for_keyword(keyword)) is not None}
-_CHARACTER_SET: Final = 0x00080005
-_SERIES: Final = 0x0020000E
-_UIDS: Final = {
-    0x00080016: "SOPClassUID",
-    0x00080018: "SOPInstanceUID",
-    0x0020000D: "StudyInstanceUID",
-    _SERIES: "SeriesInstanceUID",
-}
-_IDENTITY_TAGS: Final = frozenset({_CHARACTER_SET, *_UIDS})
-_BASE_AND_IDENTITY: Final = frozenset({*_BASE_TAGS, *_IDENTITY_TAGS})
+_OF_KEYWORD: Final = dictionary.tags_of(frozenset(BASE_KEYWORDS))
+_BASE_TAGS: Final = {_OF_KEYWORD[keyword]: keyword for keyword in BASE_KEYWORDS}
+_BASE_AND_IDENTITY: Final = frozenset({*_BASE_TAGS, *IDENTITY_TAGS})
 _LAST_BASE: Final = max(_BASE_AND_IDENTITY)
-#: No real header comes near; neither a sequence nor a deflated dataset is held further, so that none fills the memory.
-_LONGEST_HEADER: Final = 64 << 20
-_CHUNK: Final = 1 << 14
 #: Longer values are not kept for the next instance.
 _LONGEST_KEPT: Final = 128
-
-
-class UnreadableDatasetError(Exception):
-    """The bytes are not a dataset in the transfer syntax that was negotiated. The text holds no values."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who a dataset says it is: as it stands there, empty if absent, not checked."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    study_instance_uid: str
-    series_instance_uid: str
 
 
 @dataclass(frozen=True)
@@ -84,54 +82,6 @@ class Header:
     study_instance_uid: str
     series_instance_uid: str
     attributes: Attributes
-
-
-class _Source(Protocol):
-    def read(self, length: int, /) -> bytes: ...
-
-
-def identity(first: bytes | memoryview, transfer_syntax: str) -> Identity | None:
-    """Read the identity from the first bytes of a dataset, as soon as it is certain.
-
-    It is certain when all four identifiers stood in their place and the element after them has begun. What it gives
-    is what `read` gives. Where it stays None although the dataset is at its end (elements out of order, or absent),
-    only `read` tells.
-
-    Parameters
-    ----------
-    first
-        The dataset from its first byte on, however much there is. For a deflated one: the deflated bytes.
-    transfer_syntax
-        UID of the transfer syntax that was negotiated, PS3.5 section 10.
-
-    Returns
-    -------
-    Identity or None
-        None while more bytes are needed.
-
-    Raises
-    ------
-    UnreadableDatasetError
-        These bytes are not the beginning of a dataset.
-    """
-    found: dict[int, Raw] = {}
-    try:
-        if transfer_syntax == DeflatedExplicitVRLittleEndian:
-            source = Inflated(io.BytesIO(first), _LONGEST_HEADER)
-            data = source.read(_CHUNK)
-            form = tokenizer.form_of(data, _said(transfer_syntax))
-            _, rest = _gather(source, data, 0, found, form, _IDENTITY_TAGS, _SERIES + 1)
-        else:
-            data = bytes(first)
-            form = tokenizer.form_of(data, _said(transfer_syntax))
-            rest = tokenizer.scan(data, 0, found, form, wanted=_IDENTITY_TAGS, stop=_SERIES + 1)
-    except (tokenizer.MalformedError, zlib.error) as error:
-        raise _unreadable(error) from error
-    if rest.tag >= tokenizer.PIXELS and not rest.at:
-        raise UnreadableDatasetError("the dataset holds no element before its pixel data")
-    if rest.need or not found.keys() >= _UIDS.keys():
-        return None
-    return Identity(*(_uid(found, tag, form) for tag in _UIDS))
 
 
 def read(dataset: BinaryIO, transfer_syntax: str) -> Header:
@@ -205,6 +155,12 @@ def _header(found: dict[int, Raw], form: Form) -> Header:
     )
 
 
+def attribute_of(found: dict[int, Raw], tag: int, form: Form) -> AttributeValue | None:
+    """Give an element's value as an event carries it; None if there is none."""
+    encodings = document.encodings_of(found, form, charset.DEFAULT)
+    return _attribute(tag, *found[tag], encodings, form.little_endian)
+
+
 def _attribute(
     tag: int, vr: str, value: bytes, encodings: charset.Encodings, little_endian: bool
 ) -> AttributeValue | None:
@@ -215,28 +171,20 @@ def _attribute(
 _kept_attribute = lru_cache(maxsize=4096)(_attribute)
 
 
-def _uid(found: dict[int, Raw], tag: int, form: Form) -> str:
-    vr, value = found[tag]
-    if vr == "UI" and b"\\" not in value:
-        return value.decode("latin-1").strip(element.PADDING)
-    encodings = document.encodings_of(found, form, charset.DEFAULT)
-    return str(_attribute(tag, vr, value, encodings, form.little_endian) or "")
-
-
 def _elements(dataset: BinaryIO, transfer_syntax: str, wanted: Container[int] | None) -> tuple[dict[int, Raw], Form]:
     found: dict[int, Raw] = {}
-    deflated = transfer_syntax == DeflatedExplicitVRLittleEndian
+    deflated = transfer_syntax == DEFLATED
     try:
-        source: _Source = Inflated(dataset, _LONGEST_HEADER) if deflated else dataset
-        data = source.read(_CHUNK)
-        form = tokenizer.form_of(data, _said(transfer_syntax))
-        data, rest = _gather(source, data, 0, found, form, wanted, _SERIES + 1)
-        identified = {tag: found[tag] for tag in _UIDS if tag in found}
+        source: Source = Inflated(dataset, LONGEST_HEADER) if deflated else dataset
+        data = source.read(CHUNK)
+        form = tokenizer.form_of(data, form_said(transfer_syntax))
+        data, rest = gather(source, data, 0, found, form, wanted, stop=SERIES + 1, needed=_LAST_BASE)
+        identified = {tag: found[tag] for tag in UIDS if tag in found}
         if not rest.need:
-            data, rest = _gather(source, data, rest.at, found, form, wanted, tokenizer.PIXELS)
+            data, rest = gather(source, data, rest.at, found, form, wanted, stop=tokenizer.PIXELS, needed=_LAST_BASE)
     except (tokenizer.MalformedError, zlib.error) as error:
-        raise _unreadable(error) from error
-    if len(identified) == len(_UIDS):
+        raise unreadable(error) from error
+    if len(identified) == len(UIDS):
         # What stands in its place counts, also when it comes again: `identity` and the answer went by it.
         found |= identified
     if rest.need and rest.tag >= 0:
@@ -246,61 +194,3 @@ def _elements(dataset: BinaryIO, transfer_syntax: str, wanted: Container[int] | 
     if not found and rest.at == 0:
         raise UnreadableDatasetError("the dataset holds no element")
     return found, form
-
-
-def _gather(
-    source: _Source,
-    data: bytes,
-    at: int,
-    found: dict[int, Raw],
-    form: Form,
-    wanted: Container[int] | None,
-    stop: int,
-) -> tuple[bytes, Rest]:
-    """Take elements until the stop or the source's end, holding no more than the element at hand needs."""
-    while True:
-        rest = tokenizer.scan(data, at, found, form, wanted=wanted, stop=stop)
-        if not rest.need:
-            return data, rest
-        need = rest.need - rest.at
-        if need > _LONGEST_HEADER and not rest.open:
-            # Too long to be held: passed over, as if nobody had asked for it.
-            rest = Rest(rest.need, rest.need, rest.tag)
-        if rest.at > len(data):
-            if not _skipped(source, rest.at - len(data)):
-                return data, rest
-            data, need = b"", 1
-        elif need > _LONGEST_HEADER:
-            if rest.tag > _LAST_BASE:
-                # Such as hours of waveforms in a sequence: all that events carry came before.
-                return data, Rest(rest.at, 0, rest.tag)
-            raise UnreadableDatasetError("a sequence of its header is longer than 64 MiB")
-        else:
-            data = data[rest.at :]
-        at = 0
-        more = source.read(min(max(need, 2 * len(data), _CHUNK), _LONGEST_HEADER) - len(data))
-        if not more:
-            return data, Rest(0, need, rest.tag if data else -1)
-        data += more
-
-
-def _skipped(source: _Source, length: int) -> bool:
-    """Pass over a value; tells whether all of it was there."""
-    if isinstance(source, io.IOBase) and source.seekable():
-        source.seek(length - 1, io.SEEK_CUR)
-        return len(source.read(1)) == 1
-    while length and (passed := source.read(min(length, _CHUNK))):
-        length -= len(passed)
-    return length == 0
-
-
-def _said(transfer_syntax: str) -> Form:
-    return Form(
-        implicit=transfer_syntax == ImplicitVRLittleEndian, little_endian=transfer_syntax != ExplicitVRBigEndian
-    )
-
-
-def _unreadable(error: Exception) -> UnreadableDatasetError:
-    malformed = isinstance(error, tokenizer.MalformedError)
-    why = str(error) if malformed else "it is not deflated, as its transfer syntax says it is"
-    return UnreadableDatasetError(f"the dataset cannot be parsed: {why}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Any, Final, NamedTuple, cast
 
-from libs.dicom import element
+from libs.dicom import dictionary
 
 #: Pixel data and its kin (7FE0,xxxx), and whatever follows: where a header ends.
 PIXELS: Final = 0x7FE00000
@@ -280,7 +280,7 @@ def _form_of_item(item: bytes, outer: Form) -> Form:
 def _undefined_vr(vr: str, tag: int) -> str:
     if vr not in ("", "UN"):
         return vr
-    known = element.known_vr(tag) if not vr else "UN"
+    known = dictionary.known_vr(tag) if not vr else "UN"
     return "SQ" if known == "UN" else known
 
 

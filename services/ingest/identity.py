@@ -1,18 +1,38 @@
 """Whether a dataset is what its C-STORE command says: the check before the answer. PS3.7 section 9.1.1, PS3.4 B.2.3."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from libs.dicom import uid
-from libs.dicom.header import Header
-from libs.dicom.header import Identity as Identifiers
 
 if TYPE_CHECKING:
     # Receivers check identities, and do without the library that contracts are written in.
     from contracts.instances import QuarantineReason
 
-#: The identifiers of a dataset, read alone or with all of its header.
-Identity = Identifiers | Header
+
+class Identity(Protocol):
+    """The identifiers of a dataset, read alone or with all of its header; as they stand there."""
+
+    @property
+    def sop_class_uid(self) -> str:
+        """(0008,0016)."""
+        ...
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """(0008,0018)."""
+        ...
+
+    @property
+    def study_instance_uid(self) -> str:
+        """(0020,000D)."""
+        ...
+
+    @property
+    def series_instance_uid(self) -> str:
+        """(0020,000E)."""
+        ...
+
 
 SUCCESS = 0x0000
 #: PS3.7 section C.5: Affected SOP Instance UID is not a UID.

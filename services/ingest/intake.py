@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from libs.clock import Clock
-from libs.dicom import header
+from libs.dicom.identity import UnreadableDatasetError
 from libs.dicom.part10 import Meta
 from libs.dimse import command as commands
 from libs.dimse.command import Command
@@ -368,10 +368,12 @@ class Arriving:
         found, unreadable = self._scan.found, self._scan.unreadable
         if found is None and unreadable is None:
             # It ended before the last identifier, or they stand far behind.
+            from libs.dicom import header  # noqa: PLC0415 - hardly any dataset needs it, and it is large
+
             try:
                 with self._scan.whole() or file.reading() as dataset:
                     found = header.read(dataset, self._syntax)
-            except header.UnreadableDatasetError as error:
+            except UnreadableDatasetError as error:
                 unreadable = str(error)
         if found is None:
             return None, identity.unreadable(unreadable or "")

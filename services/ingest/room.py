@@ -1,9 +1,11 @@
 """Whether a disk has room, will have room, and when it is said that it has not. Pure; bytes and seconds."""
 
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from contracts.room import RoomState
+if TYPE_CHECKING:
+    # Receivers look at their disk, and do without the library that contracts are written in.
+    from contracts.room import RoomState
 
 #: Once full, a disk must have so much more than is needed before it takes anything: a share of what is needed.
 _AGAIN: Final = 1 / 8
@@ -60,7 +62,7 @@ class Room:
         #: Hours until it is full, at the rate of the last ones; None if that is not known, or it does not fill.
         self.hours_left: float | None = None
 
-    def see(self, free: int, total: int, at: float) -> RoomState:
+    def see(self, free: int, total: int, at: float) -> "RoomState":
         """Take a measurement in, at a time that never goes back, and give the state."""
         self.hours_left = self._forecast(free, at)
         if not self._margin.takes(free):

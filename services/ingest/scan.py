@@ -3,7 +3,7 @@
 import io
 from typing import Final
 
-from libs.dicom import header
+from libs.dicom import identity
 from services.ingest.identity import Identity
 
 #: Bytes in which they are looked for; real headers have them in the first thousands.
@@ -36,11 +36,11 @@ class Scan:
             return
         try:
             if not self._kept and len(fragment) > _SOON:
-                self.found = header.identity(fragment[:_SOON], self._syntax)
+                self.found = identity.identity(fragment[:_SOON], self._syntax)
             if self.found is None:
                 self._kept += fragment[: _FIRST - len(self._kept)]
-                self.found = header.identity(memoryview(self._kept), self._syntax)
-        except header.UnreadableDatasetError as error:
+                self.found = identity.identity(memoryview(self._kept), self._syntax)
+        except identity.UnreadableDatasetError as error:
             self.unreadable = str(error)
         self._over = self.found is not None or self.unreadable is not None or len(self._kept) >= _FIRST
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from libs.dicom import header
+from libs.dicom import header, identity
 from libs.dicom.header import UnreadableDatasetError
 from tests.unit.dicom.encoded import UNDEFINED, Element, encoded
 
@@ -67,7 +67,8 @@ def long_head(tag: int, vr: str, length: int) -> bytes:
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> int:
     """A limit that is reached fast."""
-    monkeypatch.setattr(header, "_LONGEST_HEADER", MIB)
+    monkeypatch.setattr(identity, "LONGEST_HEADER", MIB)
+    monkeypatch.setattr(header, "LONGEST_HEADER", MIB)
     return MIB
 
 
