@@ -372,9 +372,13 @@ class Quarantine:
             return any(row.id in entry_ids for row in await holding.releasing(tx))
 
     async def _remove(self, key: str) -> None:
-        await asyncio.to_thread(self._objects.delete, key)
-        async with self._database.transaction() as tx:
-            await holding.removed(tx, key)
+        """Remove an object that was let go. What fails for now is done from its note, by retention."""
+        try:
+            await asyncio.to_thread(self._objects.delete, key)
+            async with self._database.transaction() as tx:
+                await holding.removed(tx, key)
+        except _PASSING as error:
+            _LOG.warning("object removed later", key=key, reason=type(error).__name__)
 
     async def _emit(
         self, tx: AsyncSession, row: Row[Any], event: QuarantineResolved, *, study_uid: str | None = None

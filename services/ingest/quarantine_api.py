@@ -201,7 +201,7 @@ def _deciding(router: APIRouter, database: Database, quarantine: Callable[[], Qu
     async def release_many(body: BulkRelease, caller: Caller) -> Outcomes:
         """Release all entries of a filter, corrected or as they are; those that can't be stay, and say why."""
         rows = await _undecided(database, caller, body.filter)
-        made = [await _release(quarantine(), row, body, caller) for row in rows]
+        made = [await _release_one_of_many(quarantine(), row, body, caller) for row in rows]
         return Outcomes(outcomes=tuple(await _ended(database, quarantine(), made)))
 
     @router.post("/quarantine/discard", dependencies=[requires("quarantine.manage")])
@@ -240,6 +240,14 @@ async def _release(quarantine: Quarantine, row: Row[Any], body: Release, caller:
         raise Problem(
             503, "Object store away", f"The object store can't be read: {error}.", advice="Try again later."
         ) from error
+
+
+async def _release_one_of_many(quarantine: Quarantine, row: Row[Any], body: Release, caller: Principal) -> Outcome:
+    try:
+        return await _release(quarantine, row, body, caller)
+    except Problem as problem:
+        # What was decided on the others has to be said all the same.
+        return Outcome(id=row.id, outcome="refused", problem=problem.detail, advice=problem.advice)
 
 
 async def _discard(quarantine: Quarantine, row: Row[Any], body: Discard, caller: Principal) -> Outcome:

@@ -13,6 +13,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from sqlalchemy import select, update
 
+from libs.storage.objects import StoreUnavailableError
 from libs.web.principal import Principal
 from services.ingest import holding
 from services.ingest.models import arrivals, garbage, instances, quarantine, replaced, studies
@@ -311,6 +312,39 @@ async def test_many_at_once(tmp_path: Path) -> None:
         left = (await post(ingest, "/discard", {**WHY, "filter": {}}))["outcomes"]
         assert [each["outcome"] for each in left] == ["discarded"]
         assert left[0]["id"] not in {row.id for row in rows}
+
+
+async def test_a_store_that_goes_away_hides_nothing_that_was_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path / "home") as ingest:
+        rows = [await put_aside(ingest, make_ct(tmp_path, StudyInstanceUID=None)) for _ in range(3)]
+        store = type(ingest.objects)
+        read_object = store.open
+
+        def away(self: Any, key: str, *place: Any) -> Any:
+            if key == rows[0].object_key:
+                raise StoreUnavailableError("the object store does not answer")
+            return read_object(self, key, *place)
+
+        def nothing_goes(*_arguments: Any) -> None:
+            raise StoreUnavailableError("the object store does not answer")
+
+        monkeypatch.setattr(store, "open", away)
+        monkeypatch.setattr(store, "delete", nothing_goes)
+        body = {**WHY, "trust": "dataset", "corrections": NEW_STUDY}
+        ids = [row.id for row in rows[:2]]
+        made = {
+            each["id"]: each for each in (await post(ingest, "/release", {**body, "filter": {"ids": ids}}))["outcomes"]
+        }
+        assert [made[each]["outcome"] for each in ids] == ["refused", "released"]
+        assert "can't be read" in made[ids[0]]["problem"]
+        assert made[ids[0]]["advice"]
+        await post(ingest, f"/{ids[0]}/release", body, 503)
+        gone = await post(ingest, f"/{rows[2].id}/discard", {**WHY, "delete_bytes": True})
+        assert gone["outcome"] == "discarded"
+        assert [row.object_key for row in await ingest.rows(select(garbage))] == [rows[2].object_key]
+        assert (await ingest.rows(select(quarantine.c.state).order_by(quarantine.c.id)))[2].state == "discarded"
 
 
 @pytest.mark.parametrize("killed_at", ["claimed", "spooled", "indexed"])
