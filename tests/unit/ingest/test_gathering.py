@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.ingest.arrival import Entry
-from services.ingest.gathering import Batch, Gathering
+from services.ingest.gathering import Batch, Gathering, Stride
 from tests.unit.ingest.entries import make_entry
 
 SIZE, LINGER, LONGEST = 5, 1.0, 4.0
@@ -59,6 +59,82 @@ def test_what_failed_or_was_refused_comes_alone() -> None:
     assert taken == [[Batch([refused])], [failed], [Batch([good])], []]
 
 
+def test_a_batch_of_more_than_a_transaction_has_is_cut() -> None:
+    found = gathering()
+    for number in range(SIZE + 1):
+        found.add(make_entry(number), 0.0)
+    taken = [numbers(found.take(LINGER, 2)) for _ in range(5)]
+    assert [[len(batch) for batch in batches] for batches in taken] == [[2], [2], [1, 1], [], []]
+    flat = [each for batches in taken for batch in batches for each in batch]
+    assert flat == [make_entry(number).arrival.id for number in range(SIZE + 1)]
+
+
+def test_one_that_failed_stays_whole() -> None:
+    found = gathering()
+    failed = Batch([make_entry(number) for number in range(5)], attempt=1)
+    found.again(failed)
+    assert found.take(0.0, 2) == [failed]
+
+
+FIRST, LEAST, MOST, SOON = 25, 200, 500, 2.0
+
+
+@given(st.lists(st.tuples(st.integers(1, MOST), st.floats(0, 10)), max_size=60))
+def test_transactions_grow_while_they_are_soon_done_and_stay_within_bounds(took: list[tuple[int, float]]) -> None:
+    stride = Stride(first=FIRST, least=LEAST, most=MOST, soon=SOON)
+    assert stride.size == FIRST
+    for entries, seconds in took:
+        before = stride.size
+        stride.took(entries, seconds)
+        assert FIRST <= stride.size <= MOST
+        if seconds > SOON:
+            assert stride.size <= before
+            assert stride.size >= min(before, LEAST)
+        else:
+            assert stride.size >= before
+
+
+def test_full_and_quick_transactions_reach_the_largest_and_slow_ones_leave_it() -> None:
+    stride = Stride(first=FIRST, least=LEAST, most=MOST, soon=SOON)
+    sizes = []
+    for _ in range(6):
+        sizes.append(stride.size)
+        stride.took(stride.size, SOON)
+    assert sizes == [25, 50, 100, 200, 400, 500]
+    for _ in range(3):
+        stride.took(stride.size, SOON + 1)
+        sizes.append(stride.size)
+    assert sizes[6:] == [250, 200, 200]
+
+
+def test_a_small_transaction_says_nothing_about_a_large_one() -> None:
+    stride = Stride(first=FIRST, least=LEAST, most=MOST, soon=SOON)
+    stride.took(FIRST // 2, 0.0)
+    assert stride.size == FIRST
+
+
+@given(st.integers(1, 3), st.integers(1, 400))
+def test_a_backlog_is_worked_off_though_each_life_ends_after_few_transactions(lives: int, backlog: int) -> None:
+    left = [make_entry(number, association=str(number % 7)) for number in range(backlog)]
+    for _ in range(backlog):
+        if not left:
+            return
+        before = len(left)
+        found, stride = (
+            Gathering(size=200, linger=LINGER, longest=LONGEST),
+            Stride(first=25, least=200, most=500, soon=2),
+        )
+        for entry in left:
+            found.add(entry, 0.0)
+        for _ in range(lives):
+            done = {entry.arrival.id for batch in found.take(LONGEST, stride.size) for entry in batch.entries}
+            assert len(done) <= stride.size
+            left = [entry for entry in left if entry.arrival.id not in done]
+            stride.took(len(done), 1.0)
+        assert len(left) < before
+    assert not left
+
+
 arriving = st.lists(
     st.tuples(
         st.floats(0, 2),  # since the one before
@@ -85,7 +161,7 @@ def test_every_entry_comes_out_once_in_time_and_among_its_own(
             batches = found.take(at, most)
             assert batches
             entries = [entry for batch in batches for entry in batch.entries]
-            assert len(batches) == 1 or len(entries) <= most
+            assert len(entries) <= most
             for batch in batches:
                 first = batch.entries[0]
                 assert len(batch.entries) <= SIZE
