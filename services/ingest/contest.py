@@ -7,7 +7,7 @@ is only taken out of the spool.
 import asyncio
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -27,12 +27,13 @@ from services.ingest.arrival import Entry
 from services.ingest.aside import Aside
 from services.ingest.conflict import Content, Outcome
 from services.ingest.evidence import Patience
+from services.ingest.flagging import Flagging, Said
 from services.ingest.identity import Objection
 from services.ingest.models import batches, instances, quarantine, series, studies
 from services.ingest.preparation import Prepared, header_document, prepare
 from services.ingest.repository import RacedError, utc
 from services.ingest.spool import Spool
-from services.ingest.tally import of_batch
+from services.ingest.tally import Brought, Tally, of_batch
 from services.ingest.versions import stored_instances
 
 _LOG = log.get(__name__)
@@ -59,6 +60,8 @@ class Contest:
 
     Parameters
     ----------
+    flagging
+        Compares the patients of what takes the place of another content.
     definition
         Gives the network definition in force.
     patience
@@ -74,6 +77,7 @@ class Contest:
         spool: Spool,
         aside: Aside,
         outbox: Outbox,
+        flagging: Flagging,
         *,
         definition: Callable[[], Definition | None],
         patience: Callable[[], Patience],
@@ -85,6 +89,7 @@ class Contest:
         self._spool = spool
         self._aside = aside
         self._outbox = outbox
+        self._flagging = flagging
         self._definition = definition
         self._patience = patience
         self._clock = clock
@@ -143,11 +148,15 @@ class Contest:
     async def _version(self, entry: Entry, old: Row[Any], outcome: Outcome) -> None:
         arrived = await asyncio.to_thread(self._publish, entry)
         now = self._clock()
+        said: list[Said] = []
         try:
             async with self._database.transaction() as tx:
                 study = await self._lock(tx, old)
                 if outcome == "new-version":
                     await self._replace(tx, arrived, old, study, now)
+                    source = entry.arrival.source
+                    patient = arrived.prepared.instance.attributes
+                    said = await self._flagging.note(tx, entry.study, (source.site, source.node), [patient])
                 else:
                     await holding.keep_replaced(tx, old.study_id, _kept(arrived.prepared.instance), now)
                 await holding.note_arrival(tx, entry, old.study_id, "replaced")
@@ -155,6 +164,7 @@ class Contest:
         except RacedError:
             await asyncio.to_thread(self._take_back, arrived)
             raise
+        self._flagging.remember(said)
         if outcome == "superseded":
             # What is kept is newer: this content's header document is of no use.
             await asyncio.to_thread(self._objects.delete, arrived.headers.key)
@@ -225,8 +235,9 @@ class Contest:
                 attributes=new.attributes,
             )
         )
-        await _count_anew(tx, old.study_id, {old.series_uid, new.series_instance_uid})
-        modalities = sorted({*(study.modalities or ()), *of_batch([new]).modalities()})
+        brought = of_batch([new])
+        await _count(tx, old, brought)
+        modalities = brought.modalities(study.modalities or ())
         since = utc(study.pending_since) if study.pending_since else new.received_at
         wait = self._patience().first_look(modalities, count=study.instance_count, announced=study.announced)
         await tx.execute(
@@ -303,11 +314,18 @@ def _kept(instance: Any) -> dict[str, Any]:
     }
 
 
-async def _count_anew(tx: AsyncSession, study_id: int, uids: set[str]) -> None:
-    """Count series whose instances changed: sums can be added to, not taken from."""
-    mine = (series.c.study_id == study_id, series.c.series_uid.in_(sorted(uids)))
+async def _count(tx: AsyncSession, old: Row[Any], brought: Brought) -> None:
+    """Bring the series up to date, one instance of which has another content now."""
+    before = of_batch(stored_instances([old]))
+    uids = sorted({*before.series, *brought.series})
+    mine = (series.c.study_id == old.study_id, series.c.series_uid.in_(uids))
+    if _sizeless(before) == _sizeless(brought):
+        # A sender that corrects a series sends all of it, and each is by itself here.
+        await tx.execute(update(series).where(*mine).values(size=series.c.size + brought.size - before.size))
+        return
+    # Sums can be added to, not taken from.
     rows = await tx.execute(
-        select(instances).where(instances.c.study_id == study_id, instances.c.series_uid.in_(sorted(uids)))
+        select(instances).where(instances.c.study_id == old.study_id, instances.c.series_uid.in_(uids))
     )
     found = of_batch(stored_instances(rows)).series
     await tx.execute(delete(series).where(*mine))
@@ -315,7 +333,7 @@ async def _count_anew(tx: AsyncSession, study_id: int, uids: set[str]) -> None:
         series.insert(),
         [
             {
-                "study_id": study_id,
+                "study_id": old.study_id,
                 "series_uid": uid,
                 "modality": tally.modality,
                 "instance_count": tally.count,
@@ -326,3 +344,7 @@ async def _count_anew(tx: AsyncSession, study_id: int, uids: set[str]) -> None:
             for uid, tally in found.items()
         ],
     )
+
+
+def _sizeless(brought: Brought) -> dict[str, Tally]:
+    return {uid: replace(tally, size=0) for uid, tally in brought.series.items()}

@@ -105,18 +105,19 @@ class Indexer:
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._aside = Aside(database, objects, spool, outbox)
+        self._flagging = Flagging(outbox, definition=definition, clock=clock)
         self._contest = Contest(
             database,
             objects,
             spool,
             self._aside,
             outbox,
+            self._flagging,
             definition=definition,
             patience=patience,
             clock=clock,
             run=run,
         )
-        self._flagging = Flagging(outbox, definition=definition, clock=clock)
         self._submitted: deque[Entry] = deque()
         self._gathering = Gathering(
             size=settings.batch_size, linger=settings.linger_seconds, longest=settings.longest_linger_seconds

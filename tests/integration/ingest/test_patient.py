@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 from sqlalchemy import select
 
 from contracts.fact import Attributes
@@ -16,6 +17,7 @@ from services.ingest.flagging import MOST_STUDIES, Flagging
 from services.ingest.models import flags, messaging, patients, studies
 from tests.integration.ingest.conftest import NETWORK, Running, running
 from tests.integration.ingest.peer import send
+from tests.integration.ingest.test_same_uid import contents
 from tests.support.synthetic import make_ct
 
 pytestmark = pytest.mark.integration
@@ -93,6 +95,21 @@ async def test_a_study_that_contradicts_itself_is_flagged(tmp_path: Path) -> Non
         await arrive(ingest, make_ct(tmp_path, study_uid="1.1", PatientName="Roe^Jane", PatientBirthDate="19800101"))
         assert await pairs(ingest) == {("1.1", "1.1", ("PatientBirthDate", "PatientName"))}
         assert len(await ingest.events("study.flagged")) == 2
+
+
+async def test_the_patient_of_a_content_that_takes_the_place_is_compared(tmp_path: Path) -> None:
+    made = network()
+    made["same-uid"] = "new-version"
+    first, other = contents(tmp_path)
+    said = dcmread(other)
+    said.PatientName = "Roe^Richard"
+    said.save_as(other)
+    async with running(tmp_path / "home", network=made) as ingest:
+        await arrive(ingest, first)
+        await arrive(ingest, other)
+        study = str(said.StudyInstanceUID)
+        assert await pairs(ingest) == {(study, study, ("PatientName",))}
+        assert len(await ingest.events("study.flagged")) == 1
 
 
 async def test_two_replicas_that_index_at_once_miss_nothing(tmp_path: Path, database_url: str) -> None:

@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
+from sqlalchemy import event as sql_event
 from sqlalchemy import select
 
 from services.ingest.models import arrivals, conflicts, instances, quarantine, replaced, series, studies
+from services.ingest.repository import tally_of
+from services.ingest.tally import of_batch
+from services.ingest.versions import stored_instances
 from tests.integration.ingest.conftest import NETWORK, Running, running
 from tests.integration.ingest.peer import read, send
 from tests.support.synthetic import make_ct, new_uid
@@ -143,6 +147,29 @@ async def test_a_content_that_comes_again_takes_its_place_back(tmp_path: Path) -
         old = await ingest.rows(select(replaced).order_by(replaced.c.id))
         assert [stored(ingest, row.object_key) for row in old] == [read(path)[1] for path in (first, second, first)]
         assert len({row.object_key for row in (*old, kept)}) == 4
+
+
+async def test_a_series_is_counted_anew_only_where_what_it_counts_is_another(tmp_path: Path) -> None:
+    first, same, other = contents(tmp_path, 3)
+    changed = dcmread(other)
+    changed.InstanceNumber = 7
+    changed.save_as(other)
+    counted: list[str] = []
+    async with running(tmp_path / "home", network=network("new-version")) as ingest:
+
+        @sql_event.listens_for(ingest.database.engine.sync_engine, "before_cursor_execute")
+        def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if "instances.series_uid IN" in statement:
+                counted.append(statement)
+
+        for path, times in ((first, 0), (same, 0), (other, 1)):
+            await arrive(ingest, [path])
+            assert len(counted) == times
+            rows = await ingest.rows(select(instances))
+            (brought,) = of_batch(stored_instances(rows)).series.values()
+            (kept,) = await ingest.rows(select(series))
+            assert tally_of(kept) == brought
+        assert brought.numbers == ((7, 7),)
 
 
 async def test_contents_that_come_together_are_settled_one_by_one(tmp_path: Path) -> None:
