@@ -48,6 +48,12 @@ class _Taken:
         """Whether it has failed before, or a process has ended while it held it."""
         return bool(self.message.raw_message.redelivered) or attempt(self.message.headers) > 0
 
+    @property
+    def redeliveries(self) -> int:
+        """How often it was delivered before, as the broker counts it."""
+        found = self.message.headers.get("x-delivery-count", 0)
+        return found if isinstance(found, int) else 0
+
     def tell(self, outcome: str | Verdict) -> None:
         if not self.done.done():
             self.done.set_result(outcome)
@@ -114,8 +120,14 @@ class Batches:
             self._working = None
 
     def _next(self) -> list[_Taken]:
+        if self._ready[0].suspect:
+            # One of them may end this process each time: what is behind it and what is before it go first in turn.
+            suspects = [taken for taken in self._ready if taken.suspect]
+            chosen = suspects[-1 if suspects[0].redeliveries % 2 else 0]
+            self._ready.remove(chosen)
+            return [chosen]
         batch = [self._ready.popleft()]
-        while self._ready and len(batch) < TOGETHER and not (batch[0].suspect or self._ready[0].suspect):
+        while self._ready and len(batch) < TOGETHER and not self._ready[0].suspect:
             batch.append(self._ready.popleft())
         return batch
 

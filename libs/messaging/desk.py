@@ -89,15 +89,15 @@ class Desk:
 def serve(broker: RabbitBroker, spec: QueueSpec, receive: Receiver, prefetch: int) -> None:
     """Have `receive` called for each message of a queue, at most `prefetch` at a time. It settles them itself."""
 
-    async def raw(message: Any) -> bytes:
-        return bytes(message.body)
+    async def whole(message: RabbitMessage) -> Any:
+        return message
 
     @broker.subscriber(
         spec.faststream(),
         spec.exchange,
         channel=Channel(prefetch_count=prefetch, publisher_confirms=True, on_return_raises=True),
         ack_policy=AckPolicy.MANUAL,
-        decoder=raw,
+        decoder=whole,
         no_reply=True,
         title=spec.name,
         include_in_schema=False,

@@ -4,6 +4,8 @@ It says on standard output what it has reached, one line each.
 """
 
 import asyncio
+import os
+import signal
 import sys
 
 from sqlalchemy import insert
@@ -35,6 +37,35 @@ async def handle(station: Station) -> None:
     await make_tables(station.database)
     await station.start()
     say("started")
+    await asyncio.Event().wait()
+
+
+async def handle_some(station: Station) -> None:
+    """Take events, and stay in the middle of the third."""
+    taken: list[str] = []
+
+    @consume(station.broker, "rules", StudyCompleted, station.database, tables, utc_now)
+    async def on_study(event: Event[StudyCompleted], tx: AsyncSession) -> None:
+        taken.append(event.id)
+        await tx.execute(insert(note).values(text=event.id))
+        if len(taken) == 3:
+            say("third")
+            await asyncio.Event().wait()
+
+    await station.start()
+    await asyncio.Event().wait()
+
+
+async def die(station: Station) -> None:
+    """Take events, and end as a power cut would at the one that is called poison."""
+
+    @consume(station.broker, "rules", StudyCompleted, station.database, tables, utc_now)
+    async def on_study(event: Event[StudyCompleted], tx: AsyncSession) -> None:
+        if event.id == "poison":
+            os.kill(os.getpid(), signal.SIGKILL)
+        await tx.execute(insert(note).values(text=event.id))
+
+    await station.start()
     await asyncio.Event().wait()
 
 
@@ -72,5 +103,5 @@ async def hold(station: Station) -> None:
 
 if __name__ == "__main__":
     what, broker_url, database_url, service = sys.argv[1:]
-    deeds = {"handle": handle, "publish": publish, "emit": emit, "hold": hold}
+    deeds = {"handle": handle, "handle_some": handle_some, "die": die, "publish": publish, "emit": emit, "hold": hold}
     asyncio.run(deeds[what](Station(broker_url, database_url, service, instance="peer")))
