@@ -59,7 +59,7 @@ class Aside:
             # It is there if an attempt before this one got no further than the object.
             await asyncio.to_thread(self._objects.delete, entry.quarantine_key)
         # With ack=object-store it may be there under the key of an object that was never indexed.
-        if objection.reason == "content-conflict":
+        if entry.accepted:
             await asyncio.to_thread(self._objects.delete, entry.object_key)
         metric.INDEXED.labels(outcome="quarantined").inc()
         say = _LOG.error if objection.reason == "content-conflict" else _LOG.warning

@@ -16,17 +16,19 @@ from contracts.definition import Definition
 from contracts.fact import ObjectRef
 from contracts.instances import InstancesStored
 from libs.clock import Clock
+from libs.dicom.header import UnreadableDatasetError
 from libs.messaging.outbox import Outbox
 from libs.storage.database import Database
 from libs.storage.objects import ObjectStore, StoreFullError, StoreUnavailableError
 from libs.telemetry import log, trace
-from services.ingest import metric, repository
+from services.ingest import identity, metric, repository
 from services.ingest.arrival import Entry
 from services.ingest.aside import Aside
 from services.ingest.contest import Contest
 from services.ingest.evidence import Patience
 from services.ingest.flagging import Flagging, Said
 from services.ingest.gathering import Batch, Gathering, Stride
+from services.ingest.identity import Objection
 from services.ingest.leftovers import Leftovers
 from services.ingest.preparation import Prepared, header_document, prepare, shared_attributes, without
 from services.ingest.settings import IngestSettings
@@ -50,6 +52,14 @@ _FIRST = 25
 _ROUND = 500
 #: Seconds from taking entries to their commit; where that takes longer, the next are fewer.
 _SOON = 2.0
+
+
+class _UnreadableError(Exception):
+    """Some entries have headers that can't be read behind their identifiers."""
+
+    def __init__(self, entries: list[tuple[Entry, UnreadableDatasetError]]) -> None:
+        super().__init__(f"{len(entries)} entries cannot be read")
+        self.entries = entries
 
 
 @dataclass
@@ -250,17 +260,41 @@ class Indexer:
                 ((each.arrival.tenant, each.arrival.sop_instance_uid) for batch in batches for each in batch.entries),
             )
         parts = [_Part(batch, sort_out(batch.entries, known), [], self._name(batch), began=began) for batch in batches]
-        note = await asyncio.to_thread(self._publish, parts)
+        try:
+            note = await asyncio.to_thread(self._publish, parts)
+        except _UnreadableError as found:
+            for entry, error in found.entries:
+                await self._put_aside(batches, entry, error)
+            if left := [batch for batch in batches if batch.entries]:
+                await self._index(left)
+            return
         await self._write(parts, note)
         await asyncio.to_thread(self._tidy, parts, note)
         for part in parts:
             self._told(part)
             # Should what follows fail, it alone is tried again.
             part.batch.entries = [entry for entry, _ in part.sorted.conflicts]
+        await self._settle(parts)
+
+    async def _settle(self, parts: Sequence[_Part]) -> None:
+        """Decide on what contradicts what is kept, one by one."""
         for part in parts:
             while part.batch.entries:
-                await self._contest.settle(part.batch.entries[0])
-                self._work.indexed(part.batch.entries.pop(0).arrival.id)
+                entry = part.batch.entries[0]
+                try:
+                    await self._contest.settle(entry)
+                except UnreadableDatasetError as error:
+                    await self._put_aside([part.batch], entry, error)
+                else:
+                    self._work.indexed(part.batch.entries.pop(0).arrival.id)
+
+    async def _put_aside(self, batches: Sequence[Batch], entry: Entry, error: UnreadableDatasetError) -> None:
+        """Quarantine what was answered with success: its identifiers were read, and more of it can't be."""
+        await self._aside.put(entry, Objection(identity.SUCCESS, "unreadable-dataset", str(error)))
+        for batch in batches:
+            if entry in batch.entries:
+                batch.entries.remove(entry)
+        self._work.indexed(entry.arrival.id)
 
     def _name(self, batch: Batch) -> str:
         # Another one in each process: what the one before has left under its names is being cleaned up.
@@ -270,10 +304,17 @@ class Indexer:
     def _publish(self, parts: Sequence[_Part]) -> str | None:
         """Put the new objects and their header documents where every replica reads them; the entries stay.
 
-        Gives the name of the note of the documents.
+        Gives the name of the note of the documents. Raises _UnreadableError before it has put anything.
         """
+        unreadable: list[tuple[Entry, UnreadableDatasetError]] = []
         for part in parts:
-            part.prepared = [prepare(entry) for entry in part.sorted.new]
+            for entry in part.sorted.new:
+                try:
+                    part.prepared.append(prepare(entry))
+                except UnreadableDatasetError as error:
+                    unreadable.append((entry, error))
+        if unreadable:
+            raise _UnreadableError(unreadable)
         waiting = [entry for part in parts for entry in part.sorted.new if not entry.uploaded]
         self._objects.keep({entry.object_key: entry.path for entry in waiting})
         keys = {part.id: f"headers/{'/'.join(part.batch.entries[0].study)}/{part.id}.json.gz" for part in parts}

@@ -7,7 +7,7 @@ from libs.dicom import identity
 from services.ingest.identity import Identity
 
 #: Bytes in which they are looked for; real headers have them in the first thousands.
-_FIRST: Final = 256 << 10
+LOOKED_AT: Final = 256 << 10
 #: Bytes that are looked at first: nearly always there is no need for more.
 _SOON: Final = 8 << 10
 
@@ -38,11 +38,11 @@ class Scan:
             if not self._kept and len(fragment) > _SOON:
                 self.found = identity.identity(fragment[:_SOON], self._syntax)
             if self.found is None:
-                self._kept += fragment[: _FIRST - len(self._kept)]
+                self._kept += fragment[: LOOKED_AT - len(self._kept)]
                 self.found = identity.identity(memoryview(self._kept), self._syntax)
         except identity.UnreadableDatasetError as error:
             self.unreadable = str(error)
-        self._over = self.found is not None or self.unreadable is not None or len(self._kept) >= _FIRST
+        self._over = self.found is not None or self.unreadable is not None or len(self._kept) >= LOOKED_AT
 
     def whole(self) -> io.BytesIO | None:
         """Give all that was fed, if that was little enough to be kept and more is needed."""

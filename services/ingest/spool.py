@@ -23,6 +23,7 @@ from services.ingest.arrival import Arrival, DamagedEntryError, Entry, from_meta
 from services.ingest.disk import SpoolUnavailableError, classified, require_room
 from services.ingest.identity import Identity, Objection
 from services.ingest.room import Margin
+from services.ingest.scan import LOOKED_AT, Scan
 from services.ingest.seal import BrokenSealError, Seal, UnsealedError
 
 _CHUNK: Final = 1 << 20
@@ -209,6 +210,12 @@ def read_entry(path: Path) -> Entry:
             raise BrokenSealError("the bytes are not those that were sealed")
         file.seek(offset)
         found, _ = examine(arrival, file)
+        if found is None:
+            # Its identifiers counted when it came, whatever stands behind them.
+            file.seek(offset)
+            scan = Scan(arrival.transfer_syntax_uid)
+            scan.feed(memoryview(file.read(LOOKED_AT)))
+            found = scan.found
     accepted = path.suffix != ".bad" if sealed is None else sealed.accepted
     return Entry(
         arrival=arrival,

@@ -2,7 +2,7 @@
 
 import asyncio
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +180,66 @@ async def test_a_full_disk_refuses_and_recovers_by_itself(
         assert not ingest.spool
         filler.unlink()
         await good_one_goes_through(ingest, tmp_path)
+
+
+def _cut_behind_the_identifiers(dataset: bytes) -> bytes:
+    """Have Rows (0028,0010) claim more bytes than follow."""
+    at = dataset.index(b"\x28\0\x10\0US\2\0")
+    return dataset[: at + 6] + b"\xf0\xff" + dataset[at + 8 : at + 10]
+
+
+def _header_without_end(dataset: bytes) -> bytes:
+    """Put a sequence of more than 64 MiB of items before the last attribute that events carry."""
+    at = dataset.index(b"\x28\0\x10\0US\2\0")
+    item = b"\xfe\xff\0\xe0" + (1 << 20).to_bytes(4, "little") + b"\x08\0\x04\0LT" + bytes(2)
+    item += bytes(8 + (1 << 20) - len(item))
+    sequence = b"\x28\0\1\0SQ\0\0\xff\xff\xff\xff" + item * 65 + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    return dataset[:at] + sequence + dataset[at:]
+
+
+@pytest.mark.parametrize("damaged", [_cut_behind_the_identifiers, _header_without_end])
+@pytest.mark.parametrize("ack", ["spool", "object-store"])
+async def test_a_header_unreadable_behind_its_identifiers_is_kept_for_people(
+    tmp_path: Path, damaged: Callable[[bytes], bytes], ack: str
+) -> None:
+    """The sender was told success, so it must neither be lost nor be tried again for ever, nor hold up its study."""
+    paths = make_study(tmp_path, 3)
+    (meta, bad), *_ = [read(path) for path in paths]
+    async with running(tmp_path / "home", ack=ack) as ingest:
+
+        def all_of_them() -> list[int | None]:
+            with associated(ingest.port, [CT]) as association:
+                statuses = []
+                for number, path in enumerate(paths, 1):
+                    found, dataset = read(path)
+                    sent = damaged(dataset) if number == 1 else dataset
+                    said = {"sop_class": found.sop_class_uid, "sop_uid": found.sop_instance_uid}
+                    statuses.append(store(association, CT, sent, number=number, **said))
+                return statuses
+
+        assert await asyncio.to_thread(all_of_them) == [0, 0, 0]
+        await ingest.until_indexed()
+        (event,) = await ingest.until_events("instances.quarantined", 1)
+        assert event["data"]["reason"] == "unreadable-dataset"
+        (row,) = await ingest.rows(select(quarantine))
+        with ingest.objects.open(row.object_key) as file:
+            part10.decode(file)
+            assert file.read() == damaged(bad)
+        found = {each.sop_uid for each in await ingest.rows(select(instances.c.sop_uid))}
+        assert found == {path.stem for path in paths[1:]}
+        left = [each for each in (tmp_path / "home" / "objects").rglob(f"{meta.sop_instance_uid}.*") if each.is_file()]
+        assert not left
+
+
+async def test_it_is_kept_for_people_after_a_restart_too(tmp_path: Path) -> None:
+    path = make_ct(tmp_path)
+    meta, dataset = read(path)
+    bad = _cut_behind_the_identifiers(dataset)
+    async with running(tmp_path / "home", ack="object-store", loops=False) as ingest:
+        assert await asyncio.to_thread(send_as, ingest.port, bad, sop_uid=meta.sop_instance_uid) == 0
+    async with running(tmp_path / "home", ack="object-store") as ingest:
+        (event,) = await ingest.until_events("instances.quarantined", 1)
+        assert event["data"]["study_instance_uid"]
+        await ingest.until_indexed()
+    left = [each for each in (tmp_path / "home" / "objects").rglob(f"{meta.sop_instance_uid}.*") if each.is_file()]
+    assert not left
