@@ -25,7 +25,7 @@ from services.ingest import holdings, metric, versions
 from services.ingest.completion import SILENT_AFTER
 from services.ingest.repository import utc
 from services.ingest.retention import Verdict, judge
-from services.ingest.work import Work
+from services.ingest.work import Study, Work
 
 _LOG = log.get(__name__)
 #: What is expected to mend itself.
@@ -114,6 +114,8 @@ class Expiry:
         study = seen.tenant, seen.study_uid
         if self._work.has(study):
             return False
+        # Of all versions, and what attempts at one have left that were cut off: no row names more than the last.
+        manifests = await asyncio.to_thread(_manifests, self._objects, study)
         async with self._database.transaction() as tx:
             row = await holdings.lock(tx, seen.id)
             if row is None or await versions.in_hand_elsewhere(
@@ -122,9 +124,11 @@ class Expiry:
                 return False
             now = self._clock()
             verdict = judge((await holdings.copies(tx, [row]))[row.id], snapshot.definition.retention)
-            if row.instance_count == 0 or not verdict.may_go(now):
+            if row.version != seen.version or row.instance_count == 0 or not verdict.may_go(now):
                 return False
             await holdings.remove(tx, row, now)
+            for key in manifests:
+                await holdings.discard(tx, key, now)
             event = _event(row, verdict, snapshot.version)
             site = Source.model_validate(row.source).site
             await self._outbox.emit(tx, event, subject=row.study_uid, tenant=row.tenant, site=site)
@@ -159,6 +163,10 @@ class Expiry:
     def _delete(self, keys: list[str]) -> None:
         for key in keys:
             self._objects.delete(key)
+
+
+def _manifests(objects: ObjectStore, study: Study) -> list[str]:
+    return list(objects.list(f"manifests/{study[0]}/{study[1]}/"))
 
 
 def _event(row: Row[Any], verdict: Verdict, network_version: int) -> StudyExpired:

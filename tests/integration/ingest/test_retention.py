@@ -125,6 +125,20 @@ async def test_a_delivered_copy_goes_with_all_its_objects_and_is_told(tmp_path: 
         assert (said["instance_count"], said["keep"], said["destinations"]) == (3, 1, ["archive"])
 
 
+async def test_the_manifests_of_all_versions_go(tmp_path: Path) -> None:
+    async with running(tmp_path / "home", network=KEEP) as ingest:
+        first = await stored(ingest, make_study(tmp_path, 1))
+        # As a process leaves it that was killed before it recorded a version.
+        cut_off = f"manifests/{first.tenant}/{first.study_uid}/2-0123456789abcdef-01234567.json"
+        await asyncio.to_thread(ingest.objects.put, cut_off, b"{}")
+        row = await stored(ingest, [make_ct(tmp_path, study_uid=first.study_uid)], version=2)
+        assert len([key for key in objects(ingest) if key.startswith("manifests/")]) == 3
+        await decide(ingest, row, "archive")
+        await deliver(ingest, row, "archive")
+        await until_gone(ingest)
+        assert objects(ingest) == []
+
+
 @pytest.mark.parametrize("why", ["undecided", "nowhere", "owed", "owed-by-an-earlier-version", "flag", "quarantine"])
 async def test_what_is_in_doubt_stays(tmp_path: Path, why: str) -> None:
     async with running(tmp_path / "home", network=KEEP) as ingest:
