@@ -17,7 +17,7 @@ from libs.messaging.outbox import Outbox
 from libs.telemetry import log
 from services.ingest import metric
 from services.ingest.models import flags, patients, studies
-from services.ingest.patient import Identity, Patient, contradictions, patient_of
+from services.ingest.patient import SAID, Identity, Patient, contradictions, patient_of
 
 _LOG = log.get(__name__)
 #: A Patient ID that so many studies use is no patient's, such as 0 or UNKNOWN: more pairs would tell people nothing.
@@ -64,7 +64,9 @@ class Flagging:
             What to `remember` once the transaction is committed.
         """
         issuer = self._issuer(source[1])
-        found = {patient_of(each, issuer) for each in attributes} - {None}
+        # Nearly always all instances say the same of their patient, which takes long to bring into the compared form.
+        said = {tuple(str(each.get(keyword, "")) for keyword in SAID): each for each in attributes}
+        found = {patient_of(each, issuer) for each in said.values()} - {None}
         new = sorted(patient for patient in found if patient and (*study, patient) not in self._noted)
         if not new:
             return []

@@ -42,7 +42,8 @@ _TRACER = trace.tracer(__name__)
 _PASSING = (StoreUnavailableError, StoreFullError, SQLAlchemyError, OSError, repository.RacedError)
 _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 30.0
-#: After so many failures of a whole batch its entries go on one by one, so that a bad one holds up no other.
+#: After so many failures by a defect a batch goes on in halves, and so on: a bad entry soon holds up no other, and a
+#: fault that has passed meanwhile does not make an event of each instance.
 _TOGETHER = 3
 #: One prepares while the other one's transaction waits for the disk.
 _WORKERS = 2
@@ -239,7 +240,8 @@ class Indexer:
                 _LOG.error("batch not indexed by a defect, kept in the spool and tried again", exc_info=error, **said)
             parts = [batch]
             if not expected and batch.attempt >= _TOGETHER and len(batch.entries) > 1:
-                parts = [Batch([entry], batch.attempt) for entry in batch.entries]
+                middle = len(batch.entries) // 2
+                parts = [Batch(half, _TOGETHER - 1) for half in (batch.entries[:middle], batch.entries[middle:])]
             for part in parts:
                 self._loop.call_later(wait, self._retry, part)
 

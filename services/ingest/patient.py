@@ -17,6 +17,8 @@ _COMPONENTS: Final = 5
 #: A title says nothing of who someone is; `Jr.` does.
 _PREFIX: Final = 3
 _LONGEST_ID: Final = 64
+#: Attributes that say who someone is: where they are the same, `patient_of` is.
+SAID: Final = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")
 
 
 @dataclass(frozen=True, order=True)
