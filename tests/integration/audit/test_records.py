@@ -2,7 +2,9 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from functools import reduce
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from libs.messaging.consume import parse_any
 from libs.storage.database import Database
 from libs.web.principal import LOCAL, Principal
 from services.audit import repository
+from services.audit.gap import Arrivals
 from services.audit.handlers import recorder
 from services.audit.models import metadata
 from services.audit.repository import Filter, Gap
@@ -200,3 +203,41 @@ async def test_scope_and_filters(database: Database, clock: SettableClock) -> No
     assert len(await page(database, type="kivuko.study.completed.v1")) == 4
     assert await page(database, type="kivuko.study.amended.v1") == []
     assert await page(database, study_instance_uid="1.2") == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_many_events_in_one_transaction_are_counted_as_each_alone(
+    database: Database, clock: SettableClock, seed: int
+) -> None:
+    dice = Random(seed)
+    numbers = {source: dice.sample(range(1, 40), 25) for source in ("/north/ingest", "/south/ingest")}
+    coming = [(source, number) for source, those in numbers.items() for number in those]
+    dice.shuffle(coming)
+    handle = recorder(clock)
+    while coming:
+        batch = [coming.pop() for _ in range(min(dice.randint(1, 12), len(coming)))]
+        async with database.transaction() as tx:
+            for source, number in [*batch, batch[0]]:  # one comes twice
+                event, raw = example(COMPLETED, id=f"event-{number}", source=source, sequence=number)
+                await handle(event, raw, tx)
+    found = {(gap.source, gap.first, gap.last) for gap in await gaps(database, clock)}
+    one_by_one = {source: reduce(Arrivals.arrived, those, Arrivals()) for source, those in numbers.items()}
+    assert found == {(source, *gap) for source, known in one_by_one.items() for gap in known.missing}
+    assert len(await page(database)) == 50
+
+
+async def test_what_remains_of_a_gap_is_as_old_as_the_gap_was(database: Database, clock: SettableClock) -> None:
+    opened = clock()
+    await record(database, clock, COMPLETED, id="event-9", source="/north/ingest", sequence=9)
+    clock.move(timedelta(minutes=5))
+    async with database.transaction() as tx:
+        for number in (3, 6, 12):
+            await recorder(clock)(
+                *example(COMPLETED, id=f"event-{number}", source="/north/ingest", sequence=number), tx
+            )
+    assert [(gap.first, gap.last, gap.since) for gap in await gaps(database, clock)] == [
+        (1, 2, opened),
+        (4, 5, opened),
+        (7, 8, opened),
+        (10, 11, clock()),
+    ]
