@@ -11,7 +11,8 @@ from sqlalchemy.exc import OperationalError
 
 from libs.clock import utc_now
 from libs.storage.objects import StoreUnavailableError
-from services.ingest import repository
+from services.ingest import indexer, preparation, repository
+from services.ingest.arrival import Entry
 from services.ingest.models import arrivals, batches, instances, received, studies
 from tests.integration.ingest.conftest import Running, running
 from tests.integration.ingest.peer import send
@@ -104,6 +105,35 @@ async def test_the_object_store_away(tmp_path: Path, monkeypatch: pytest.MonkeyP
             await ingest.until(said, "readiness to say so")
         await nothing_is_left_over(ingest)
         await ingest.service.checks["index"]()
+
+
+async def test_an_entry_that_can_not_be_indexed_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make_study(tmp_path, 8)
+    good = preparation.prepare
+
+    def defect(entry: Entry) -> Any:
+        if entry.arrival.sop_instance_uid == paths[2].stem:
+            raise ZeroDivisionError
+        return good(entry)
+
+    async with running(tmp_path / "home") as ingest:
+        with monkeypatch.context() as patched:
+            patched.setattr(indexer, "prepare", defect)
+            assert await asyncio.to_thread(send, ingest.port, paths) == [0] * 8
+
+            async def others() -> bool:
+                return len(await ingest.rows(select(instances.c.id))) == 7
+
+            await ingest.until(others, "the others to be indexed")
+            assert len(ingest.spool) >= 1
+        await ingest.until_indexed()
+        assert len(await ingest.rows(select(instances.c.id))) == 8
+        # Halves, and halves of these: not an event of each instance.
+        assert len(await ingest.events("instances.stored")) <= 5
+    async with running(tmp_path / "home") as ingest:
+        await nothing_is_left_over(ingest)
 
 
 async def test_acknowledged_from_the_object_store_survives_the_loss_of_the_disk(
