@@ -14,6 +14,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 from libs.messaging.tables import messaging_tables
@@ -70,7 +71,14 @@ studies = Table(
     Column("expired_at", DateTime(timezone=True), nullable=True),
     UniqueConstraint("tenant", "study_uid", name="studies_identity"),
     Index("studies_due", "due_at"),
-    Index("studies_last_arrival", "last_arrival"),
+    # Those whose copy is kept, as retention looks at them; what expired stays as a row for ever.
+    Index(
+        "studies_kept",
+        "last_arrival",
+        "id",
+        sqlite_where=text("instance_count > 0"),
+        postgresql_where=text("instance_count > 0"),
+    ),
 )
 
 instances = Table(

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.integration
 
 def batch(number: int, study: str) -> repository.Indexed:
     """Make a batch of one new instance and one duplicate."""
-    new, duplicate = make_entry(2 * number, study=study), make_entry(2 * number + 1, study=study)
+    new = make_entry(2 * number, study=study)
+    duplicate = make_entry(2 * number + 1, study=study, sop_uid=f"1.2.3.{2 * (number % 2)}")
     instance = StoredInstance(
         sop_instance_uid=new.arrival.sop_instance_uid,
         sop_class_uid=new.arrival.sop_class_uid,

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select, update
+from sqlalchemy import Connection, select, update
+from sqlalchemy.event import listens_for
 
 from contracts.definition import Retention
 from contracts.instances import InstancesStored
@@ -386,3 +387,48 @@ async def test_a_study_whose_copy_is_gone_is_shown_as_expired(tmp_path: Path) ->
             assert (shown["state"], shown["instance_count"], shown["modalities"]) == ("expired", 0, [])
             assert (await http.get("/v1/ingest/studies", params={"state": "complete"})).json()["studies"] == []
             assert (await http.get("/v1/ingest/retention")).json()["studies"] == []
+
+
+async def test_what_a_crash_left_behind_is_worked_off(tmp_path: Path) -> None:
+    """The transaction stands, and the process ended before, or while, the objects went."""
+    home = tmp_path / "home"
+    async with running(home) as ingest:
+        row = await stored(ingest, make_study(tmp_path, 3))
+        before = objects(ingest)
+    async with running(home, loops=False) as ingest:
+        async with ingest.database.transaction() as tx:
+            kept = await holdings.lock(tx, row.id)
+            assert kept is not None
+            await holdings.remove(tx, kept, datetime.now(UTC))
+        assert objects(ingest) == before
+        assert {each.object_key for each in await ingest.rows(select(garbage))} == set(before)
+        ingest.objects.delete(before[0])
+    # Without retention in the definition, too: what is noted is gone for good already.
+    async with running(home) as ingest:
+
+        async def empty() -> bool:
+            return not await ingest.rows(select(garbage))
+
+        await ingest.until(empty, "no garbage")
+        assert objects(ingest) == []
+
+
+async def test_looking_for_copies_reads_an_index(tmp_path: Path) -> None:
+    """What expired long ago stays as rows, and costs nothing."""
+    database = Database(f"sqlite://{tmp_path}", "ingest")
+    await migrate(database, "services.ingest")
+    said: list[str] = []
+
+    @listens_for(database.engine.sync_engine, "before_cursor_execute")
+    def note(_connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        said.append(statement)
+
+    async with database.transaction() as tx:
+        await holdings.ripe(tx, datetime.now(UTC), (datetime.now(UTC), 1), 10)
+        (asked,) = [each for each in said if "last_arrival" in each]
+        connection = await tx.connection()
+        plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}", ("1",) * asked.count("?"))
+        steps = [row.detail for row in plan]
+    assert [step for step in steps if "USING INDEX studies_kept" in step]
+    assert not [step for step in steps if step.startswith("SCAN") or "TEMP B-TREE" in step]
+    await database.close()
