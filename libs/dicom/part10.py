@@ -43,16 +43,15 @@ class Meta:
 def encode(meta: Meta) -> bytes:
     """Write preamble, prefix and file meta information: everything before the dataset."""
     elements = [
-        _element(0x0001, b"OB", b"\0\1"),
+        _VERSION,
         _element(0x0002, b"UI", meta.sop_class_uid.encode("ascii", "replace")),
         _element(0x0003, b"UI", meta.sop_instance_uid.encode("ascii", "replace")),
         _element(0x0010, b"UI", meta.transfer_syntax_uid.encode("ascii", "replace")),
-        _element(0x0012, b"UI", uid.IMPLEMENTATION_CLASS_UID.encode()),
-        _element(0x0013, b"SH", uid.IMPLEMENTATION_VERSION_NAME.encode()),
+        _IMPLEMENTATION,
     ]
     if meta.private:
-        elements.append(_element(0x0100, b"UI", PRIVATE_CREATOR_UID.encode()))
-        elements.append(_element(0x0102, b"OB", json.dumps(meta.private, sort_keys=True).encode()))
+        elements.append(_CREATOR)
+        elements.append(_element(0x0102, b"OB", _JSON(meta.private).encode()))
     body = b"".join(elements)
     return PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(body))) + body
 
@@ -96,6 +95,15 @@ def _element(element: int, vr: bytes, value: bytes) -> bytes:
     head = struct.pack("<HH", 0x0002, element) + vr
     length = struct.pack("<HI", 0, len(value)) if vr in _LONG_VRS else struct.pack("<H", len(value))
     return head + length + value
+
+
+#: The same in every file.
+_VERSION = _element(0x0001, b"OB", b"\0\1")
+_IMPLEMENTATION = _element(0x0012, b"UI", uid.IMPLEMENTATION_CLASS_UID.encode()) + _element(
+    0x0013, b"SH", uid.IMPLEMENTATION_VERSION_NAME.encode()
+)
+_CREATOR = _element(0x0100, b"UI", PRIVATE_CREATOR_UID.encode())
+_JSON = json.JSONEncoder(sort_keys=True).encode
 
 
 def _elements(file: BinaryIO, offset: int) -> Iterator[tuple[int, bytes, int]]:

@@ -276,7 +276,7 @@ class Arriving:
         if self._stream.failure is not None:
             self._fail("object-store", self._stream.failure)
             return
-        self._stream.came(self._file.size)
+        self._stream.came(self._file.landed)
 
     def _finish(self, began: float) -> int:
         reports = self._intake.reports

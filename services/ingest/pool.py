@@ -21,7 +21,8 @@ from services.ingest.seal import Head, Seal
 
 #: Suffix of a file that is waiting for an arrival, is being written, or is sealed: only its seal tells.
 SUFFIX: Final = ".in"
-#: Bytes of a dataset that are kept in memory: a smaller one is written at once, head and seal included.
+#: Bytes of a dataset that are gathered in memory: a smaller one is written at once, head and seal included. Fragments
+#: of dcmtk and of TLS have 16 KiB, and each write costs, and each turn that a thread gives to others while it hashes.
 _BUFFER: Final = 64 << 10
 #: Bytes after which the disk is told to begin, so that the last sync of a large object is short.
 _WRITE_BACK: Final = 32 << 20
@@ -29,7 +30,6 @@ _WRITE_BACK: Final = 32 << 20
 #: together they cannot take what is kept free.
 _STEP: Final = 256 << 10
 _AHEAD: Final = 32
-_MOST_PARTS: Final = 64
 
 
 class FolderInUseError(Exception):
@@ -67,7 +67,10 @@ class Incoming:
         self._head = head
         self._pool = pool
         self._digest = hashlib.sha256()
-        self._waiting: list[bytes] | None = []
+        self._waiting: list[bytes] = []
+        self._gathered = 0
+        #: Bytes of the file, head included, that are written.
+        self.landed = 0
         self._begun = 0
         self._looked = 0
 
@@ -78,22 +81,30 @@ class Incoming:
 
     def write(self, fragment: memoryview) -> None:
         """Take more of the dataset; the fragment is not used after the call."""
-        self._digest.update(fragment)
         self.length += len(fragment)
+        self._gathered += len(fragment)
         if self.length - self._looked >= _STEP:
             self._pool.require_room()
             self._looked = self.length
-        if self._waiting is None:
-            _write(self._descriptor, [fragment])
-        elif self.length <= _BUFFER:
+        if self._gathered <= _BUFFER:
             self._waiting.append(bytes(fragment))
         else:
-            waiting, self._waiting = self._waiting, None
-            _write(self._descriptor, [bytes(self._head), *waiting, fragment])
+            self._flush(fragment)
         if self.length - self._begun >= _WRITE_BACK:
             # On Linux this begins to write, and drops what is written: nobody reads a large object soon.
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             self._begun = self.length
+
+    def _flush(self, last: memoryview | bytes) -> None:
+        data = b"".join([*self._waiting, last]) if self._waiting else last
+        self._waiting, self._gathered = [], 0
+        self._digest.update(data)
+        self._append(data)
+
+    def _append(self, data: memoryview | bytes) -> None:
+        parts = [data] if self.landed else [bytes(self._head), data]
+        _write(self._descriptor, parts)
+        self.landed += sum(map(len, parts))
 
     def _close(self) -> None:
         os.close(self._descriptor)
@@ -102,26 +113,28 @@ class Incoming:
 
     def seal(self, status: int, reason: str, detail: str, traceparent: str) -> Seal:
         """Finish the file; it is on stable storage when this returns, and an entry of the spool from then on."""
+        rest = b"".join(self._waiting)
+        self._digest.update(rest)
         seal = Seal(self._digest.hexdigest(), self.length, status, reason, detail)
         changes = self._head.fill(seal, traceparent)
-        if self._waiting is None:
+        if self.landed:
             for offset, value in changes:
                 os.pwrite(self._descriptor, value, offset)
-        else:
-            _write(self._descriptor, [bytes(self._head), *self._waiting])
+        self._append(rest)
         os.fdatasync(self._descriptor)
         self._close()
         return seal
 
     def reading(self) -> BinaryIO:
-        """Open the dataset for reading; once more than 64 KiB of it have come. Raises OSError."""
+        """Open the dataset, as far as it has come, for reading. Raises OSError."""
+        self._flush(b"")
         file = self.path.open("rb")
         file.seek(len(self._head))
         return file
 
     def discard(self) -> None:
         """Remove the file: nothing in it was promised."""
-        self._waiting = None
+        self._waiting = []
         if self._descriptor >= 0:
             self._close()
         self.path.unlink(missing_ok=True)
@@ -195,10 +208,8 @@ class Pool:
 
 
 def _write(descriptor: int, parts: Sequence[bytes | memoryview]) -> None:
-    # At most 64 KiB of small parts wait, which may be very many.
-    whole: list[bytes | memoryview] = list(parts) if len(parts) <= _MOST_PARTS else [b"".join(parts)]
-    written = os.writev(descriptor, whole)
-    if written < sum(map(len, whole)):
-        rest = memoryview(b"".join(whole))[written:]
+    written = os.writev(descriptor, parts)
+    if written < sum(map(len, parts)):
+        rest = memoryview(b"".join(parts))[written:]
         while rest:
             rest = rest[os.write(descriptor, rest) :]
