@@ -1,5 +1,7 @@
 """`kivuko quarantine`: what was put aside, and what people decide on it."""
 
+import sys
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -42,7 +44,15 @@ Since = Annotated[
     ),
 ]
 Why = Annotated[str, typer.Option(help="Why, for the audit log; without the patient's data.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEYWORD=VALUE", help="A new value; may be repeated.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEYWORD=VALUE",
+        help="A new value; may be repeated. `-` reads them from standard input, one a line: others on this machine see "
+        "the arguments of a command.",
+    ),
+]
 Trust = Annotated[
     str | None, typer.Option(help="Which is right where they name different instances: `dataset` or `command`.")
 ]
@@ -237,11 +247,14 @@ def _release(
     json_output: bool,
 ) -> dict[str, Any]:
     corrections = {}
-    for value in values or ():
+    for value in _lines_of(values or ()):
         keyword, sign, text = value.partition("=")
         if not sign or not keyword.isalnum():
             fail("A correction is not KEYWORD=VALUE.", "Write such as PatientID=P1.", code=2, json_output=json_output)
         corrections[keyword] = text
+    if values and not corrections:
+        advice = "Write KEYWORD=VALUE lines to standard input, or leave --set out to release it as it is."
+        fail("Standard input has no value.", advice, code=2, json_output=json_output)
     return {
         "reason": why,
         "corrections": corrections,
@@ -250,6 +263,14 @@ def _release(
         "modification": "COERCE" if coerce else "CORRECT",
         "dry_run": dry_run,
     }
+
+
+def _lines_of(values: Iterable[str]) -> Iterator[str]:
+    for value in values:
+        if value == "-":
+            yield from filter(None, (line.strip() for line in sys.stdin))
+        else:
+            yield value
 
 
 def _print(made: list[dict[str, Any]], *, json_output: bool) -> None:

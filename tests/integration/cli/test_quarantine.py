@@ -78,11 +78,13 @@ def test_from_the_list_to_the_release(home: Process, cli: Cli, tmp_path: Path) -
     assert "not a valid UID" in refused.stderr
     unclear = cli("quarantine", "release", entry, "--why", "test")
     assert unclear.returncode == 1
-    values = ("--set", f"StudyInstanceUID={study}", "--set", "PatientName=Doe^Jane")
+    values = ("--set", f"StudyInstanceUID={study}", "--set", "-")
     wanted = ("quarantine", "correct", entry, *values, "--trust", "dataset", "--why", "wrong worklist item")
-    assert "would-release" in cli(*wanted, "--dry-run").stdout
+    assert "would-release" in cli(*wanted, "--dry-run", stdin="PatientName=Doe^Jane\n").stdout
     assert entries(cli)[0]["state"] == "open"
-    done = cli(*wanted)
+    assert cli(*wanted, stdin="Doe^Jane\n").returncode == 2
+    assert cli("quarantine", "release", entry, "--set", "-", "--why", "test", stdin="\n").returncode == 2
+    done = cli(*wanted, stdin="PatientName=Doe^Jane\n\nPatientSex=F\n")
     assert done.returncode == 0, done.stderr
     assert "released" in done.stdout
     assert entries(cli) == []
@@ -93,6 +95,7 @@ def test_from_the_list_to_the_release(home: Process, cli: Cli, tmp_path: Path) -
         "wrong worklist item",
     )
     assert "Doe" not in json.dumps(kept)
+    assert kept["resolution"]["corrected"] == ["PatientName", "PatientSex", "StudyInstanceUID"]
     assert study in cli("study", "list").stdout
     wait_until(lambda: "People released" in _trace(cli, study), "the timeline to tell")
 
