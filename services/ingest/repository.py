@@ -15,7 +15,7 @@ from contracts.fact import ObjectRef
 from contracts.instances import StoredInstance
 from services.ingest.arrival import Arrival, Entry, source_document
 from services.ingest.evidence import Patience
-from services.ingest.models import arrivals, batches, instances, open_work, received, series, studies
+from services.ingest.models import arrivals, batches, instances, received, series, studies
 from services.ingest.sorting import Kept, Known
 from services.ingest.tally import Brought, Tally, largest, of_batch
 
@@ -294,59 +294,6 @@ def _due(changes: dict[str, Any], now: datetime, patience: Patience) -> dict[str
         changes["modalities"] or (), count=changes["instance_count"], announced=changes["announced"]
     )
     return changes | {"due_at": None if changes["pending_since"] is None else now + wait}
-
-
-async def declare_open(tx: AsyncSession, replica: str, work: Iterable[tuple[str, str]], now: datetime) -> None:
-    """Say to the other replicas which studies this one has in hand, in place of what it said before."""
-    await tx.execute(delete(open_work).where(open_work.c.replica == replica))
-    rows = [
-        {"replica": replica, "tenant": tenant, "study_uid": uid, "renewed_at": now} for tenant, uid in sorted(set(work))
-    ]
-    if rows:
-        await tx.execute(open_work.insert(), rows)
-    await tx.execute(update(received).where(received.c.replica == replica).values(renewed_at=now))
-
-
-async def expect(tx: AsyncSession, entry: Entry, replica: str, now: datetime) -> None:
-    """Record that an object is about to be acknowledged from the object store."""
-    row = {
-        "id": entry.arrival.id,
-        "replica": replica,
-        "tenant": entry.arrival.tenant,
-        "study_uid": entry.study_uid,
-        "object_key": entry.object_key,
-        "renewed_at": now,
-    }
-    await tx.execute(_insert_absent(tx, received).values(row))
-
-
-async def forget(tx: AsyncSession, arrival_id: str) -> None:
-    """Take back `expect`: the sender was told a failure, or there is no such object."""
-    await tx.execute(delete(received).where(received.c.id == arrival_id))
-
-
-async def orphaned(tx: AsyncSession, replica: str, *, silent_since: datetime, limit: int) -> list[tuple[str, str]]:
-    """Take over what replicas that fell silent have acknowledged: pairs of arrival and object key."""
-    rows = await tx.execute(
-        select(received.c.id, received.c.object_key)
-        .where(received.c.renewed_at < silent_since, received.c.replica != replica)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    return [(arrival, key) for arrival, key in rows]
-
-
-async def expected(tx: AsyncSession, replica: str) -> list[tuple[str, str]]:
-    """List what this replica has acknowledged and not indexed: pairs of arrival and object key."""
-    rows = await tx.execute(
-        select(received.c.id, received.c.object_key).where(received.c.replica == replica).order_by(received.c.id)
-    )
-    return [(arrival, key) for arrival, key in rows]
-
-
-async def take_over(tx: AsyncSession, arrival_id: str, replica: str, now: datetime) -> None:
-    """Make an arrival this replica's own."""
-    await tx.execute(update(received).where(received.c.id == arrival_id).values(replica=replica, renewed_at=now))
 
 
 def _instance_row(study_id: int, batch: Indexed, each: StoredInstance) -> dict[str, Any]:

@@ -183,7 +183,12 @@ class Stream:
             return not self._given_up
 
     def _put(self, upload: Upload, number: int) -> None:
-        upload.put(number, os.pread(self._file, upload.part, (number - 1) * upload.part))
+        offset = (number - 1) * upload.part
+        data = os.pread(self._file, upload.part, offset)
+        if len(data) != min(upload.part, self._landed - offset):
+            # Never an object with a hole, whatever the reason.
+            raise OSError("the spool file is shorter than what was said to have landed")
+        upload.put(number, data)
         with self._changed:
             self._stored = max(self._stored, number * upload.part)
             self._changed.notify_all()

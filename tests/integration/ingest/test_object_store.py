@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -240,8 +239,11 @@ async def test_nothing_is_lost_with_a_replica_and_its_disk(
         with victim(tmp_path / "lost", {**shared, "instance": "ingest-0"}, **never) as (process, port):
             statuses = await asyncio.to_thread(send, port, paths)
             assert statuses == [0] * 40
-            process.send_signal(signal.SIGKILL)
+            its = psutil.Process(process.pid).children()
+            process.kill()
             process.wait()
+            # Its receivers end by themselves, and tidy up.
+            await asyncio.to_thread(psutil.wait_procs, its, 30)
         shutil.rmtree(tmp_path / "lost")
         ago = utc_now() - timedelta(hours=1)
         async with one.database.transaction() as tx:
