@@ -129,7 +129,10 @@ class Indexer:
             clock=clock,
             run=run,
         )
-        self._submitted: deque[Entry] = deque()
+        self._submitted: deque[tuple[Entry, float]] = deque()
+        self._size = settings.batch_size
+        #: Whether a worker will look at what is submitted without being woken: it has been, or soon looks by itself.
+        self._looks = False
         self._gathering = Gathering(
             size=settings.batch_size, linger=settings.linger_seconds, longest=settings.longest_linger_seconds
         )
@@ -143,7 +146,10 @@ class Indexer:
 
     def submit(self, entry: Entry) -> None:
         """Take an entry, from any thread."""
-        self._submitted.append(entry)
+        self._submitted.append((entry, self._loop.time()))
+        if self._looks and len(self._submitted) % self._size:
+            return
+        self._looks = True
         try:
             self._loop.call_soon_threadsafe(self._came.set)
         except RuntimeError:
@@ -207,9 +213,10 @@ class Indexer:
         async with self._turn:
             while True:
                 self._came.clear()
-                now = self._loop.time()
+                self._looks = False
                 while self._submitted:
-                    self._gathering.add(self._submitted.popleft(), now)
+                    self._gathering.add(*self._submitted.popleft())
+                now = self._loop.time()
                 if over.is_set():
                     # Another worker may have to be woken by what woke this one.
                     self._came.set()
@@ -217,9 +224,12 @@ class Indexer:
                 batches = self._gathering.take(now, self._stride.size)
                 if batches:
                     return batches
+                # What comes meanwhile is not due before what is there, so it need not wake anyone.
+                due = self._gathering.next()
+                self._looks = due is not None
                 # Not `wait_for`: on Python 3.11 it swallows a cancellation that comes together with the wake-up.
                 with suppress(TimeoutError):
-                    async with asyncio.timeout_at(self._gathering.next()):
+                    async with asyncio.timeout_at(due):
                         await self._came.wait()
 
     def _again(self, batches: Sequence[Batch], error: Exception, *, expected: bool) -> None:
