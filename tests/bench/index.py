@@ -27,6 +27,7 @@ from libs.storage.database import Database
 from libs.storage.migration import migrate
 from libs.storage.objects import open_store
 from libs.telemetry import log
+from libs.telemetry.metric import REGISTRY
 from services.ingest.arrival import Arrival, Entry, arrival_id
 from services.ingest.evidence import Patience
 from services.ingest.indexer import Indexer
@@ -145,10 +146,13 @@ class _Index:
             work.spooled(entry.arrival.id, entry.arrival.association_id, entry.study, entry.arrival.received_at)
         running = asyncio.create_task(indexer.run())
         start = time.perf_counter()
+        failed = _failures()
         for entry in entries:
             indexer.submit(entry)
         await done.wait()
         seconds = time.perf_counter() - start
+        if _failures() > failed:
+            raise RuntimeError("batches failed and were tried again: what was measured is not indexing; see the log")
         running.cancel()
         await asyncio.wait({running})
         objects.close()
@@ -240,6 +244,11 @@ def _entries(folder: Path, sample: Path) -> list[Entry]:
             Entry(arrival, study_uid, series_uid, path, hashlib.sha256(data).hexdigest(), size, accepted=True)
         )
     return entries
+
+
+def _failures() -> float:
+    kinds = ("index", "alarm")
+    return sum(REGISTRY.get_sample_value("kivuko_ingest_failures_total", {"kind": kind}) or 0 for kind in kinds)
 
 
 def _uid() -> str:
