@@ -25,6 +25,8 @@ _US: Final = struct.Struct("<H")
 _UL: Final = struct.Struct("<I")
 _GROUP_LENGTH, _SOP_CLASS, _FIELD, _MESSAGE_ID, _RESPONDED_TO = 0x0000, 0x0002, 0x0100, 0x0110, 0x0120
 _DATASET_TYPE, _STATUS, _COMMENT, _SOP_INSTANCE = 0x0800, 0x0900, 0x0902, 0x1000
+#: PS3.5 section 9.1: 64 characters are even, so padding adds none.
+_LONGEST_UID: Final = 64
 _LONGEST_COMMENT: Final = 64
 
 
@@ -153,7 +155,8 @@ def response(request: Command, status: int, comment: str = "") -> Command:
         _STATUS: _US.pack(status),
     }
     for element in (_SOP_CLASS, _SOP_INSTANCE):
-        if element in request.elements:
+        # Optional in a response (PS3.7 tables 9.1-1 to 9.1-5), and what is no UID would break the peer's own reading.
+        if len(request.elements.get(element, bytes(_LONGEST_UID + 1))) <= _LONGEST_UID:
             elements[element] = request.elements[element]
     if comment:
         elements[_COMMENT] = comment.encode("ascii", "replace")[:_LONGEST_COMMENT]

@@ -39,6 +39,13 @@ def test_a_response_repeats_the_request() -> None:
     assert len(response.text(0x0902)) == 64
 
 
+@pytest.mark.parametrize(("length", "repeated"), [(64, True), (65, False), (2000, False)])
+def test_a_response_does_not_repeat_what_is_no_identifier(length: int, repeated: bool) -> None:
+    request = commands.store_request(1, "1.2.840.10008.5.1.4.1.1.2", "9" * length)
+    response = commands.decode(commands.encode(commands.response(request, 0x0117)))
+    assert response.sop_instance_uid == ("9" * length if repeated else "")
+
+
 @pytest.mark.parametrize("missing", [0x0100, 0x0110, 0x0800])
 def test_a_command_set_that_cannot_be_answered_is_malformed(missing: int) -> None:
     elements = dict(commands.echo_request(1).elements)
