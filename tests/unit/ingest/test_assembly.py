@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from contracts.instances import StoredInstance
 from services.ingest.assembly import primary_modality, study_attributes
-from services.ingest.indexer import shared_attributes
+from services.ingest.preparation import shared_attributes
 
 pytestmark = pytest.mark.unit
 
