@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, func, null, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Insert, Row, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.delivery import DeliveryItem
@@ -14,11 +13,11 @@ from contracts.fact import Source
 from contracts.instances import InstancesStored
 from contracts.routing import RoutingDecided
 from contracts.study import StudyAmended, StudyCompleted
-from services.rules.models import completions, decisions, instances, requests, studies
+from services.rules import statements
+from services.rules.models import completions, decisions, instances, studies
 from services.rules.plan import Known, Requested, Wish
 
 _IDS_A_STATEMENT = 500
-_IDENTITY = ("study_id", "sop_instance_uid", "content_hash")
 
 
 @dataclass(frozen=True)
@@ -41,25 +40,29 @@ class Completion:
     completed: StudyCompleted
 
 
-def _insert(tx: AsyncSession) -> Any:
-    return sqlite.insert if tx.get_bind().dialect.name == "sqlite" else postgresql.insert
+def _in_dialect(tx: AsyncSession, statement: statements.ByDialect) -> Insert:
+    return statement[tx.get_bind().dialect.name]
 
 
 async def open_study(tx: AsyncSession, tenant: str, study_instance_uid: str, site: str | None) -> Study:
     """Give the study's row, made if need be, and keep other replicas from deciding on it."""
-    values = {"tenant": tenant, "study_instance_uid": study_instance_uid, "site": site, "waiting": False}
-    await tx.execute(_insert(tx)(studies).values(values).on_conflict_do_nothing())
-    mine = (studies.c.tenant == tenant, studies.c.study_instance_uid == study_instance_uid)
-    return await _locked(tx, *mine)
+    mine = {"tenant": tenant, "name": study_instance_uid}
+    row = (await tx.execute(statements.STUDY_NAMED, mine)).one_or_none()
+    if row is None:
+        values = {"tenant": tenant, "study_instance_uid": study_instance_uid, "site": site, "waiting": False}
+        row = (await tx.execute(_in_dialect(tx, statements.ADD_STUDY), values)).one_or_none()
+    if row is None:
+        # Another replica has made it meanwhile.
+        row = (await tx.execute(statements.STUDY_NAMED, mine)).one()
+    return _study(row)
 
 
 async def lock_study(tx: AsyncSession, study_id: int) -> Study:
     """Give a study's row, and keep other replicas from deciding on it."""
-    return await _locked(tx, studies.c.id == study_id)
+    return _study((await tx.execute(statements.STUDY, {"study": study_id})).one())
 
 
-async def _locked(tx: AsyncSession, *conditions: ColumnElement[bool]) -> Study:
-    row = (await tx.execute(select(studies).where(*conditions).with_for_update())).one()
+def _study(row: Row[Any]) -> Study:
     return Study(row.id, row.tenant, row.study_instance_uid, row.site, row.waiting, row.expired_version)
 
 
@@ -85,21 +88,7 @@ async def keep_instances(tx: AsyncSession, study: Study, batch: InstancesStored)
         }
         for one, own in zip(batch.instances, attributes, strict=True)
     ]
-    statement = _insert(tx)(instances)
-    # The same event again has the same time. A later one: this content was replaced or has expired, and has come again.
-    again: dict[str, Any] = {name: statement.excluded[name] for name in rows[0] if name not in _IDENTITY}
-    added = await tx.execute(
-        statement.on_conflict_do_update(
-            index_elements=_IDENTITY,
-            # Not a bound None: with one SQLAlchemy sends each row in a statement of its own.
-            set_=again | {"network_version": null()},
-            where=or_(
-                instances.c.received_at < statement.excluded.received_at,
-                instances.c.after_version < statement.excluded.after_version,
-            ),
-        ).returning(instances.c.id, instances.c.sop_instance_uid, instances.c.content_hash),
-        rows,
-    )
+    added = await tx.execute(_in_dialect(tx, statements.KEEP_INSTANCES), rows)
     ids = {(row.sop_instance_uid, row.content_hash): row.id for row in added}
     return [
         Known(
@@ -126,19 +115,16 @@ async def keep_instances(tx: AsyncSession, study: Study, batch: InstancesStored)
 
 async def instances_of(tx: AsyncSession, study: Study, *, undecided: bool = False) -> list[Known]:
     """Give the instances of a study: all of them, or those that no rule with trigger `instance` has seen."""
-    there = or_(instances.c.after_version.is_(None), instances.c.after_version >= study.expired_version)
-    mine = (instances.c.study_id == study.id, there)
-    statement = select(instances).where(*mine).order_by(instances.c.id)
-    if undecided:
-        statement = statement.where(instances.c.network_version.is_(None))
-    return [_known(row) for row in await tx.execute(statement)]
+    statement = statements.UNDECIDED_INSTANCES if undecided else statements.INSTANCES
+    rows = await tx.execute(statement, {"study": study.id, "expired": study.expired_version})
+    return [_known(row) for row in rows]
 
 
 async def mark_decided(tx: AsyncSession, decided: Sequence[Known], network_version: int) -> None:
     """Note under which version of the definition instances were decided."""
     for start in range(0, len(decided), _IDS_A_STATEMENT):
         ids = [one.id for one in decided[start : start + _IDS_A_STATEMENT]]
-        await tx.execute(update(instances).where(instances.c.id.in_(ids)).values(network_version=network_version))
+        await tx.execute(statements.MARK_DECIDED, {"ids": ids, "under": network_version})
 
 
 async def keep_completion(tx: AsyncSession, study: Study, completed: StudyCompleted | StudyAmended) -> None:
@@ -149,33 +135,23 @@ async def keep_completion(tx: AsyncSession, study: Study, completed: StudyComple
         "completed": completed.model_dump(mode="json"),
         "state": "open",
     }
-    await tx.execute(_insert(tx)(completions).values(values).on_conflict_do_nothing())
+    await tx.execute(_in_dialect(tx, statements.KEEP_COMPLETION), values)
 
 
 async def open_completions(tx: AsyncSession, study: Study) -> list[Completion]:
     """Give the versions that are to be decided, the highest first; those below a decided one are closed."""
-    mine = completions.c.study_id == study.id
-    rows = (
-        await tx.execute(
-            select(completions).where(mine, completions.c.state == "open").order_by(completions.c.version.desc())
-        )
-    ).all()
-    if not rows:
-        return []
-    decided = await tx.scalar(select(func.max(completions.c.version)).where(mine, completions.c.state == "decided"))
-    stale = [row.id for row in rows if decided is not None and row.version < decided]
-    if stale:
-        await tx.execute(update(completions).where(completions.c.id.in_(stale)).values(state="superseded"))
-    return [Completion(row.id, StudyCompleted.model_validate(row.completed)) for row in rows if row.id not in stale]
+    rows = (await tx.execute(statements.OPEN_COMPLETIONS, {"study": study.id})).all()
+    decided = rows[0].decided if rows else None
+    if decided is not None and rows[-1].version < decided:
+        await tx.execute(statements.SUPERSEDE, {"study": study.id, "before": decided})
+        rows = [row for row in rows if row.version >= decided]
+    return [Completion(row.id, StudyCompleted.model_validate(row.completed)) for row in rows]
 
 
 async def close_completion(tx: AsyncSession, study: Study, completion: Completion, network_version: int) -> None:
     """Note that a version is decided, which closes all before it."""
-    mine = (completions.c.study_id == study.id, completions.c.state == "open")
-    lower = completions.c.version < completion.completed.version
-    await tx.execute(update(completions).where(*mine, lower).values(state="superseded"))
-    decided = {"state": "decided", "network_version": network_version}
-    await tx.execute(update(completions).where(completions.c.id == completion.id).values(**decided))
+    await tx.execute(statements.SUPERSEDE, {"study": study.id, "before": completion.completed.version})
+    await tx.execute(statements.CLOSE_COMPLETION, {"completion": completion.id, "under": network_version})
 
 
 async def requested_of(tx: AsyncSession, known: Sequence[Known]) -> list[Requested]:
@@ -187,17 +163,10 @@ async def requested_of(tx: AsyncSession, known: Sequence[Known]) -> list[Request
     by_uid = {one.item.sop_instance_uid: one for one in known}
     if not by_uid:
         return []
-    statement = (
-        select(requests, instances.c.sop_instance_uid)
-        .join(instances, instances.c.id == requests.c.instance_id)
-        .where(
-            instances.c.study_id == select(instances.c.study_id).where(instances.c.id == known[0].id).scalar_subquery()
-        )
-        .order_by(instances.c.received_at)
-    )
+    rows = await tx.execute(statements.REQUESTED, {"one": known[0].id})
     return [
         Requested(by_uid[row.sop_instance_uid], row.destination, Wish(row.priority, row.transform, tuple(row.rules)))
-        for row in await tx.execute(statement)
+        for row in rows
         if row.sop_instance_uid in by_uid
     ]
 
@@ -223,12 +192,7 @@ async def requested_before(tx: AsyncSession, study: Study, version: int) -> dict
 
     What came before a version is part of it, unless its copy has expired.
     """
-    rows = await tx.execute(
-        select(requests.c.destination, instances.c.sop_instance_uid, instances.c.content_hash)
-        .join(instances, instances.c.id == requests.c.instance_id)
-        .where(instances.c.study_id == study.id, instances.c.after_version < version)
-        .order_by(instances.c.received_at, instances.c.content_hash)
-    )
+    rows = await tx.execute(statements.REQUESTED_BEFORE, {"study": study.id, "before": version})
     found: dict[str, dict[str, str]] = {}
     for destination, sop_uid, content_hash in rows:
         found.setdefault(destination, {})[sop_uid] = content_hash
@@ -249,7 +213,7 @@ async def keep_requests(tx: AsyncSession, made: Iterable[Requested], network_ver
         for one in made
     ]
     if rows:
-        await tx.execute(_insert(tx)(requests).on_conflict_do_nothing(), rows)
+        await tx.execute(_in_dialect(tx, statements.KEEP_REQUESTS), rows)
 
 
 async def keep_decision(tx: AsyncSession, study: Study, decided: RoutingDecided, at: datetime) -> None:
@@ -260,7 +224,7 @@ async def keep_decision(tx: AsyncSession, study: Study, decided: RoutingDecided,
         "trigger": decided.trigger,
         "decided": decided.model_dump(mode="json"),
     }
-    await tx.execute(_insert(tx)(decisions).values(values))
+    await tx.execute(statements.KEEP_DECISION, values)
 
 
 async def decisions_of(tx: AsyncSession, study_instance_uid: str, after: int, limit: int) -> Sequence[Any]:
