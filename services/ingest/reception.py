@@ -5,9 +5,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
+
+from prometheus_client import Counter
 
 from contracts.fact import Source
 from libs.dimse.admission import UNKNOWN_NODE, Admitted, Refusal
@@ -36,6 +39,12 @@ class _Association:
     node: Admitted
     source: Source
     receiver: str
+
+
+# Looked up for each arrival: kept, as that costs more than counting.
+@cache
+def _with_status(status: int) -> Counter:
+    return metric.INSTANCES.labels(status=f"0x{status:04X}")
 
 
 class Reception:
@@ -241,5 +250,5 @@ class Reception:
         )
 
     def _count(self, status: int, seconds: float) -> None:
-        metric.INSTANCES.labels(status=f"0x{status:04X}").inc()
+        _with_status(status).inc()
         metric.RESPONSE.observe(seconds)

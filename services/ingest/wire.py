@@ -35,6 +35,7 @@ from typing import Any, Final
 Message = dict[str, Any]
 
 _ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode
+_DECODE: Final = json.JSONDecoder().decode
 _LENGTH: Final = struct.Struct(">I")
 #: No message comes near; what claims more is out of step.
 _LONGEST: Final = 1 << 20
@@ -96,21 +97,27 @@ class Frames:
 
     def __init__(self) -> None:
         self._data = bytearray()
+        #: Where the message begins that was not given yet.
+        self._at = 0
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """Take more bytes; give the messages that are whole. Raises OutOfStepError."""
+        if self._at:
+            del self._data[: self._at]
+            self._at = 0
         self._data += data
-        while len(self._data) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._data)
+        whole = len(self._data)
+        while whole >= self._at + _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._data, self._at)
             if length > _LONGEST:
                 raise OutOfStepError("a message between supervisor and receiver claims more than 1 MiB")
-            end = _LENGTH.size + length
-            if len(self._data) < end:
+            begin = self._at + _LENGTH.size
+            if whole < begin + length:
                 return
-            body = bytes(self._data[_LENGTH.size : end])
-            del self._data[:end]
+            self._at = begin + length
             try:
-                message = json.loads(body)
+                # Text, so that the encoding is not guessed each time.
+                message = _DECODE(self._data[begin : self._at].decode())
             except ValueError as error:
                 raise OutOfStepError("a message between supervisor and receiver is not JSON") from error
             if not isinstance(message, dict) or "kind" not in message:

@@ -34,3 +34,17 @@ def test_a_message_is_json_after_its_length() -> None:
     data = frame({"kind": "sync", "number": 3})
     assert int.from_bytes(data[:4], "big") == len(data) - 4
     assert json.loads(data[4:]) == {"kind": "sync", "number": 3}
+
+
+def test_who_stops_in_the_middle_gets_the_rest_next_time() -> None:
+    frames, sent = Frames(), [{"kind": "sync", "number": number} for number in range(3)]
+    data = b"".join(map(frame, sent))
+    assert next(frames.feed(data[:-1])) == sent[0]
+    assert list(frames.feed(data[-1:])) == sent[1:]
+
+
+def test_what_was_said_before_the_two_are_out_of_step_counts() -> None:
+    messages = Frames().feed(frame({"kind": "sync", "number": 1}) + b"\0\0\0\2\xff\xff")
+    assert next(messages) == {"kind": "sync", "number": 1}
+    with pytest.raises(OutOfStepError):
+        next(messages)
