@@ -22,8 +22,13 @@ from libs.telemetry import log
 
 Handle = Callable[[bytes, AsyncSession, Event[Any]], Awaitable[None]]
 
-#: Events that share a transaction at most.
-TOGETHER = 64
+#: Events that share a transaction at most. A consumer holds twice as many, and each death of its process counts against
+#: all that it holds: more would bring innocent events nearer to the delivery limit.
+TOGETHER = 16
+#: Of those that a process held when it ended, so many share a transaction; power cuts end processes, too.
+_AGAIN = 8
+#: Redeliveries after which each is taken alone: one of them may be what ends the process.
+_ALONE = 3
 #: How long the handlers of a batch may work before it commits, in seconds: others wait for what it has locked.
 HOLD_S = 0.1
 
@@ -49,6 +54,11 @@ class _Taken:
         return bool(self.message.raw_message.redelivered) or attempt(self.message.headers) > 0
 
     @property
+    def cut_off(self) -> bool:
+        """Whether all that speaks against it is that its process ended, and not often."""
+        return attempt(self.message.headers) == 0 and self.redeliveries < _ALONE
+
+    @property
     def redeliveries(self) -> int:
         """How often it was delivered before, as the broker counts it."""
         found = self.message.headers.get("x-delivery-count", 0)
@@ -63,7 +73,7 @@ class Batches:
     """Works off the events of one queue, those that are ready together.
 
     Nothing waits for a batch to fill: an event that comes alone is handled at once. What has failed before, or was
-    delivered before, is handled alone, so that one that always fails or ends the process takes no other with it.
+    delivered several times, is handled alone, so that one that always fails or ends the process takes no other with it.
 
     Parameters
     ----------
@@ -123,9 +133,11 @@ class Batches:
         if self._ready[0].suspect:
             # One of them may end this process each time: what is behind it and what is before it go first in turn.
             suspects = [taken for taken in self._ready if taken.suspect]
-            chosen = suspects[-1 if suspects[0].redeliveries % 2 else 0]
-            self._ready.remove(chosen)
-            return [chosen]
+            number = _AGAIN if all(taken.cut_off for taken in suspects) else 1
+            chosen = suspects[-number:] if suspects[0].redeliveries % 2 else suspects[:number]
+            for taken in chosen:
+                self._ready.remove(taken)
+            return chosen
         batch = [self._ready.popleft()]
         while self._ready and len(batch) < TOGETHER and not self._ready[0].suspect:
             batch.append(self._ready.popleft())

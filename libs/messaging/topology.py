@@ -24,8 +24,9 @@ from libs.messaging.ladder import LADDER, delay_name
 
 EVENTS = RabbitExchange(EXCHANGE, type=FastStreamExchangeType.TOPIC)
 DEAD_LETTERS = RabbitExchange(DEAD_LETTER_EXCHANGE, type=FastStreamExchangeType.DIRECT)
-#: Deliveries after the first that a message may have before it counts as poison.
-DELIVERY_LIMIT = 5
+#: Deliveries after the first that a message may have before it counts as poison. Each end of a process counts against
+#: all that it held: power that is cut again and again must not make dead letters of innocent events.
+DELIVERY_LIMIT = 10
 #: What takes dead letters must never give them up: more deliveries than there will ever be.
 _NO_LIMIT = 2**31 - 1
 #: RabbitMQ removes the queue of a replica that has been away for so long.
