@@ -116,11 +116,10 @@ class Incoming:
         rest = b"".join(self._waiting)
         self._digest.update(rest)
         seal = Seal(self._digest.hexdigest(), self.length, status, reason, detail)
-        changes = self._head.fill(seal, traceparent)
-        if self.landed:
-            for offset, value in changes:
-                os.pwrite(self._descriptor, value, offset)
         self._append(rest)
+        # Last of all, so that a process that is killed leaves no sealed file which is cut short.
+        for offset, value in self._head.fill(seal, traceparent):
+            os.pwrite(self._descriptor, value, offset)
         os.fdatasync(self._descriptor)
         self._close()
         return seal

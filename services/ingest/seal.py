@@ -99,10 +99,10 @@ class Head:
         return len(self._bytes)
 
     def fill(self, seal: Seal, traceparent: str) -> tuple[tuple[int, bytes], ...]:
-        """Fill the fields in; give what changed as offset and bytes, for a head that is in its file already."""
+        """Fill the fields in; give what changed as offset and bytes, the seal last, for the head in its file."""
         changes = [(self._seal, seal.text().encode("ascii"))]
         if len(traceparent) == len(NO_TRACE):
-            changes.append((self._trace, traceparent.encode("ascii")))
+            changes.insert(0, (self._trace, traceparent.encode("ascii")))
         for offset, value in changes:
             self._bytes[offset : offset + len(value)] = value
         return tuple(changes)

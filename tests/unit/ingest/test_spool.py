@@ -1,6 +1,7 @@
 """Spool files: what is sealed comes back as it was, what was never sealed goes, what is damaged is kept for people."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,6 +108,26 @@ def test_what_was_never_sealed_goes(spool: Spool, pool: Pool, length: int) -> No
     assert len(list(folder.iterdir())) > 1
     assert list(spool.repair()) == []
     assert list(folder.iterdir()) == []
+    assert spool.damaged() == []
+
+
+@pytest.mark.parametrize("length", [1000, 70_000])
+@pytest.mark.parametrize("kept", [50, 200, 900])
+def test_what_a_kill_cut_off_while_it_was_written_goes(
+    monkeypatch: pytest.MonkeyPatch, spool: Spool, pool: Pool, length: int, kept: int
+) -> None:
+    file = pool.take(Head(arrival("1.2.3").meta()))
+    file.write(memoryview(bytes(length)))
+
+    def killed(descriptor: int, parts: list[bytes]) -> None:
+        whole = b"".join(parts)
+        os.write(descriptor, whole[: len(whole) - len(parts[-1]) + kept])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("services.ingest.pool._write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        file.seal(0, "", "", TRACE)
+    assert list(spool.repair()) == []
     assert spool.damaged() == []
 
 
