@@ -25,8 +25,8 @@ CT = (str(CTImageStorage), str(ExplicitVRLittleEndian))
 
 
 def receivers() -> list[psutil.Process]:
-    """List the receiver processes of this process."""
-    found = psutil.Process().children(recursive=True)
+    """List the receiver processes of this process, and not those of a whole Kivuko that other tests keep running."""
+    found = psutil.Process().children()
     return [each for each in found if "services.ingest.receiver" in " ".join(each.cmdline())]
 
 
