@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -188,7 +189,17 @@ def nothing_lost(system: System, modality: Modality, archive: StoreScp, requests
     assert requests >= INSTANCES, "the archive's log must hold every request, or duplicates can't be counted"
     print(f"{modality.attempts - INSTANCES} sent again by the modality, {requests - INSTANCES} by egress: harmless")
     spool = system.of("ingest").home / "spool"
-    wait_until(lambda: not list(spool.rglob("*.dcm")), "an empty spool")
+    wait_until(lambda: not entries(spool), "an empty spool")
+
+
+def entries(spool: Path) -> list[Path]:
+    """List the files of the spool that hold something; a receiver's empty ones were made ahead."""
+    found = []
+    for path in spool.rglob("*.*"):
+        with suppress(FileNotFoundError):
+            if path.is_file() and path.stat().st_size:
+                found.append(path)
+    return found
 
 
 def done(system: System) -> set[str]:
