@@ -1,4 +1,4 @@
-"""Kills under many senders: nothing acknowledged is lost, nothing is left over, nothing is early; many more: `make soak`."""
+"""Kills under many senders: nothing acknowledged is lost, left over or early; many more of them: `make soak`."""
 
 import os
 import random
