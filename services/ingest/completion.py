@@ -258,7 +258,10 @@ class Completion:
         said: dict[str, Any] = {"study_uid": due.study_uid, "tenant": due.tenant, "version": due.version + 1}
         if due.version == 0:
             trace.record_study_root(due.tenant, due.study_uid, due.first_arrival, self._clock())
-        _LOG.info(f"study {_name(due)}", instances=draft.count, **said)
+        if due.version == 0:
+            _LOG.info("study completed", instances=draft.count, **said)
+        else:
+            _LOG.info("study amended", instances=draft.count, **said)
         if decision.against:
             for sign in decision.against:
                 metric.DOUBTS.labels(kind=sign.kind).inc()

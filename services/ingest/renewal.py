@@ -69,7 +69,10 @@ class Renewal:
         self._said[term] = now
         what, advice = _WORDS[term.kind]
         if urgency == "soon":
-            _LOG.warning(f"{what} ends soon", until=term.ends, advice=advice)
+            _LOG.warning("TLS file ends soon", item=what, until=term.ends, advice=advice)
             return
         metric.FAILURES.labels(kind="alarm").inc()
-        _LOG.error(f"{what} has ended" if urgency == "over" else f"{what} ends", until=term.ends, advice=advice)
+        if urgency == "over":
+            _LOG.error("TLS file has ended", item=what, until=term.ends, advice=advice)
+        else:
+            _LOG.error("TLS file ends", item=what, until=term.ends, advice=advice)

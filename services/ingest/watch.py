@@ -23,11 +23,6 @@ _LOG = log.get(__name__)
 _NETWORK: Final = "kivuko"
 _INTERVAL: Final = 2.0
 _LEVELS: Final[Mapping[RoomState, int]] = {"ample": 0, "low": 1, "full": 2}
-_EVENTS: Final[Mapping[RoomState, str]] = {
-    "ample": "disk has room again",
-    "low": "disk is running out of room",
-    "full": "disk is full",
-}
 _ADVICE: Final = "free some space or enlarge the disk; `kivuko retention plan` shows which copies may go, and when"
 
 
@@ -134,10 +129,12 @@ class Watch:
     def _say(self, place: _Place, state: RoomState) -> None:
         said: dict[str, Any] = {"item": place.name, "free": place.free, "limit": self._needed, "state": state}
         if state == "ample":
-            _LOG.info(_EVENTS[state], **said)
+            _LOG.info("disk has room again", **said)
             return
         left = place.room.hours_left
         if left is not None:
             said["reason"] = f"at the rate of the last hours it is full in {left:.1f} hours"
-        say = _LOG.error if state == "full" else _LOG.warning
-        say(_EVENTS[state], kind="alarm", advice=_ADVICE, **said)
+        if state == "full":
+            _LOG.error("disk is full", kind="alarm", advice=_ADVICE, **said)
+        else:
+            _LOG.warning("disk is running out of room", kind="alarm", advice=_ADVICE, **said)

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import itertools
 import json
 import shutil
 import tempfile
@@ -38,6 +39,8 @@ pytestmark = pytest.mark.integration
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SOURCE = Source(site="luba", node="CT1", calling_aet="CT1", called_aet="KIVUKO", address="127.0.0.1")
 PATIENCE = Patience(timedelta(seconds=10), {"SR": timedelta(seconds=4)}, timedelta(seconds=120))
+#: Every batch has a name of its own, as processes have.
+_BATCHES = itertools.count()
 STUDY = ("default", "1.9")
 
 
@@ -148,7 +151,7 @@ class Replica:
             kept = await repository.known(tx, [(STUDY[0], image.uid) for image in images.values()])
         sorted_ = sort_out((entry for entry, _ in taken), kept)
         new = tuple(stored(entry, images[entry.arrival.id]) for entry in sorted_.new)
-        name = f"{self.name}-{self.counted}-{min(images)}"
+        name = f"{self.name}-{next(_BATCHES)}-{min(images)}"
         headers = ObjectRef(key=f"headers/{name}", sha256="0" * 64, size=1) if new else None
         duplicates = [entry for entry, _ in sorted_.duplicates]
         batch = repository.Indexed(
