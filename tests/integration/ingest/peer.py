@@ -54,7 +54,8 @@ def store(
         for each in association.accepted_contexts
         if (each.abstract_syntax, each.transfer_syntax[0]) == context
     ]
-    # As send_c_store does: otherwise the association's own loop takes the response.
+    # Otherwise the association's own loop takes the response. That it paused last time does not say that it does now.
+    association._is_paused = False
     association._reactor_checkpoint.clear()
     while not association._is_paused:
         association._reactor_checkpoint.wait(0.001)
