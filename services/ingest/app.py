@@ -67,6 +67,7 @@ class _Parts:
             barrier=self._barrier,
             patience=waiting,
             clock=clock,
+            noise=secrets.token_bytes,
         )
         self.indexer = Indexer(
             self._database,

@@ -1,7 +1,6 @@
 """Says when a study is complete, and writes its manifest: by evidence, and never while work of it is in hand."""
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -47,6 +46,8 @@ class Completion:
         Returns when everything that was acknowledged before it was called is known to `work`.
     patience
         Gives how long to wait, by the definition in force.
+    noise
+        Gives so many random bytes.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Completion:
         barrier: Callable[[], Awaitable[None]],
         patience: Callable[[], Patience],
         clock: Clock,
+        noise: Callable[[int], bytes],
     ) -> None:
         self._database = database
         self._objects = objects
@@ -69,6 +71,7 @@ class Completion:
         self._barrier = barrier
         self._patience = patience
         self._clock = clock
+        self._noise = noise
         self._listening_since = clock()
         self._wake = asyncio.Event()
         #: When it wakes by itself; None while nothing is known to come.
@@ -120,12 +123,24 @@ class Completion:
             seconds = (first - now).total_seconds()
             return seconds if longest is None else min(seconds, longest)
         async with self._database.transaction() as tx:
-            taken = await versions.lease_due(tx, self._replica, now=now, limit=_AT_ONCE)
+            attempt = self._noise(8).hex()
+            taken = await versions.lease_due(tx, self._replica, attempt, now=now, limit=_AT_ONCE)
         if not taken:
             # Another replica has them; it may die.
             return _LONGEST_WAIT
-        await self._decide(taken)
+        await self._decide(await self._clear(taken, attempt))
         return 0
+
+    async def _clear(self, taken: list[Due], attempt: str) -> list[Due]:
+        """Remove manifests that attempts before have left, and only then forget them; give what is still leased."""
+        left = {due.id: _key(due, due.left) for due in taken if due.left is not None}
+        if not left:
+            return taken
+        for key in left.values():
+            await asyncio.to_thread(self._objects.delete, key)
+        async with self._database.transaction() as tx:
+            leased = await versions.attempted(tx, left, self._replica, attempt)
+        return [due for due in taken if due.left is None or due.id in leased]
 
     async def _note_broken(self) -> None:
         # Whether or not something is due here: another replica may be the one that decides.
@@ -179,27 +194,25 @@ class Completion:
         except Exception as error:  # noqa: BLE001 (one study must not hold up the others; it is tried again)
             metric.FAILURES.labels(kind="alarm").inc()
             _LOG.error("study not completed by a defect", study_uid=due.study_uid, tenant=due.tenant, exc_info=error)
-            await self._later(due)
+            await self._give_up(due)
 
     async def _complete(self, due: Due, decision: Decision) -> None:
         before = await self._before(due)
         with Draft(due.tenant, due.study_uid, due.version + 1) as draft:
             await self._fill(draft, due)
             changes = await asyncio.to_thread(draft.close, before)
-            # Named by its content too: an attempt that was overtaken never replaces the manifest of one that stands.
-            # And by its replica: one whose lease was lost must not remove what another one has written.
-            name = f"{due.version + 1}-{draft.digest[:16]}-{hashlib.sha256(self._replica.encode()).hexdigest()[:8]}"
-            key = f"manifests/{due.tenant}/{due.study_uid}/{name}.json"
             if not changes:
                 await self._settle(due)
                 return
+            key = _key(due, due.attempt)
             await asyncio.to_thread(self._objects.put, key, draft.file())
             reference = ObjectRef(key=key, sha256=draft.digest, size=draft.size)
         # Writing took a while: what was acknowledged meanwhile is asked for once more.
         await self._barrier()
         stands = not await self._in_hand({due.study}) and await self._record(due, decision, draft, changes, reference)
         if not stands:
-            await self._overtaken(due, key)
+            # Instances arrived meanwhile, or another replica took over: no version has this manifest.
+            await self._give_up(due)
             return
         self._tell(due, decision, draft)
 
@@ -279,10 +292,9 @@ class Completion:
         if not done:
             await self._later(due)
 
-    async def _overtaken(self, due: Due, key: str) -> None:
-        """Instances arrived meanwhile, or another replica took over: no version has this manifest."""
+    async def _give_up(self, due: Due) -> None:
+        await asyncio.to_thread(self._objects.delete, _key(due, due.attempt))
         await self._later(due)
-        await asyncio.to_thread(self._objects.delete, key)
 
     async def _later(self, due: Due) -> None:
         async with self._database.transaction() as tx:
@@ -299,6 +311,11 @@ class Completion:
 def _contents(objects: ObjectStore, key: str) -> dict[str, str]:
     with objects.open(key) as file:
         return manifest.contents(file)
+
+
+def _key(due: Due, attempt: str) -> str:
+    # No two attempts share a key: one that was overtaken, or lost its lease, harms the manifest of none that stands.
+    return f"manifests/{due.tenant}/{due.study_uid}/{due.version + 1}-{attempt}.json"
 
 
 def _name(due: Due) -> str:

@@ -53,6 +53,8 @@ studies = Table(
     Column("due_at", DateTime(timezone=True), nullable=True),
     Column("leased_by", String(128), nullable=True),
     Column("leased_until", DateTime(timezone=True), nullable=True),
+    # What the manifest is named after that its lease may have put into the object store; see `versions.lease_due`.
+    Column("attempt", String(32), nullable=True),
     # Sum of the instances' sizes in bytes, and their modalities.
     Column("size", BigInteger, nullable=False, server_default="0"),
     Column("modalities", JSON, nullable=True),

@@ -22,7 +22,15 @@ _LEASE: Final = timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Due:
-    """A study that may be complete, leased to one replica."""
+    """A study that may be complete, leased to one replica.
+
+    Attributes
+    ----------
+    attempt
+        What this lease names its manifest after; no other lease ever does.
+    left
+        What a lease before named its manifest after, which no version has and the object store may have.
+    """
 
     id: int
     tenant: str
@@ -38,6 +46,8 @@ class Due:
     announced: int | None
     source: Source
     sites: tuple[str, ...]
+    attempt: str
+    left: str | None
 
     @property
     def study(self) -> Study:
@@ -59,8 +69,11 @@ class Version:
     at: datetime
 
 
-async def lease_due(tx: AsyncSession, replica: str, *, now: datetime, limit: int) -> list[Due]:
+async def lease_due(tx: AsyncSession, replica: str, attempt: str, *, now: datetime, limit: int) -> list[Due]:
     """Take studies that have fallen due; no other replica gets them until the lease ends.
+
+    The row says which manifest may come of the lease, from before there is one until a version has it or it is gone:
+    so none is ever without a row, whoever dies when. What an earlier lease has left stands there until `attempted`.
 
     A replica finishes what it has leased before it leases again: what it still holds, its life before this one left.
     """
@@ -79,11 +92,24 @@ async def lease_due(tx: AsyncSession, replica: str, *, now: datetime, limit: int
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    due = [_due(row) for row in rows]
+    due = [_due(row, attempt) for row in rows]
     await tx.execute(
-        update(studies).where(studies.c.id.in_([each.id for each in due])).values(leased_by=replica, leased_until=until)
+        update(studies)
+        .where(studies.c.id.in_([each.id for each in due]))
+        .values(leased_by=replica, leased_until=until, attempt=func.coalesce(studies.c.attempt, attempt))
     )
     return due
+
+
+async def attempted(tx: AsyncSession, study_ids: Collection[int], replica: str, attempt: str) -> set[int]:
+    """Note the attempt of a lease in place of what was left, which is gone; give the studies that are still leased."""
+    leased = await tx.scalars(
+        update(studies)
+        .where(studies.c.id.in_(study_ids), studies.c.leased_by == replica)
+        .values(attempt=attempt)
+        .returning(studies.c.id)
+    )
+    return set(leased)
 
 
 async def next_due(tx: AsyncSession) -> tuple[datetime, datetime] | None:
@@ -100,7 +126,10 @@ async def follow_clock(tx: AsyncSession, latest: datetime) -> None:
 
 
 async def postpone(tx: AsyncSession, until: Mapping[int, datetime], replica: str) -> None:
-    """Give studies back, by id: they are not complete yet. One whose lease was lost is another replica's now."""
+    """Give studies back, by id: they are not complete yet, and no manifest came of their lease, or it is gone.
+
+    One whose lease was lost is another replica's now.
+    """
     if not until:
         return
     await (await tx.connection()).execute(
@@ -108,7 +137,7 @@ async def postpone(tx: AsyncSession, until: Mapping[int, datetime], replica: str
         .where(
             studies.c.id == bindparam("study"), studies.c.due_at.is_not(None), studies.c.leased_by == bindparam("of")
         )
-        .values(due_at=bindparam("at"), leased_by=None, leased_until=None),
+        .values(due_at=bindparam("at"), leased_by=None, leased_until=None, attempt=None),
         [{"study": study, "at": at, "of": replica} for study, at in sorted(until.items())],
     )
 
@@ -187,8 +216,17 @@ async def _settle(tx: AsyncSession, due: Due, replica: str, values: Mapping[str,
             studies.c.revision == due.revision,
             studies.c.version == due.version,
             studies.c.leased_by == replica,
+            studies.c.attempt == due.attempt,
         )
-        .values(**values, due_at=None, pending_since=None, broken_at=None, leased_by=None, leased_until=None)
+        .values(
+            **values,
+            due_at=None,
+            pending_since=None,
+            broken_at=None,
+            leased_by=None,
+            leased_until=None,
+            attempt=None,
+        )
         .returning(studies.c.id)
     )
     return done.first() is not None
@@ -221,7 +259,7 @@ async def note_broken(tx: AsyncSession, broken: Mapping[Study, datetime]) -> Non
     )
 
 
-def _due(row: Row[Any]) -> Due:
+def _due(row: Row[Any], attempt: str) -> Due:
     return Due(
         id=row.id,
         tenant=row.tenant,
@@ -237,4 +275,6 @@ def _due(row: Row[Any]) -> Due:
         announced=row.announced,
         source=Source.model_validate(row.source),
         sites=tuple(row.sites),
+        attempt=attempt,
+        left=row.attempt,
     )

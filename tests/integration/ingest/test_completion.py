@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+import secrets
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from contracts.fact import Attributes, ObjectRef, Source
 from contracts.instances import StoredInstance
@@ -44,8 +46,8 @@ _BATCHES = itertools.count()
 STUDY = ("default", "1.9")
 
 
-class CrashError(Exception):
-    """The process ends here."""
+class CrashError(BaseException):
+    """The process ends here: nothing may handle it."""
 
 
 class Image:
@@ -93,6 +95,7 @@ class Replica:
             barrier=self.barrier,
             patience=lambda: PATIENCE,
             clock=lambda: self.now,
+            noise=secrets.token_bytes,
         )
 
     async def barrier(self) -> None:
@@ -210,6 +213,10 @@ class Replica:
         assert hashlib.sha256(data).hexdigest() == event.manifest.sha256
         assert len(data) == event.manifest.size
         return Manifest.model_validate_json(data)
+
+    async def stray_manifests(self) -> set[str]:
+        """List manifests that no version has."""
+        return set(self.objects.list("manifests/")) - {event.manifest.key for event in await self.events()}
 
 
 def stored(entry: Entry, image: Image) -> StoredInstance:
@@ -382,6 +389,7 @@ class AssemblyMachine(RuleBasedStateMachine):
         self.runner.run(self.replica.receive(missing, "last"))
         self.runner.run(self.replica.pass_time(300))
         self._check()
+        assert self.runner.run(self.replica.stray_manifests()) == set()
         event = self.runner.run(self.replica.events())[-1]
         manifest = self.replica.manifest(event)
         assert manifest.content_hash == set_hash((image.uid, image.content_hash) for image in WHOLE)
@@ -557,7 +565,72 @@ async def test_a_replica_that_was_too_slow_leaves_the_version_of_another_alone(r
     await _ended(looks)
     (event,) = await replica.events()
     assert replica.manifest(event).instances
-    assert len(list(other.objects.list("manifests/"))) == 1
+    assert await other.stray_manifests() == set()
+
+
+async def killed_with_a_manifest(replica: Replica) -> None:
+    """Kill a replica when it has put the manifest of a study, and not yet recorded the version."""
+
+    async def kill(count: int) -> None:
+        if count == 2:
+            raise CrashError
+
+    await replica.receive(images(2))
+    await replica.pass_time(9)
+    replica.now += timedelta(seconds=2)
+    replica.barriers, replica.at_barrier = 0, kill
+    with pytest.raises(CrashError):
+        await replica.completion.look()
+    replica.at_barrier = None
+    assert len(await replica.stray_manifests()) == 1
+
+
+async def one_manifest(replica: Replica) -> None:
+    """There is one version, its manifest can be read, and there is no other."""
+    (event,) = await replica.events()
+    assert len(replica.manifest(event).instances) == 2
+    assert await replica.stray_manifests() == set()
+
+
+async def test_a_manifest_that_a_kill_has_left_goes(replica: Replica) -> None:
+    await killed_with_a_manifest(replica)
+    replica.start()
+    await replica.pass_time(60)
+    await one_manifest(replica)
+
+
+async def test_a_manifest_that_a_lost_replica_has_left_goes(replica: Replica) -> None:
+    await killed_with_a_manifest(replica)
+    other = Replica(replica.database, replica.objects, "two")
+    other.now = replica.now
+    await other.pass_time(400)
+    await one_manifest(other)
+
+
+async def test_a_manifest_goes_although_more_came_after_the_kill(replica: Replica) -> None:
+    await killed_with_a_manifest(replica)
+    replica.start()
+    await replica.receive(images(3)[2:])
+    await replica.pass_time(60)
+    (event,) = await replica.events()
+    assert event.instance_count == 3
+    assert await replica.stray_manifests() == set()
+
+
+async def test_a_manifest_goes_whose_version_could_not_be_recorded(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_args: Any) -> bool:
+        raise OperationalError("the connection was lost", None, Exception())
+
+    await replica.receive(images(2))
+    with monkeypatch.context() as patched:
+        patched.setattr(versions, "record", lost)
+        with pytest.raises(OperationalError):
+            await replica.pass_time(60)
+    assert len(await replica.stray_manifests()) == 1
+    await replica.pass_time(60)
+    await one_manifest(replica)
 
 
 async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
