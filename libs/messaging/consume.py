@@ -1,9 +1,11 @@
 """Events in transactions: parse, note in the inbox, handle, commit, acknowledge; a failure goes by the ladder."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from faststream.rabbit import RabbitBroker
 from faststream.rabbit.annotations import RabbitMessage
@@ -32,6 +34,10 @@ HandlerOfReplica = Callable[[Event[FactT]], Awaitable[None]]
 
 #: Messages that a consumer holds unsettled at most: a batch in work, and the next one.
 PREFETCH = 2 * TOGETHER
+
+#: Where an envelope names its type, mostly; what stands there is only tried first.
+_TYPE: Final = re.compile(rb'"type":"([a-z0-9.-]+)"')
+_ENVELOPE: Final = 1000
 
 _LOG = log.get(__name__)
 
@@ -168,13 +174,21 @@ def parse_any(body: bytes) -> Event[Any]:
     Refuse
         It is no event.
     """
+    likely = _TYPE.search(body, 0, _ENVELOPE)
+    if likely is not None and (topic := BY_TYPE.get(likely[1].decode())) is not None:
+        try:
+            return _parser(topic)(body)
+        except Refuse:
+            pass  # told below, where it is not only likely
     try:
-        known = BY_TYPE.get(Event[Fact].model_validate_json(body).type)
-        return Event[Fact].model_validate_json(body) if known is None else _parser(known)(body)
+        unknown = Event[Fact].model_validate_json(body)
     except ValidationError as error:
         raise Refuse(invalid(error)) from None
+    known = BY_TYPE.get(unknown.type)
+    return unknown if known is None else _parser(known)(body)
 
 
+@cache
 def _parser(topic: Topic) -> Callable[[bytes], Event[Any]]:
     envelope: type[Event[Any]] = Event[topic.model]  # type: ignore[name-defined] # pydantic makes the class now
 

@@ -5,8 +5,9 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
+from pydantic_core import from_json, to_json
 from sqlalchemy import URL, Connection, event, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
@@ -179,6 +180,14 @@ def before_commit(tx: AsyncSession, work: Callable[[], Awaitable[None]]) -> None
     tx.info[_LAST].append(work)
 
 
+def _json(value: Any) -> str:
+    return to_json(value).decode()
+
+
+#: Columns of type JSON: several times faster than the standard library, which is felt with a row for each instance.
+_JSON: Final = {"json_serializer": _json, "json_deserializer": from_json}
+
+
 def _sqlite_file(folder: Path, service: str) -> Path:
     make_folder(folder)
     path = folder / f"{service}.db"
@@ -195,6 +204,7 @@ def _sqlite(path: Path, begin: str, *pragmas: str) -> AsyncEngine:
         pool_size=4,
         max_overflow=4,
         hide_parameters=True,
+        **_JSON,
     )
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -230,4 +240,5 @@ def _postgresql(url: URL, service: str) -> AsyncEngine:
         pool_timeout=30,
         pool_pre_ping=True,
         hide_parameters=True,
+        **_JSON,
     )

@@ -1,13 +1,19 @@
 """Which entries are indexed together: those of one study and one association, as many as come in a short while.
 
 Every batch costs an event, and every event a transaction in each service that hears it. So a batch waits a little for
-what follows, longer while more is coming, and never longer than a bound.
+what follows, longer while more is coming, longer still while much is coming, and never longer than a bound.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Final
 
 from services.ingest.arrival import Entry
+
+#: Entries a second, of all associations, up to which a batch waits for no more than `_SOON` seconds; it would gain
+#: little. Of more than these it is worth to wait for many.
+_BUSY: Final = 100
+_SOON: Final = 0.1
 
 
 @dataclass
@@ -74,13 +80,15 @@ class Gathering:
     linger
         Seconds without another entry after which a batch is ready; a lone entry waits for so long.
     longest
-        Seconds after its first entry at which a batch is ready though more is coming.
+        Seconds after its first entry at which a batch is ready though more is coming, and much of it.
     """
 
     def __init__(self, *, size: int, linger: float, longest: float) -> None:
         self._size = size
         self._linger = linger
         self._longest = max(linger, longest)
+        #: Entries of all groups.
+        self._waiting = 0
         self._groups: dict[tuple[str, str, str], _Group] = {}
         self._ready: deque[Batch] = deque()
 
@@ -95,9 +103,9 @@ class Gathering:
             self._groups[key] = group = _Group(now, now)
         group.last = now
         group.entries.append(entry)
+        self._waiting += 1
         if len(group.entries) >= self._size:
-            del self._groups[key]
-            self._ready.append(Batch(group.entries))
+            self._close(key)
 
     def again(self, batch: Batch) -> None:
         """Take a batch back that failed, as it is."""
@@ -110,7 +118,7 @@ class Gathering:
         and whole, so that it takes no other with it.
         """
         for key in [key for key, group in self._groups.items() if self._due(group) <= now]:
-            self._ready.append(Batch(self._groups.pop(key).entries))
+            self._close(key)
         taken: list[Batch] = []
         count = 0
         while self._ready:
@@ -130,8 +138,14 @@ class Gathering:
             return float("-inf")
         return min(map(self._due, self._groups.values()), default=None)
 
+    def _close(self, key: tuple[str, str, str]) -> None:
+        entries = self._groups.pop(key).entries
+        self._waiting -= len(entries)
+        self._ready.append(Batch(entries))
+
     def _due(self, group: _Group) -> float:
-        return min(group.last + self._linger, group.since + self._longest)
+        most = min(self._longest, max(self._linger, _SOON, self._waiting / _BUSY))
+        return min(group.last + self._linger, group.since + most)
 
 
 def _alone(batch: Batch) -> bool:

@@ -15,11 +15,16 @@ from services.ingest.wire import Frames, Message, OutOfStepError, frame
 
 _LOG = log.get(__name__)
 _READ: Final = 1 << 18
+#: Kinds of message that nobody waits for.
+_TOLD: Final = frozenset({"spooled", "answered"})
 #: Room for what a receiver says while this process has no time to listen.
 _BUFFER: Final = 1 << 20
 #: Threads of one process take turns: a few heaps are enough, and idle ones cost nothing then.
 _ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "2"}
 _STOP_TIMEOUT: Final = 10.0
+#: Seconds in which what it tells may gather when it has asked nothing: to wake for each arrival costs more than to take
+#: it up.
+_REST: Final = 0.01
 
 
 class Lane:
@@ -56,7 +61,7 @@ class Lane:
             )
         ours.setblocking(False)
         self._socket = ours
-        self._loop.add_reader(ours, self._read)
+        self._listen()
 
     @property
     def pid(self) -> int:
@@ -103,12 +108,22 @@ class Lane:
         if not data:
             self._close()
             return
+        asked = False
         try:
             for message in self._frames.feed(data):
+                asked = asked or message["kind"] not in _TOLD
                 self._said(self, message)
         except OutOfStepError as error:
             _LOG.error("receiver out of step, killed", item=self.name, reason=str(error))
             self.kill()
+            return
+        if not asked and not self._ended.is_set():
+            self._loop.remove_reader(self._socket)
+            self._loop.call_later(_REST, self._listen)
+
+    def _listen(self) -> None:
+        if not self._ended.is_set():
+            self._loop.add_reader(self._socket, self._read)
 
     def _write(self) -> None:
         while self._waiting:

@@ -16,7 +16,7 @@ class IngestSettings(BaseSettings):
     batch_size: int = Field(200, ge=1, le=1000, description="Instances of a study that are indexed together at most.")
     linger_seconds: float = Field(0.05, ge=0, description="How long an instance waits for the next one of its study.")
     longest_linger_seconds: float = Field(
-        0.5, ge=0, description="Longest time that an instance waits for its batch to fill while more are coming."
+        1.0, ge=0, description="Longest time that an instance waits for its batch to fill while many are coming."
     )
     min_free_bytes: int = Field(256 << 20, ge=0, description="Free space below which nothing more is taken.")
     low_share: float = Field(0.1, ge=0, lt=1, description="Share of a disk that is free when it is said to be low.")

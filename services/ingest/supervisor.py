@@ -27,6 +27,8 @@ _PAUSES: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
 #: One that lived so long had not failed to start.
 _SETTLED: Final = 60.0
 _READY_TIMEOUT: Final = 30.0
+#: Seconds from an arrival to the look at how many wait.
+_LOOK: Final = 0.05
 #: Connections that wait while there is no receiver at all.
 _MOST_HELD: Final = 64
 
@@ -209,7 +211,7 @@ class Supervisor:
         if kind == "spooled":
             self._reception.spooled(receiver.folder, message)
             if self._pacing is None:
-                self._hold()
+                self._pacing = self._loop.call_later(_LOOK, self._hold)
         elif kind == "answered":
             self._reception.answered(message)
         elif kind == "dropped":

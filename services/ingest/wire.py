@@ -26,16 +26,15 @@
 Each side reads all the time, whatever else it does, so that neither ever waits for the other's full buffer.
 """
 
-import json
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pydantic_core import from_json, to_json
+
 Message = dict[str, Any]
 
-_ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode
-_DECODE: Final = json.JSONDecoder().decode
 _LENGTH: Final = struct.Struct(">I")
 #: No message comes near; what claims more is out of step.
 _LONGEST: Final = 1 << 20
@@ -88,7 +87,7 @@ class Setup:
 
 def frame(message: Message) -> bytes:
     """Write a message."""
-    body = _ENCODE(message).encode()
+    body = to_json(message)
     return _LENGTH.pack(len(body)) + body
 
 
@@ -116,8 +115,7 @@ class Frames:
                 return
             self._at = begin + length
             try:
-                # Text, so that the encoding is not guessed each time.
-                message = _DECODE(self._data[begin : self._at].decode())
+                message = from_json(self._data[begin : self._at])
             except ValueError as error:
                 raise OutOfStepError("a message between supervisor and receiver is not JSON") from error
             if not isinstance(message, dict) or "kind" not in message:

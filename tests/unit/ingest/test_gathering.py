@@ -29,14 +29,24 @@ def test_a_lone_entry_waits_for_the_next_and_no_longer() -> None:
     assert found.next() is None
 
 
-def test_while_more_is_coming_a_batch_waits_up_to_its_bound() -> None:
-    found = Gathering(size=100, linger=LINGER, longest=LONGEST)
-    for step in range(8):
-        assert found.take(step / 2, 100) == []
-        found.add(make_entry(step), step / 2)
-    assert found.next() == 4.0
-    (batch,) = found.take(4.0, 100)
-    assert len(batch.entries) == 8
+def first_taken(rate: float, associations: int) -> float:
+    """Give when the first batch of a steady stream is taken."""
+    found = Gathering(size=10_000, linger=0.05, longest=LONGEST)
+    for number in range(int(10 * rate)):
+        now = number / rate
+        if found.take(now, 10_000):
+            return now
+        found.add(make_entry(number, association=str(number % associations)), now)
+    raise AssertionError("nothing was taken in ten seconds")
+
+
+def test_while_much_is_coming_a_batch_waits_up_to_its_bound() -> None:
+    assert first_taken(1000, 1) == LONGEST
+    assert first_taken(1000, 20) == LONGEST
+
+
+def test_while_little_is_coming_a_batch_goes_soon() -> None:
+    assert 0.1 <= first_taken(50, 1) <= 0.15
 
 
 def test_a_full_batch_goes_at_once() -> None:
