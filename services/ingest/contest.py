@@ -27,8 +27,9 @@ from services.ingest.arrival import Entry
 from services.ingest.aside import Aside
 from services.ingest.conflict import Content, Outcome
 from services.ingest.evidence import Patience
-from services.ingest.flagging import Flagging, Said
+from services.ingest.flagging import Flagging
 from services.ingest.identity import Objection
+from services.ingest.leftovers import Leftovers
 from services.ingest.models import batches, instances, quarantine, series, studies
 from services.ingest.preparation import Prepared, header_document, prepare
 from services.ingest.repository import RacedError, utc
@@ -52,7 +53,6 @@ class _Arrived:
     prepared: Prepared
     headers: ObjectRef
     batch_id: str
-    note: str
 
 
 class Contest:
@@ -62,12 +62,14 @@ class Contest:
     ----------
     flagging
         Compares the patients of what takes the place of another content.
+    leftovers
+        Removes header documents that came to nothing.
     definition
         Gives the network definition in force.
     patience
         Gives how long a study waits for more.
-    run
-        Name of this process, never used before.
+    name
+        Gives a name for a batch, never used before.
     """
 
     def __init__(
@@ -78,11 +80,12 @@ class Contest:
         aside: Aside,
         outbox: Outbox,
         flagging: Flagging,
+        leftovers: Leftovers,
         *,
         definition: Callable[[], Definition | None],
         patience: Callable[[], Patience],
         clock: Clock,
-        run: str,
+        name: Callable[[], str],
     ) -> None:
         self._database = database
         self._objects = objects
@@ -90,10 +93,11 @@ class Contest:
         self._aside = aside
         self._outbox = outbox
         self._flagging = flagging
+        self._leftovers = leftovers
         self._definition = definition
         self._patience = patience
         self._clock = clock
-        self._run = run
+        self._name = name
 
     async def settle(self, entry: Entry) -> None:
         """Decide on an arrival; it is gone from the spool when this returns.
@@ -146,50 +150,50 @@ class Contest:
         )
 
     async def _version(self, entry: Entry, old: Row[Any], outcome: Outcome) -> None:
-        arrived = await asyncio.to_thread(self._publish, entry)
-        now = self._clock()
-        said: list[Said] = []
-        try:
-            async with self._database.transaction() as tx:
-                study = await self._lock(tx, old)
-                if outcome == "new-version":
-                    await self._replace(tx, arrived, old, study, now)
-                    source = entry.arrival.source
-                    patient = arrived.prepared.instance.attributes
-                    said = await self._flagging.note(tx, entry.study, (source.site, source.node), [patient])
-                else:
-                    await holding.keep_replaced(tx, old.study_id, _kept(arrived.prepared.instance), now)
-                await holding.note_arrival(tx, entry, old.study_id, "replaced")
-                await self._say(tx, entry, old, "new-version", None)
-        except RacedError:
-            await asyncio.to_thread(self._take_back, arrived)
-            raise
-        self._flagging.remember(said)
+        prepared = await asyncio.to_thread(self._prepare, entry)
         if outcome == "superseded":
-            # What is kept is newer: this content's header document is of no use.
-            await asyncio.to_thread(self._objects.delete, arrived.headers.key)
-        await asyncio.to_thread(self._spool.forget_headers, arrived.note)
+            # What is kept is newer: this content needs no header document.
+            async with self._database.transaction() as tx:
+                await self._lock(tx, old)
+                await holding.keep_replaced(tx, old.study_id, _kept(prepared.instance), self._clock())
+                await self._note(tx, entry, old)
+        else:
+            await self._take_place(entry, prepared, old)
         metric.INDEXED.labels(outcome="replaced").inc()
 
-    def _publish(self, entry: Entry) -> _Arrived:
+    async def _take_place(self, entry: Entry, prepared: Prepared, old: Row[Any]) -> None:
+        batch_id = self._name()
+        key = f"headers/{entry.arrival.tenant}/{entry.study_uid}/{batch_id}.json.gz"
+        note = await asyncio.to_thread(self._spool.note_headers, [key])
+        source = entry.arrival.source
+        try:
+            headers = await asyncio.to_thread(self._put_headers, key, prepared)
+            arrived = _Arrived(entry, prepared, headers, batch_id)
+            async with self._database.transaction() as tx:
+                study = await self._lock(tx, old)
+                await self._replace(tx, arrived, old, study, self._clock())
+                patient = prepared.instance.attributes
+                said = await self._flagging.note(tx, entry.study, (source.site, source.node), [patient])
+                await self._note(tx, entry, old)
+        except Exception:
+            self._leftovers.leave(note)
+            raise
+        self._flagging.remember(said)
+        await asyncio.to_thread(self._spool.forget_headers, note)
+
+    async def _note(self, tx: AsyncSession, entry: Entry, old: Row[Any]) -> None:
+        await holding.note_arrival(tx, entry, old.study_id, "replaced")
+        await self._say(tx, entry, old, "new-version", None)
+
+    def _prepare(self, entry: Entry) -> Prepared:
         prepared = prepare(entry)
         self._objects.keep({entry.object_key: entry.path})
-        batch_id = hashlib.sha256(f"{self._run}\n{entry.arrival.id}\nversion".encode()).hexdigest()[:32]
-        key = f"headers/{entry.arrival.tenant}/{entry.study_uid}/{batch_id}.json.gz"
-        data = header_document([prepared])
-        note = self._spool.note_headers([key])
-        self._objects.put(key, data)
-        return _Arrived(
-            entry,
-            prepared,
-            ObjectRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size=len(data)),
-            batch_id,
-            note,
-        )
+        return prepared
 
-    def _take_back(self, arrived: _Arrived) -> None:
-        self._objects.delete(arrived.headers.key)
-        self._spool.forget_headers(arrived.note)
+    def _put_headers(self, key: str, prepared: Prepared) -> ObjectRef:
+        data = header_document([prepared])
+        self._objects.put(key, data)
+        return ObjectRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
     async def _lock(self, tx: AsyncSession, old: Row[Any]) -> Row[Any]:
         study = (await tx.execute(select(studies).where(studies.c.id == old.study_id).with_for_update())).one()

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import itertools
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -33,7 +34,7 @@ from services.ingest.leftovers import Leftovers
 from services.ingest.preparation import Prepared, header_document, prepare, shared_attributes, without
 from services.ingest.settings import IngestSettings
 from services.ingest.sorting import Sorted, sort_out, strays
-from services.ingest.spool import Spool
+from services.ingest.spool import Note, Spool
 from services.ingest.work import Work
 
 _LOG = log.get(__name__)
@@ -65,13 +66,14 @@ class _UnreadableError(Exception):
 
 @dataclass
 class _Part:
-    """A batch on its way into the index."""
+    """A batch on its way into the index. Its header document is noted together with those of its round."""
 
     batch: Batch
     sorted: Sorted
     prepared: list[Prepared]
     id: str
     headers: ObjectRef | None = None
+    note: Note | None = None
     began: int = 0
 
 
@@ -111,11 +113,13 @@ class Indexer:
         self._work = work
         self._outbox = outbox
         self._run = run
+        self._attempts = itertools.count()
         self._patience = patience
         self._clock = clock
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._aside = Aside(database, objects, spool, outbox)
+        self._leftovers = Leftovers(database, objects, spool)
         self._flagging = Flagging(outbox, definition=definition, clock=clock)
         self._contest = Contest(
             database,
@@ -124,10 +128,11 @@ class Indexer:
             self._aside,
             outbox,
             self._flagging,
+            self._leftovers,
             definition=definition,
             patience=patience,
             clock=clock,
-            run=run,
+            name=self._name,
         )
         self._submitted: deque[tuple[Entry, float]] = deque()
         self._size = settings.batch_size
@@ -137,7 +142,6 @@ class Indexer:
             size=settings.batch_size, linger=settings.linger_seconds, longest=settings.longest_linger_seconds
         )
         self._stride = Stride(first=_FIRST, least=settings.batch_size, most=_ROUND, soon=_SOON)
-        self._leftovers = Leftovers(database, objects, spool)
         self._early: asyncio.Task[None] | None = None
         self._came = asyncio.Event()
         self._turn = asyncio.Lock()
@@ -162,7 +166,7 @@ class Indexer:
 
         A large spool takes long to read; should the process be killed before that, something is done all the same.
         """
-        await asyncio.to_thread(self._leftovers.look)
+        await self._leftovers.look()
         over = asyncio.Event()
         self._early = asyncio.ensure_future(self._work_off(over))
         try:
@@ -176,22 +180,9 @@ class Indexer:
         """Index until cancelled."""
         never = asyncio.Event()
         async with asyncio.TaskGroup() as workers:
-            workers.create_task(self._clean())
+            workers.create_task(self._leftovers.run())
             for _ in range(_WORKERS):
                 workers.create_task(self._work_off(never))
-
-    async def _clean(self) -> None:
-        wait = _FIRST_WAIT
-        while True:
-            try:
-                await self._leftovers.remove()
-            except _PASSING as error:
-                metric.FAILURES.labels(kind="index").inc()
-                _LOG.warning("header documents without a batch not removed, tried again", reason=type(error).__name__)
-                await asyncio.sleep(wait)
-                wait = min(_LONGEST_WAIT, 2 * wait)
-            else:
-                return
 
     async def _work_off(self, over: asyncio.Event) -> None:
         while batches := await self._next(over):
@@ -271,22 +262,32 @@ class Indexer:
                 tx,
                 ((each.arrival.tenant, each.arrival.sop_instance_uid) for batch in batches for each in batch.entries),
             )
-        parts = [_Part(batch, sort_out(batch.entries, known), [], self._name(batch), began=began) for batch in batches]
+        parts = [_Part(batch, sort_out(batch.entries, known), [], self._name(), began=began) for batch in batches]
         try:
-            note = await asyncio.to_thread(self._publish, parts)
+            await self._enter(parts)
         except _UnreadableError as found:
             for entry, error in found.entries:
                 await self._put_aside(batches, entry, error)
             if left := [batch for batch in batches if batch.entries]:
                 await self._index(left)
             return
-        await self._write(parts, note)
-        await asyncio.to_thread(self._tidy, parts, note)
         for part in parts:
             self._told(part)
             # Should what follows fail, it alone is tried again.
             part.batch.entries = [entry for entry, _ in part.sorted.conflicts]
         await self._settle(parts)
+
+    async def _enter(self, parts: Sequence[_Part]) -> None:
+        """Bring batches into the index, and what is new into the object store. Raises _UnreadableError: none is."""
+        try:
+            await asyncio.to_thread(self._publish, parts)
+            await self._write(parts)
+            await asyncio.to_thread(self._tidy, parts)
+        except Exception:
+            # Committed or not: the tables know it, now or once they can be asked.
+            for note in _notes(parts):
+                self._leftovers.leave(note)
+            raise
 
     async def _settle(self, parts: Sequence[_Part]) -> None:
         """Decide on what contradicts what is kept, one by one."""
@@ -308,15 +309,14 @@ class Indexer:
                 batch.entries.remove(entry)
         self._work.indexed(entry.arrival.id)
 
-    def _name(self, batch: Batch) -> str:
-        # Another one in each process: what the one before has left under its names is being cleaned up.
-        names = [self._run, *(entry.arrival.id for entry in batch.entries)]
-        return hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
+    def _name(self) -> str:
+        # Another one for each attempt: what one before has left under its names is being cleaned up.
+        return hashlib.sha256(f"{self._run}\n{next(self._attempts)}".encode()).hexdigest()[:32]
 
-    def _publish(self, parts: Sequence[_Part]) -> str | None:
+    def _publish(self, parts: Sequence[_Part]) -> None:
         """Put the new objects and their header documents where every replica reads them; the entries stay.
 
-        Gives the name of the note of the documents. Raises _UnreadableError before it has put anything.
+        Raises _UnreadableError before it has put anything.
         """
         unreadable: list[tuple[Entry, UnreadableDatasetError]] = []
         for part in parts:
@@ -329,19 +329,22 @@ class Indexer:
             raise _UnreadableError(unreadable)
         waiting = [entry for part in parts for entry in part.sorted.new if not entry.uploaded]
         self._objects.keep({entry.object_key: entry.path for entry in waiting})
-        keys = {part.id: f"headers/{'/'.join(part.batch.entries[0].study)}/{part.id}.json.gz" for part in parts}
-        keys = {part.id: keys[part.id] for part in parts if part.prepared}
-        if not keys:
-            return None
-        note = self._spool.note_headers(list(keys.values()))
-        for part in parts:
-            if part.prepared:
-                data = header_document(part.prepared)
-                self._objects.put(keys[part.id], data)
-                part.headers = ObjectRef(key=keys[part.id], sha256=hashlib.sha256(data).hexdigest(), size=len(data))
-        return note
+        headed = [part for part in parts if part.prepared]
+        if not headed:
+            return
+        if any(part.batch.attempt for part in headed):
+            # Else each attempt of a long outage would leave a note.
+            self._objects.check()
+        keys = [f"headers/{'/'.join(part.batch.entries[0].study)}/{part.id}.json.gz" for part in headed]
+        note = self._spool.note_headers(keys)
+        for part in headed:
+            part.note = note
+        for part, key in zip(headed, keys, strict=True):
+            data = header_document(part.prepared)
+            self._objects.put(key, data)
+            part.headers = ObjectRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
-    async def _write(self, parts: Sequence[_Part], note: str | None) -> None:
+    async def _write(self, parts: Sequence[_Part]) -> None:
         indexed = [
             repository.Indexed(
                 id=part.id,
@@ -366,8 +369,6 @@ class Indexer:
                         await self._emit(tx, part, part.headers, last[part.batch.entries[0].study])
                         said += await self._note_patients(tx, part)
         except repository.RacedError:
-            # Surely rolled back. After any other failure it may stand, and the next start looks.
-            await asyncio.to_thread(self._take_back, parts, note)
             for part in parts:
                 # Should another replica have taken this one for dead, and cleaned up after it.
                 part.batch.entries = [replace(entry, uploaded=False) for entry in part.batch.entries]
@@ -404,21 +405,14 @@ class Indexer:
             )
             await self._outbox.emit(tx, event, subject=study_uid, tenant=tenant, site=first.source.site)
 
-    def _take_back(self, parts: Sequence[_Part], note: str | None) -> None:
-        for part in parts:
-            if part.headers is not None:
-                self._objects.delete(part.headers.key)
-        if note is not None:
-            self._spool.forget_headers(note)
-
-    def _tidy(self, parts: Sequence[_Part], note: str | None) -> None:
+    def _tidy(self, parts: Sequence[_Part]) -> None:
         """Remove what the commit has made needless; an entry goes last, as it is what a repair starts from."""
         for part in parts:
             for key in strays(part.sorted.duplicates):
                 self._objects.delete(key)
             for entry in (*part.sorted.new, *(entry for entry, _ in part.sorted.duplicates)):
                 self._spool.discard(entry.path)
-        if note is not None:
+        for note in _notes(parts):
             self._spool.forget_headers(note)
 
     def _told(self, part: _Part) -> None:
@@ -438,3 +432,7 @@ class Indexer:
                 instances=len(new),
                 duplicate=len(duplicates),
             )
+
+
+def _notes(parts: Sequence[_Part]) -> set[Note]:
+    return {part.note for part in parts if part.note is not None}

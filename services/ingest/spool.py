@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -33,6 +33,14 @@ _LOCK_LOOK: Final = 0.05
 #: The heads that we write are shorter.
 _HEAD: Final = 4096
 _HEADERS_KEY: Final = re.compile(r"headers/[^/]+/[^/]+/[0-9a-f]{32}\.json\.gz")
+
+
+@dataclass(frozen=True, order=True)
+class Note:
+    """A note that header documents are about to be written: its name, and their keys."""
+
+    name: str
+    keys: tuple[str, ...]
 
 
 class Spool:
@@ -83,11 +91,8 @@ class Spool:
         os.link(path, second)
         return second
 
-    def note_headers(self, keys: Sequence[str]) -> str:
-        """Remember header documents that are about to be written, until `forget_headers`; durable when it returns.
-
-        Gives the name of the note: the same documents have the same one.
-        """
+    def note_headers(self, keys: Sequence[str]) -> Note:
+        """Remember header documents that are about to be written, until `forget_headers`; durable when it returns."""
         text = "\n".join(keys) + "\n"
         name = hashlib.sha256(text.encode()).hexdigest()[:32]
         part = self.folder / f"{name}.part"
@@ -95,22 +100,21 @@ class Spool:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        # The note of an attempt that failed is never gone, not even for a moment.
         part.rename(part.with_suffix(".headers"))
         sync_folder(self.folder)
-        return name
+        return Note(name, tuple(keys))
 
-    def forget_headers(self, name: str) -> None:
+    def forget_headers(self, note: Note) -> None:
         """What a note names is committed, or removed."""
-        (self.folder / f"{name}.headers").unlink(missing_ok=True)
+        (self.folder / f"{note.name}.headers").unlink(missing_ok=True)
 
-    def noted_headers(self) -> dict[str, list[str]]:
-        """List header documents whose batch may not have been committed: name of the note to keys."""
-        noted = {}
+    def noted_headers(self) -> list[Note]:
+        """List the notes of header documents whose batch may not have been committed."""
+        noted = []
         for path in sorted(self.folder.glob("*.headers")):
             # A power loss may have cut off the note of an earlier release, which did not sync it.
             keys = path.read_text(errors="replace").split()
-            noted[path.stem] = [key for key in keys if _HEADERS_KEY.fullmatch(key)]
+            noted.append(Note(path.stem, tuple(key for key in keys if _HEADERS_KEY.fullmatch(key))))
         return noted
 
     def repair(self) -> Iterator[Entry]:

@@ -320,14 +320,11 @@ def orphans(system: System, objects: str) -> list[str]:
 
 
 def spooled(home: Path) -> list[Path]:
-    """List the files of the spool that hold anything, and those beyond what receivers make ahead.
-
-    A note of header documents may stay until the next start; the documents themselves are looked for in the store.
-    """
+    """List the files of the spool that hold anything, and those beyond what receivers make ahead."""
     files = []
     for path in (home / "spool").rglob("*"):
         with suppress(FileNotFoundError):  # indexed meanwhile
-            if path.is_file() and path.suffix != ".headers":
+            if path.is_file():
                 files.append((path, path.stat().st_size))
     empty = [path for path, size in files if size == 0]
     return [path for path, size in files if size] + empty[_EMPTY_AHEAD:]
