@@ -30,6 +30,11 @@ IDENTITY_TAGS: Final = frozenset({CHARACTER_SET, *UIDS})
 LONGEST_HEADER: Final = 64 << 20
 CHUNK: Final = 1 << 14
 _PADDING: Final = " \0"
+_EXPLICIT: Final = Form(implicit=False, little_endian=True)
+_FORMS: Final = {
+    IMPLICIT: Form(implicit=True, little_endian=True),
+    BIG_ENDIAN: Form(implicit=False, little_endian=False),
+}
 
 
 class UnreadableDatasetError(Exception):
@@ -161,7 +166,7 @@ def _skipped(source: Source, length: int) -> bool:
 
 def form_said(transfer_syntax: str) -> Form:
     """Give the encoding that a transfer syntax stands for, PS3.5 section 10."""
-    return Form(implicit=transfer_syntax == IMPLICIT, little_endian=transfer_syntax != BIG_ENDIAN)
+    return _FORMS.get(transfer_syntax, _EXPLICIT)
 
 
 def unreadable(error: Exception) -> UnreadableDatasetError:

@@ -90,7 +90,7 @@ _WORDS: Final = {True: _words("<"), False: _words(">")}
 
 def form_of(data: bytes, said: Form) -> Form:
     """Tell how a dataset is encoded: as its transfer syntax says, unless its first element shows that it isn't."""
-    if len(data) < 6:  # noqa: PLR2004 (tag and VR)
+    if len(data) < 6 or _says_vr(data, 0) is not said.implicit:  # noqa: PLR2004 (tag and VR)
         return said
     return Form(implicit=not _says_vr(data, 0), little_endian=said.little_endian)
 

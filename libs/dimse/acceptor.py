@@ -6,17 +6,16 @@ come, from one buffer of a fixed size.
 
 import socket
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 from libs.dimse import associate, negotiation, pdu
 from libs.dimse import command as commands
 from libs.dimse.command import Command
-from libs.dimse.connection import Connection, LostError, Socket, StoppedError, TimedOutError, interrupter
-from libs.dimse.negotiation import Acceptance, Context, Request
+from libs.dimse.connection import Connection, LostError, Patient, Socket, StoppedError, TimedOutError, interrupter
+from libs.dimse.negotiation import Context
 from libs.dimse.pdu import FRAGMENT, HEADER, Kind, MalformedError, Reason, Rejection, Source
+from libs.dimse.provider import Ending, Options, Peer, Provider, Sink
 
 #: 128 contexts with 60 transfer syntaxes each are half of it; so are a user identity and eight extended negotiations.
 LONGEST_REQUEST: Final = 1 << 20
@@ -28,132 +27,6 @@ BUFFER: Final = 1 << 18
 _RESERVED: Final = 4
 #: As a plain number: an enumeration's attribute costs where it is looked up for each PDU.
 _P_DATA: Final = int(Kind.P_DATA)
-
-
-class Ending(StrEnum):
-    """How an association ended."""
-
-    RELEASED = "released"
-    #: The peer sent A-ABORT.
-    ABORTED = "aborted"
-    #: The connection closed or broke without a word.
-    LOST = "lost"
-    TIMED_OUT = "timed-out"
-    #: The peer broke the protocol and was told so by A-ABORT.
-    PROTOCOL_ERROR = "protocol-error"
-    #: `Association.abort` was called.
-    STOPPED = "stopped"
-    #: Never accepted: A-ASSOCIATE-RJ was sent.
-    REJECTED = "rejected"
-    #: A defect of the provider, which raised.
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Peer:
-    """Who called.
-
-    Attributes
-    ----------
-    address, port
-        Source of the connection.
-    certificate
-        DER of the certificate that a TLS client has shown and proved; none without TLS.
-    """
-
-    address: str
-    port: int
-    certificate: bytes | None = None
-
-
-@dataclass(frozen=True)
-class Options:
-    """What an acceptor offers and bears.
-
-    Attributes
-    ----------
-    implementation
-        Our implementation class UID and version name, PS3.7 section D.3.3.2.
-    max_pdu
-        Longest P-DATA-TF offered, in bytes without the header; 0: any. Longer ones are taken all the same: they cost
-        nothing.
-    artim_timeout
-        Seconds in total until the request has come, and again from our last word until the peer closes.
-    network_timeout
-        Seconds of silence that are borne once the association stands, and in which the peer has to take an answer.
-    window
-        Most operations that a requestor may have under way; 0: any. They are done one after the other.
-    """
-
-    implementation: tuple[str, str]
-    max_pdu: int = 131072
-    artim_timeout: float = 30.0
-    network_timeout: float = 60.0
-    window: int = 0
-
-
-class Sink(Protocol):
-    """Takes one dataset. Exactly one of `finish` and `abandon` is called, once."""
-
-    def write(self, fragment: memoryview) -> None:
-        """Take the next bytes, which stand there during the call only. Want of room is said by `finish`."""
-        ...
-
-    def finish(self) -> Command:
-        """Give the response: the dataset has come as a whole."""
-        ...
-
-    def abandon(self) -> None:
-        """Forget it: the association ended before the dataset did."""
-        ...
-
-
-class Provider(Protocol):
-    """The user of an association; all calls come from the thread of `run`.
-
-    What it raises is a defect: the peer gets A-ABORT, the association ends as `failed`, and `run` raises it.
-    """
-
-    def admit(self, request: Request, peer: Peer) -> Acceptance | Rejection:
-        """Decide about the association."""
-        ...
-
-    def receive(self, context: Context, command: Command) -> Sink:
-        """Take a request with a dataset that has not come yet."""
-        ...
-
-    def answer(self, context: Context, command: Command) -> Iterable[Command]:
-        """Give the responses to a request without dataset, one of type C-CANCEL excepted."""
-        ...
-
-    def ended(self, how: Ending) -> None:
-        """Hear once how an accepted association ended, before the peer hears it."""
-        ...
-
-
-class Declined:
-    """A sink for a request that is not served: the dataset is read past, and the response says why.
-
-    Parameters
-    ----------
-    request
-        What is answered.
-    status, comment
-        Of the response; PS3.7 annex C.
-    """
-
-    def __init__(self, request: Command, status: int = commands.UNRECOGNIZED_OPERATION, comment: str = "") -> None:
-        self._response = commands.response(request, status, comment)
-
-    def write(self, fragment: memoryview) -> None:
-        """Read past it."""
-
-    def finish(self) -> Command:
-        """Give the refusal."""
-        return self._response
-
-    def abandon(self) -> None:
-        """Nothing was kept."""
 
 
 class _AbortedError(Exception):
@@ -201,6 +74,9 @@ class Association:
             if connected.family != socket.AF_UNIX:
                 # Without it an answer waits for the peer's delayed acknowledgement, 40 ms.
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if type(connected) is socket.socket:
+                # TLS reads as often as it likes for what it gives: it has to see the time itself.
+                connected = Patient(connected)
         self._link = Connection(connected, interrupt or (lambda _sending: None), now)
         self._peer = peer
         self._provider = provider

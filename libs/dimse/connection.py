@@ -14,6 +14,10 @@ _STOPPING: Final = 2.0
 
 #: SO_LINGER: on, 0 seconds.
 _RESET: Final = struct.pack("ii", 1, 0)
+#: The second one is how a wait ends that the kernel measures.
+_TIMES_OUT: Final = (TimeoutError, BlockingIOError)
+#: SO_RCVTIMEO and SO_SNDTIMEO: seconds and microseconds, of which 0 would be for ever.
+_TIMEVAL: Final = struct.Struct("@ll")
 
 
 class LostError(Exception):
@@ -50,6 +54,30 @@ class Socket(Protocol):
     def close(self) -> None:
         """Give it back."""
         ...
+
+
+class Patient:
+    """A plain socket whose waits the kernel measures: Python would ask it twice, each time, whether there is something.
+
+    Parameters
+    ----------
+    connected
+        A blocking one from now on.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        connected.settimeout(None)
+        self.recv_into = connected.recv_into
+        self.sendall = connected.sendall
+        self.setsockopt = connected.setsockopt
+        self.close = connected.close
+
+    def settimeout(self, value: float, /) -> None:
+        """Let each wait last so many seconds; then BlockingIOError."""
+        microseconds = max(1, int(value * 1_000_000))
+        limit = _TIMEVAL.pack(*divmod(microseconds, 1_000_000))
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 class Connection:
@@ -110,7 +138,7 @@ class Connection:
         self._ready()
         try:
             got = self._socket.recv_into(self.view[self.end :])
-        except TimeoutError as error:
+        except _TIMES_OUT as error:
             raise TimedOutError("nothing came from the peer in time") from error
         except OSError as error:
             self._check()
@@ -147,7 +175,7 @@ class Connection:
         try:
             self._ready()
             self._socket.sendall(data)
-        except TimeoutError as error:
+        except _TIMES_OUT as error:
             raise TimedOutError("the peer did not take what was sent in time") from error
         except OSError as error:
             self._check()

@@ -6,10 +6,10 @@ from contextlib import suppress
 from typing import Final
 
 from libs.dimse import command as commands
-from libs.dimse.acceptor import Ending, Peer, Sink
 from libs.dimse.command import Command
 from libs.dimse.negotiation import Acceptance, Context, Request
 from libs.dimse.pdu import Rejection
+from libs.dimse.provider import Ending, Peer, Sink
 from services.ingest import identity, presentation
 from services.ingest.channel import Channel, ChannelClosedError
 from services.ingest.intake import Intake, Session

@@ -27,14 +27,23 @@ def measure(folder: Path) -> tuple[int, int]:
     return disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
 
 
-def require_room(folder: Path, margin: Margin, coming: int = 0) -> None:
-    """Raise SpoolFullError unless a folder's disk takes more, with `coming` bytes on their way; OSError as statvfs."""
+def require_room(folder: Path, margin: Margin, coming: int = 0) -> int:
+    """Give the bytes that are free on a folder's disk.
+
+    Raises
+    ------
+    SpoolFullError
+        It does not take more, with `coming` bytes on their way.
+    OSError
+        As statvfs.
+    """
     free, _ = measure(folder)
     if not margin.takes(free, coming):
         raise SpoolFullError(
             f"the spool's disk has {free} bytes free and {margin.needed} are kept free: "
             "free some space, or lower KIVUKO_INGEST_MIN_FREE_BYTES"
         )
+    return free
 
 
 def classified(error: OSError) -> SpoolFullError | SpoolUnavailableError:

@@ -44,6 +44,12 @@ UNRECOGNIZED_OPERATION = 0x0211
 OUT_OF_RESOURCES = 0xA700
 MISMATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
+_NAMES = (
+    "SOP Class UID (0008,0016)",
+    "SOP Instance UID (0008,0018)",
+    "Study Instance UID (0020,000D)",
+    "Series Instance UID (0020,000E)",
+)
 
 
 @dataclass(frozen=True)
@@ -79,14 +85,12 @@ def check(sop_class_uid: str, sop_instance_uid: str, header: Identity) -> Object
         0x0117 the command's instance UID is malformed; 0xA900 class or instance differ; 0xC000 an identifier is
         missing or malformed in the dataset. None if the dataset can be taken.
     """
+    uids = (header.sop_class_uid, header.sop_instance_uid, header.study_instance_uid, header.series_instance_uid)
+    if uids[:2] == (sop_class_uid, sop_instance_uid) and all(map(uid.is_valid, uids)):
+        return None
     if not uid.is_valid(sop_instance_uid) or not uid.is_valid(sop_class_uid):
         return _mismatch(INVALID_SOP_INSTANCE, "the command's SOP Class or Instance UID is not a valid UID")
-    found = {
-        "SOP Class UID (0008,0016)": header.sop_class_uid,
-        "SOP Instance UID (0008,0018)": header.sop_instance_uid,
-        "Study Instance UID (0020,000D)": header.study_instance_uid,
-        "Series Instance UID (0020,000E)": header.series_instance_uid,
-    }
+    found = dict(zip(_NAMES, uids, strict=True))
     if not any(found.values()):
         return unreadable("the dataset holds none of the identifiers that every composite object has")
     absent = [name for name, value in found.items() if not value]
@@ -95,13 +99,7 @@ def check(sop_class_uid: str, sop_instance_uid: str, header: Identity) -> Object
         return _mismatch(CANNOT_UNDERSTAND, f"the dataset has no {absent[0]}")
     if malformed:
         return _mismatch(CANNOT_UNDERSTAND, f"the dataset's {malformed[0]} is not a valid UID")
-    for name, said, value in (
-        ("SOP Class UID (0008,0016)", sop_class_uid, header.sop_class_uid),
-        ("SOP Instance UID (0008,0018)", sop_instance_uid, header.sop_instance_uid),
-    ):
-        if said != value:
-            return _mismatch(MISMATCH, f"the dataset's {name} is not the command's")
-    return None
+    return _mismatch(MISMATCH, f"the dataset's {_NAMES[uids[0] == sop_class_uid]} is not the command's")
 
 
 def _mismatch(status: int, detail: str) -> Objection:

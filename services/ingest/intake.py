@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Protocol
 
 from libs.clock import Clock
 from libs.dicom.identity import UnreadableDatasetError
-from libs.dicom.part10 import Meta
 from libs.dimse import command as commands
 from libs.dimse.command import Command
 from libs.dimse.negotiation import Context
@@ -19,7 +19,7 @@ from services.ingest.disk import SpoolFullError, SpoolUnavailableError, classifi
 from services.ingest.identity import Identity, Objection
 from services.ingest.pool import Incoming, Pool
 from services.ingest.scan import Scan
-from services.ingest.seal import Head, Seal
+from services.ingest.seal import Heads, Seal
 from services.ingest.span import Begin
 from services.ingest.uplink import Stream, Uplink
 
@@ -69,6 +69,11 @@ class Session:
     object_size: int | None
     rated: bool
     provenance: Mapping[str, str]
+
+    @cached_property
+    def heads(self) -> Heads:
+        """What makes the heads of its files."""
+        return Heads(self.provenance)
 
 
 class Reports(Protocol):
@@ -185,8 +190,9 @@ class Arriving:
         self._request = request
         self._class = request.sop_class_uid[: _LONGEST_UID + 1]
         self._instance = request.sop_instance_uid[: _LONGEST_UID + 1]
-        self._received = intake.clock()
-        self._id = f"{int(self._received.timestamp() * 1_000_000):016x}-{intake.noise(8).hex()}"
+        received = intake.clock()
+        self._received = received.isoformat()
+        self._id = f"{int(received.timestamp() * 1_000_000):016x}-{intake.noise(8).hex()}"
         self._length = 0
         self._limit = _LONGEST_NATIVE if transfer_syntax in _NATIVE else _LONGEST_ENCAPSULATED
         if session.object_size is not None:
@@ -243,14 +249,7 @@ class Arriving:
         return commands.response(self._request, status)
 
     def _open(self) -> None:
-        private = {
-            **self._session.provenance,
-            "arrival": self._id,
-            "received_at": self._received.isoformat(),
-            "sop_class_uid": self._class,
-            "sop_instance_uid": self._instance,
-        }
-        head = Head(Meta(self._class, self._instance, self._syntax, private))
+        head = self._session.heads.make(self._class, self._instance, self._syntax, self._id, self._received)
         try:
             self._file = self._intake.pool.take(head)
         except (SpoolFullError, SpoolUnavailableError) as error:
@@ -326,6 +325,9 @@ class Arriving:
             status, reason, detail = objection.status, objection.reason, objection.detail
         try:
             seal = file.seal(status, reason, detail, traceparent)
+        except SpoolFullError as error:
+            self._broken(error)
+            return None
         except OSError as error:
             self._broken(classified(error))
             return None
@@ -350,11 +352,11 @@ class Arriving:
             "sop_class_uid": self._class,
             "sop_instance_uid": self._instance,
             "transfer_syntax_uid": self._syntax,
-            "received_at": self._received.isoformat(),
+            "received_at": self._received,
             "traceparent": traceparent,
             "study_uid": uids[0],
             "series_uid": uids[1],
-            "file": file.path.name,
+            "file": file.name,
             "size": file.size,
             "sha256": seal.sha256,
             "length": seal.length,

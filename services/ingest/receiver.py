@@ -5,7 +5,7 @@ Arrivals go into a spool folder of its own; everything else it asks of, or tells
 
 import gc
 import os
-import secrets
+import random
 import signal
 import socket
 import ssl
@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from libs.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from libs.dimse.acceptor import Association, Options, Peer
+from libs.dimse.acceptor import Association
 from libs.dimse.handshake import HandshakeError, handshake
+from libs.dimse.provider import Options, Peer
 from libs.dimse.tls import CertificateError, Certificates, Files, server_context
 from libs.telemetry.failure import described
 from services.ingest import span
@@ -33,6 +34,8 @@ from services.ingest.wire import Message, Setup
 
 #: Seconds that associations have to end in when the receiver does.
 _FAREWELL: Final = 5.0
+#: For names that nobody else has, which are no secrets: the system is asked once, not for each.
+_NOISE: Final = random.Random().randbytes  # noqa: S311 (no secrets)
 
 
 class Reports:
@@ -103,7 +106,7 @@ class Receiver:
             self.reports,
             begin_span,
             clock=lambda: datetime.now(UTC),
-            noise=secrets.token_bytes,
+            noise=_NOISE,
             uplink=_uplink(setup, self.reports),
         )
         self._options = Options(
@@ -214,7 +217,7 @@ class Receiver:
 def _spans(setup: Setup) -> tuple[span.Begin, Callable[[], None]]:
     """Give what begins spans, and what sends the last of them."""
     if not span.exports():
-        return span.naming(secrets.token_bytes), lambda: None
+        return span.naming(_NOISE), lambda: None
     from libs.telemetry import trace  # noqa: PLC0415 - large, and few processes export spans
     from services.ingest import recorded  # noqa: PLC0415 - the same
 

@@ -6,10 +6,12 @@ whether it was ever acknowledged, and that it is what was.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
-from libs.dicom import part10
+from libs.dicom import uid
+from libs.dicom.part10 import Meta, encode
 
 #: Keys of the private information.
 KEY: Final = "seal"
@@ -20,6 +22,8 @@ _WIDTH: Final = 64 + 1 + 16 + 1 + 4 + 1 + _REASON + 1 + _DETAIL
 BLANK: Final = "." * _WIDTH
 #: As long as a W3C trace context.
 NO_TRACE: Final = "." * 55
+#: (0002,0003), up to its VR.
+_INSTANCE: Final = b"\2\0\3\0UI"
 #: What JSON would write in other bytes than its own.
 _FORBIDDEN: Final = re.compile(r"[^ !#-\[\]-~]")
 
@@ -83,35 +87,95 @@ class Head:
 
     Parameters
     ----------
-    meta
-        File meta information; `seal` and `traceparent` of its private information are put in here, blank.
+    content
+        Its bytes.
+    seal, trace
+        Offsets of the two fields.
     """
 
-    def __init__(self, meta: part10.Meta) -> None:
-        private = {**meta.private, KEY: BLANK, TRACE_KEY: NO_TRACE}
-        self._bytes = bytearray(
-            part10.encode(part10.Meta(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid, private))
-        )
-        self._seal = _place(self._bytes, KEY, BLANK)
-        self._trace = _place(self._bytes, TRACE_KEY, NO_TRACE)
+    def __init__(self, content: bytearray, seal: int, trace: int) -> None:
+        self._content = content
+        self._seal = seal
+        self._trace = trace
 
     def __len__(self) -> int:
-        return len(self._bytes)
-
-    def fill(self, seal: Seal, traceparent: str) -> tuple[tuple[int, bytes], ...]:
-        """Fill the fields in; give what changed as offset and bytes, the seal last, for the head in its file."""
-        changes = [(self._seal, seal.text().encode("ascii"))]
-        if len(traceparent) == len(NO_TRACE):
-            changes.insert(0, (self._trace, traceparent.encode("ascii")))
-        for offset, value in changes:
-            self._bytes[offset : offset + len(value)] = value
-        return tuple(changes)
+        return len(self._content)
 
     def __bytes__(self) -> bytes:
-        return bytes(self._bytes)
+        return bytes(self._content)
+
+    def fill(self, seal: Seal, traceparent: str) -> tuple[int, bytes]:
+        """Fill the fields in; give what changed as offset and bytes, for the head in its file."""
+        end = self._trace + len(NO_TRACE)
+        self._content[self._seal : self._seal + _WIDTH] = seal.text().encode("ascii")
+        if len(traceparent) == len(NO_TRACE):
+            self._content[self._trace : end] = traceparent.encode("ascii")
+        # The keys are sorted, so the seal comes first; what stands between the two stays as it is.
+        return self._seal, bytes(self._content[self._seal : end])
 
 
-def _place(head: bytearray, key: str, blank: str) -> int:
+def head(meta: Meta) -> Head:
+    """Make a head; `seal` and `traceparent` of its private information are put in here, blank."""
+    private = {**meta.private, KEY: BLANK, TRACE_KEY: NO_TRACE}
+    content = bytearray(encode(replace(meta, private=private)))
+    return Head(content, _place(content, KEY, BLANK), _place(content, TRACE_KEY, NO_TRACE))
+
+
+class Heads:
+    """Heads that have nearly all in common, as those of an association have: it is encoded once.
+
+    Parameters
+    ----------
+    provenance
+        What the private information of each says.
+    """
+
+    def __init__(self, provenance: Mapping[str, str]) -> None:
+        self._provenance = provenance
+        self._kind: tuple[str, str, int, int, int] | None = None
+        self._content = b""
+        self._seal = self._trace = 0
+        #: Offsets of what is each one's own.
+        self._own: tuple[int, ...] = ()
+
+    def make(self, sop_class_uid: str, sop_instance_uid: str, syntax: str, arrival: str, received_at: str) -> Head:
+        """Make the next one; `arrival` and `received_at` are printable ASCII without quotes and backslashes."""
+        if not uid.is_valid(sop_instance_uid):
+            return head(self._meta(sop_class_uid, sop_instance_uid, syntax, arrival, received_at))
+        kind = (sop_class_uid, syntax, len(sop_instance_uid), len(arrival), len(received_at))
+        if kind != self._kind:
+            if not uid.is_valid(sop_class_uid):
+                return head(self._meta(sop_class_uid, sop_instance_uid, syntax, arrival, received_at))
+            self._learn(self._meta(sop_class_uid, sop_instance_uid, syntax, arrival, received_at))
+            self._kind = kind
+        content = bytearray(self._content)
+        instance = sop_instance_uid.encode("ascii")
+        values = (instance, instance, arrival.encode("ascii"), received_at.encode("ascii"))
+        for offset, value in zip(self._own, values, strict=True):
+            content[offset : offset + len(value)] = value
+        return Head(content, self._seal, self._trace)
+
+    def _meta(self, sop_class_uid: str, sop_instance_uid: str, syntax: str, arrival: str, received_at: str) -> Meta:
+        private = {
+            **self._provenance,
+            "arrival": arrival,
+            "received_at": received_at,
+            "sop_class_uid": sop_class_uid,
+            "sop_instance_uid": sop_instance_uid,
+        }
+        return Meta(sop_class_uid, sop_instance_uid, syntax, private)
+
+    def _learn(self, meta: Meta) -> None:
+        content = bytes(head(meta))
+        self._content = content
+        self._seal, self._trace = _place(content, KEY, BLANK), _place(content, TRACE_KEY, NO_TRACE)
+        # No UID before it can look like the element, and its length of 2 bytes follows the VR.
+        element = content.index(_INSTANCE) + len(_INSTANCE) + 2
+        own = (_place(content, key, meta.private[key]) for key in ("sop_instance_uid", "arrival", "received_at"))
+        self._own = (element, *own)
+
+
+def _place(content: bytes | bytearray, key: str, value: str) -> int:
     # With the key's own quotes: JSON escapes those within values, so no value of a sender can look like it.
     mark = f'"{key}": "'.encode()
-    return head.index(mark + blank.encode()) + len(mark)
+    return content.index(mark + value.encode()) + len(mark)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Final, Protocol
 
 from libs.dicom import uid
@@ -34,13 +35,21 @@ class Named:
     """A span that nobody records; those who come after it are in the same trace all the same."""
 
     def __init__(self, tenant: str, study_uid: str, noise: Callable[[int], bytes]) -> None:
-        # As in `libs.telemetry.trace.study_trace_id`, which is not imported here for the memory that it takes.
-        named = hashlib.sha256(f"kivuko study\0{tenant}\0{study_uid}".encode()).digest()[:16]
-        trace_id = named if uid.is_valid(study_uid) else noise(16)
-        self.traceparent = f"00-{trace_id.hex()}-{noise(8).hex()}-01"
+        trace_id = _study_trace_id(tenant, study_uid) or noise(16).hex()
+        self.traceparent = f"00-{trace_id}-{noise(8).hex()}-01"
 
     def end(self, status: int) -> None:
         """There is nothing to end."""
+
+
+# Kept, as a study's instances come one after the other.
+@lru_cache(256)
+def _study_trace_id(tenant: str, study_uid: str) -> str:
+    """Give a study's trace id; empty if the UID is none."""
+    if not uid.is_valid(study_uid):
+        return ""
+    # As in `libs.telemetry.trace.study_trace_id`, which is not imported here for the memory that it takes.
+    return hashlib.sha256(f"kivuko study\0{tenant}\0{study_uid}".encode()).hexdigest()[:32]
 
 
 def exports(environment: Mapping[str, str] = os.environ) -> bool:

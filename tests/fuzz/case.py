@@ -1,8 +1,9 @@
 """One case: bytes of a peer, how the network cuts them, and what is held against the association that got them."""
 
 from libs.dimse import associate
-from libs.dimse.acceptor import LONGEST_COMMAND, LONGEST_REQUEST, Association, Ending
+from libs.dimse.acceptor import LONGEST_COMMAND, LONGEST_REQUEST, Association
 from libs.dimse.pdu import Kind
+from libs.dimse.provider import Ending
 from tests.support.association import BREAKS, CLOSES, OPTIONS, PEER, REQUEST, SILENT, Recorder, Scripted, split
 
 RQ = associate.encode_request(REQUEST)

@@ -7,10 +7,11 @@ from typing import Final
 
 from libs.dimse import command as commands
 from libs.dimse import negotiation, pdu
-from libs.dimse.acceptor import Association, Ending, Options, Peer, Sink
+from libs.dimse.acceptor import Association
 from libs.dimse.command import Command
 from libs.dimse.negotiation import Acceptance, Context, Proposed, RefusedContext, Request
 from libs.dimse.pdu import COMMAND, FRAGMENT, FRAGMENT_OVERHEAD, HEADER, LAST, Kind, Rejection
+from libs.dimse.provider import Ending, Options, Peer, Sink
 
 CT: Final = "1.2.840.10008.5.1.4.1.1.2"
 VERIFICATION: Final = "1.2.840.10008.1.1"

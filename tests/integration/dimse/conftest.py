@@ -10,10 +10,11 @@ from queue import Queue
 import pytest
 
 from libs.dimse import command as commands
-from libs.dimse.acceptor import Association, Ending, Options, Peer, Sink
+from libs.dimse.acceptor import Association
 from libs.dimse.command import Command
 from libs.dimse.negotiation import Acceptance, Context, RefusedContext, Request
 from libs.dimse.pdu import Rejection
+from libs.dimse.provider import Ending, Options, Peer, Sink
 
 OPTIONS = Options(("1.2.826.0.1.3680043.10.1", "TEST"))
 #: Seconds within which a test gives up; nothing is measured by it.

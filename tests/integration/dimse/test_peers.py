@@ -12,8 +12,8 @@ from pynetdicom import AE
 from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation, UserIdentityNegotiation
 
 from libs.dimse import associate
-from libs.dimse.acceptor import Ending
 from libs.dimse.pdu import HEADER, Kind, Rejection
+from libs.dimse.provider import Ending
 from tests.integration.dimse.conftest import PATIENCE, Acceptor
 from tests.support.association import CT, EXPLICIT, REQUEST, VERIFICATION, echo, store
 from tests.support.dcmtk import ENVIRONMENT, echoscu, storescu

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from libs.dimse import associate, negotiation, pdu
 from libs.dimse import command as commands
-from libs.dimse.acceptor import LONGEST_COMMAND, LONGEST_REQUEST, Association, Declined, Ending, Sink
+from libs.dimse.acceptor import LONGEST_COMMAND, LONGEST_REQUEST, Association
 from libs.dimse.negotiation import Context, RefusedContext
 from libs.dimse.pdu import FRAGMENT, HEADER, LAST, Kind, Reason, Rejection
+from libs.dimse.provider import Declined, Ending, Sink
 from tests.support.association import (
     ABORT,
     BREAKS,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from libs.dimse.acceptor import Ending
+from libs.dimse.provider import Ending
 from tests.fuzz.case import run
 from tests.fuzz.mutation import case
 

@@ -15,7 +15,7 @@ from libs.dicom import part10
 from services.ingest.arrival import Arrival, Entry
 from services.ingest.disk import SpoolFullError, SpoolUnavailableError
 from services.ingest.pool import FolderInUseError, Pool, lock
-from services.ingest.seal import BLANK, BrokenSealError, Head, Seal, UnsealedError
+from services.ingest.seal import BLANK, BrokenSealError, Heads, Seal, UnsealedError, head
 from services.ingest.seal import read as read_seal
 from services.ingest.spool import Spool
 from tests.support.synthetic import CT_IMAGE_STORAGE, EXPLICIT_LITTLE_ENDIAN, make_ct
@@ -35,7 +35,7 @@ def arrival(sop_uid: str, *, name: str = "0000000000000001-ab", traceparent: str
 
 def write(pool: Pool, what: Arrival, dataset: bytes, sizes: list[int], traceparent: str = TRACE) -> Path:
     """Write an arrival in fragments of the given sizes, again and again, and seal it."""
-    file = pool.take(Head(what.meta()))
+    file = pool.take(head(what.meta()))
     at, turn = 0, 0
     while at < len(dataset):
         size = sizes[turn % len(sizes)]
@@ -59,8 +59,8 @@ def pool(spool: Spool) -> Iterator[Pool]:
     made.close()
 
 
-@pytest.mark.parametrize("side", [16, 300])
-@pytest.mark.parametrize("sizes", [[1 << 20], [1000], [7, 65536], [40000, 1]])
+@pytest.mark.parametrize("side", [16, 300, 1200])
+@pytest.mark.parametrize("sizes", [[1 << 20], [1000], [7, 65536], [40000, 1], [300_000, 800_000, 1_100_000]])
 @pytest.mark.parametrize("traceparent", [TRACE, ""])
 def test_what_is_sealed_comes_back(
     tmp_path: Path, spool: Spool, pool: Pool, side: int, sizes: list[int], traceparent: str
@@ -89,7 +89,7 @@ def test_what_is_sealed_comes_back(
 
 
 def test_a_refusal_comes_back_with_its_reason(spool: Spool, pool: Pool) -> None:
-    file = pool.take(Head(arrival("1.2.3").meta()))
+    file = pool.take(head(arrival("1.2.3").meta()))
     file.write(memoryview(b"no dataset"))
     file.seal(0xA900, "identity-mismatch", "the dataset's \"UID\" is not the command's", TRACE)
     (entry,) = spool.repair()
@@ -99,11 +99,12 @@ def test_a_refusal_comes_back_with_its_reason(spool: Spool, pool: Pool) -> None:
     assert entry.objection.detail == "the dataset's 'UID' is not the command's"
 
 
-@pytest.mark.parametrize("length", [0, 10, 70_000])
+@pytest.mark.parametrize("length", [0, 10, 70_000, 1_200_000])
 def test_what_was_never_sealed_goes(spool: Spool, pool: Pool, length: int) -> None:
-    file = pool.take(Head(arrival("1.2.3").meta()))
+    file = pool.take(head(arrival("1.2.3").meta()))
     for _ in range(length // 10):
         file.write(memoryview(b"0123456789"))
+    assert bool(file.landed) is (length > 1 << 20)
     folder = file.path.parent
     assert len(list(folder.iterdir())) > 1
     assert list(spool.repair()) == []
@@ -111,13 +112,14 @@ def test_what_was_never_sealed_goes(spool: Spool, pool: Pool, length: int) -> No
     assert spool.damaged() == []
 
 
-@pytest.mark.parametrize("length", [1000, 70_000])
+@pytest.mark.parametrize("length", [1000, 70_000, 1_200_000])
 @pytest.mark.parametrize("kept", [50, 200, 900])
 def test_what_a_kill_cut_off_while_it_was_written_goes(
     monkeypatch: pytest.MonkeyPatch, spool: Spool, pool: Pool, length: int, kept: int
 ) -> None:
-    file = pool.take(Head(arrival("1.2.3").meta()))
-    file.write(memoryview(bytes(length)))
+    file = pool.take(head(arrival("1.2.3").meta()))
+    for half in (length // 2, length - length // 2):
+        file.write(memoryview(bytes(half)))
 
     def killed(descriptor: int, parts: list[bytes]) -> None:
         whole = b"".join(parts)
@@ -161,11 +163,11 @@ def test_a_folder_belongs_to_one_process(spool: Spool) -> None:
 
 
 def test_a_full_disk_is_said_before_and_while_it_is_written(tmp_path: Path) -> None:
-    head = Head(arrival("1.2.3").meta())
+    made = head(arrival("1.2.3").meta())
     with pytest.raises(SpoolFullError, match="KIVUKO_INGEST_MIN_FREE_BYTES"):
-        Pool(tmp_path, 1 << 60, "life").take(head)
+        Pool(tmp_path, 1 << 60, "life").take(made)
     with pytest.raises(SpoolUnavailableError):
-        Pool(tmp_path / "nowhere", 0, "life").take(head)
+        Pool(tmp_path / "nowhere", 0, "life").take(made)
 
 
 @given(st.text(max_size=200), st.sampled_from(["identity-mismatch", "unreadable-dataset", ""]), st.integers(0, 0xFFFF))
@@ -190,8 +192,30 @@ def test_other_seals_are_not_believed() -> None:
 def test_no_identifier_can_look_like_the_seal(text: str) -> None:
     mark = f'"traceparent": "{text}'
     what = arrival(mark)
-    head = Head(what.meta())
-    head.fill(Seal("a" * 64, 1, 0), TRACE)
-    private = bytes(head)
+    made = head(what.meta())
+    made.fill(Seal("a" * 64, 1, 0), TRACE)
+    private = bytes(made)
     assert private.count(TRACE.encode()) == 1
     assert private.count(b"a" * 64) == 1
+
+
+sop_uids = st.from_regex(r"[0-9]{1,9}(\.[0-9]{1,9}){0,4}", fullmatch=True) | st.text(max_size=66)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["tenant", "node", "calling_aet"]), st.text(max_size=20)),
+    st.lists(st.tuples(st.sampled_from(["1.2.3", "1.2.3.4", "\2\0\3\0UI"]) | sop_uids, sop_uids), max_size=8),
+)
+def test_heads_of_an_association_are_what_each_would_be_alone(
+    provenance: dict[str, str], objects: list[tuple[str, str]]
+) -> None:
+    heads = Heads(provenance)
+    for number, (sop_class, sop_uid) in enumerate(objects):
+        own = {"arrival": f"{number:04}-ab", "received_at": f"2026-01-01T00:00:0{number}+00:00"}
+        made = heads.make(sop_class, sop_uid, EXPLICIT_LITTLE_ENDIAN, own["arrival"], own["received_at"])
+        private = {**provenance, **own, "sop_class_uid": sop_class, "sop_instance_uid": sop_uid}
+        alone = head(part10.Meta(sop_class, sop_uid, EXPLICIT_LITTLE_ENDIAN, private))
+        assert bytes(made) == bytes(alone)
+        seal = Seal(f"{number:064x}", 9, 0)
+        assert made.fill(seal, TRACE) == alone.fill(seal, TRACE)
+        assert bytes(made) == bytes(alone)
