@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -81,7 +82,16 @@ class Outbox:
         self._clock = clock
         self._tables = tables
 
-    async def emit(self, tx: AsyncSession, data: Fact, *, subject: str, tenant: str, site: str | None = None) -> str:
+    async def emit(
+        self,
+        tx: AsyncSession,
+        data: Fact,
+        *,
+        subject: str,
+        tenant: str,
+        site: str | None = None,
+        at: datetime | None = None,
+    ) -> str:
         """Write an event in the caller's transaction and return its id.
 
         The row and its sequence number come with all others of the transaction right before it commits: if it rolls
@@ -98,6 +108,8 @@ class Outbox:
             What it is about, mostly a StudyInstanceUID.
         tenant, site
             Whom it concerns.
+        at
+            When it happened; now if it isn't given.
 
         Raises
         ------
@@ -115,7 +127,7 @@ class Outbox:
             source=self._source,
             type=topic.type,
             subject=subject,
-            time=self._clock(),
+            time=self._clock() if at is None else at,
             traceparent=traceparent,
             tracestate=tracestate or None,
             tenant=tenant,

@@ -207,10 +207,11 @@ class Completion:
             key = _key(due, due.attempt)
             await asyncio.to_thread(self._objects.put, key, draft.file())
             reference = ObjectRef(key=key, sha256=draft.digest, size=draft.size)
-        # Writing took a while: what was acknowledged meanwhile is asked for once more.
+        # Writing took a while: what was acknowledged meanwhile is asked for once more. The version is of this time:
+        # what is acknowledged while the database is waited for comes after it.
+        at = self._clock()
         await self._barrier()
-        stands = not await self._in_hand({due.study}) and await self._record(due, decision, draft, changes, reference)
-        if not stands:
+        if await self._in_hand({due.study}) or not await self._record(due, decision, draft, changes, reference, at):
             # Instances arrived meanwhile, or another replica took over: no version has this manifest.
             await self._give_up(due)
             return
@@ -243,7 +244,7 @@ class Completion:
                 await asyncio.to_thread(lambda page: draft.add(versions.stored_instances(page)), rows)
 
     async def _record(
-        self, due: Due, decision: Decision, draft: Draft, changes: Difference, reference: ObjectRef
+        self, due: Due, decision: Decision, draft: Draft, changes: Difference, reference: ObjectRef, at: datetime
     ) -> bool:
         number = due.version + 1
         version = Version(
@@ -254,16 +255,19 @@ class Completion:
             draft.attributes,
             decision.signs,
             decision.score,
-            self._clock(),
+            at,
         )
         event = _event(due, decision, draft, changes, reference)
         with _TRACER.start_as_current_span(
             f"study {_name(due)}", context=trace.study_context(due.tenant, due.study_uid), record_exception=False
         ):
             async with self._database.transaction() as tx:
-                stands = await versions.record(tx, due, version, self._replica)
+                # Most of what came meanwhile is known by now, and need not become a version of its own.
+                stands = not self._work.has(due.study) and await versions.record(tx, due, version, self._replica)
                 if stands:
-                    await self._outbox.emit(tx, event, subject=due.study_uid, tenant=due.tenant, site=due.source.site)
+                    await self._outbox.emit(
+                        tx, event, subject=due.study_uid, tenant=due.tenant, site=due.source.site, at=at
+                    )
         return stands
 
     def _tell(self, due: Due, decision: Decision, draft: Draft) -> None:

@@ -592,6 +592,23 @@ async def one_manifest(replica: Replica) -> None:
     assert await replica.stray_manifests() == set()
 
 
+async def test_a_version_is_of_the_time_before_it_was_asked_what_is_in_hand(replica: Replica) -> None:
+    """Else something might be acknowledged before that time, and not be in it."""
+    asked: list[datetime] = []
+
+    async def takes_a_second(_count: int) -> None:
+        asked.append(replica.now)
+        replica.now += timedelta(seconds=1)
+
+    await replica.receive(images(2))
+    replica.at_barrier = takes_a_second
+    await replica.pass_time(15)
+    async with replica.database.reading() as tx:
+        (body,) = (await tx.scalars(select(messaging.outbox.c.body))).all()
+        (at,) = (await tx.scalars(select(studies.c.version_at))).all()
+    assert datetime.fromisoformat(json.loads(body)["time"]) == repository.utc(at) == asked[-1]
+
+
 async def test_a_manifest_that_a_kill_has_left_goes(replica: Replica) -> None:
     await killed_with_a_manifest(replica)
     replica.start()
