@@ -43,6 +43,10 @@ def nothing_amiss(folder: Path, choice: random.Random, *, kills: int, between: i
     assert found.versions > 0
 
 
+def test_killed_under_eight_senders_nothing_is_lost_left_over_or_early(tmp_path: Path, choice: random.Random) -> None:
+    nothing_amiss(tmp_path, choice, kills=3, between=24, quiet="0.5", pace=0.1)
+
+
 def test_a_study_is_never_complete_without_what_was_acknowledged_before(tmp_path: Path, choice: random.Random) -> None:
     # Pauses about as long as the quiet time: studies are declared, amended and declared again while they grow.
     nothing_amiss(tmp_path, choice, kills=2, between=100, quiet="0.2", pace=0.6)

@@ -29,6 +29,9 @@ _AN_ASSOCIATION = 30
 _A_STUDY = 25
 #: Files that a receiver makes ahead stay empty until an arrival takes them.
 _EMPTY_AHEAD = 300
+#: What is killed for: while such an object was put and no row may name it yet, or at any moment.
+_MOMENTS = ("manifests", None, "headers", None)
+_LONGEST_LURK = 10.0
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,22 @@ def receivers(process: Process) -> list[psutil.Process]:
     return found
 
 
+def kill_when_put(process: Process, prefix: str) -> str:
+    """Kill everything as soon as there is one more object of this prefix, or after a while; gives what it was."""
+    folder = process.home / "objects" / prefix
+    before = _objects(folder)
+    deadline = time.monotonic() + _LONGEST_LURK
+    while _objects(folder) <= before and time.monotonic() < deadline:
+        time.sleep(0.001)  # the moment lasts for some milliseconds
+    process.kill()
+    process.start()
+    return prefix
+
+
+def _objects(folder: Path) -> set[str]:
+    return {name for _, _, names in os.walk(folder) for name in names}
+
+
 def kill_one(process: Process, choice: random.Random) -> str:
     """Kill at a random moment: a receiver, everything, or everything while it starts again; gives what it was."""
     time.sleep(choice.random())  # the random moment itself
@@ -227,9 +246,10 @@ def storm(
     stations = modalities(system, senders, choice, pace)
     for station in stations:
         station.start()
-    for _ in range(kills):
+    for number in range(kills):
         _more(stations, between)
-        told(kill_one(process, choice))
+        moment = _MOMENTS[number % len(_MOMENTS)]
+        told(kill_one(process, choice) if moment is None else kill_when_put(process, moment))
     _more(stations, between)
     for station in stations:
         station.stop()
