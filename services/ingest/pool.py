@@ -7,6 +7,7 @@ arrival takes one, and is durable once its bytes and its seal are.
 import fcntl
 import hashlib
 import itertools
+import mmap
 import os
 import threading
 import time
@@ -34,7 +35,9 @@ _WRITE_BACK: Final = 32 << 20
 #: With so many bytes free beyond what is needed, a look at the disk stands for some seconds. Nothing fills it by then.
 _AMPLE: Final = 4 << 30
 _LOOK: Final = 0.1
+#: Files that are made at a time, and how many are left then.
 _AHEAD: Final = 32
+_FEW: Final = 8
 _NOTHING: Final = memoryview(b"")
 
 
@@ -178,6 +181,7 @@ class Pool:
         self._unmade = _MANY
         self._run = run
         self._lock = threading.Lock()
+        self._filling = threading.Lock()
         self._numbers = itertools.count(1)
         self._free: deque[tuple[str, int]] = deque()
 
@@ -185,15 +189,28 @@ class Pool:
         """Give a file for an arrival. Raises SpoolFullError or SpoolUnavailableError."""
         try:
             self.require_room()
+            name, descriptor = self._file()
             with self._lock:
-                if not self._free:
-                    self._fill()
-                name, descriptor = self._free.popleft()
                 buffer = self._buffer()
                 self._coming += len(buffer)
         except OSError as error:
             raise classified(error) from error
         return Incoming(name, descriptor, head, self, buffer)
+
+    def _file(self) -> tuple[str, int]:
+        if len(self._free) < _FEW and self._filling.acquire(blocking=False):
+            # While the others take what is left.
+            try:
+                self._fill()
+            finally:
+                self._filling.release()
+        while True:
+            try:
+                return self._free.popleft()
+            except IndexError:
+                with self._filling:
+                    if not self._free:
+                        self._fill()
 
     def _buffer(self) -> memoryview:
         if self._buffers:
@@ -201,7 +218,8 @@ class Pool:
         if not self._unmade:
             return memoryview(bytearray(_SMALL))
         self._unmade -= 1
-        return memoryview(bytearray(_LARGE))
+        # Not of bytes that are written to be zero: memory is taken as far as it is used.
+        return memoryview(mmap.mmap(-1, _LARGE))
 
     def ended(self, buffer: memoryview) -> None:
         """Take the memory back of an arrival that is not on its way any more."""
@@ -221,7 +239,7 @@ class Pool:
 
     def close(self) -> None:
         """Remove the files that nothing arrived in."""
-        with self._lock:
+        with self._filling:
             while self._free:
                 name, descriptor = self._free.popleft()
                 os.close(descriptor)
