@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import threading
 import time
 from collections import Counter, defaultdict
@@ -29,9 +30,11 @@ _AN_ASSOCIATION = 30
 _A_STUDY = 25
 #: Files that a receiver makes ahead stay empty until an arrival takes them.
 _EMPTY_AHEAD = 300
-#: What is killed for: while such an object was put and no row may name it yet, or at any moment.
+#: What is killed for: an object of such a prefix that no row names yet; or a random moment.
 _MOMENTS = ("manifests", None, "headers", None)
-_LONGEST_LURK = 10.0
+#: Seconds until there must have been such an object, and for how long the database is held at a time to wait for one.
+_LONGEST_LURK = 60.0
+_HELD = 0.2
 
 
 @dataclass(frozen=True)
@@ -170,20 +173,42 @@ def receivers(process: Process) -> list[psutil.Process]:
     return found
 
 
-def kill_when_put(process: Process, prefix: str) -> str:
-    """Kill everything as soon as there is one more object of this prefix, or after a while; gives what it was."""
-    folder = process.home / "objects" / prefix
-    before = _objects(folder)
+def kill_before_its_row(process: Process, prefix: str) -> str:
+    """Kill everything while an object of this prefix is in the store and no row names it; gives what it was.
+
+    Nobody can write that row while the database is held here.
+    """
     deadline = time.monotonic() + _LONGEST_LURK
-    while _objects(folder) <= before and time.monotonic() < deadline:
-        time.sleep(0.001)  # the moment lasts for some milliseconds
-    process.kill()
+    path = process.home / "db" / "ingest.db"
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as tables:
+        while not _killed_before_its_row(process, prefix, tables):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {_LONGEST_LURK:g} s for an object below {prefix} that no row names yet")
+            time.sleep(_HELD)  # others have their turn
     process.start()
     return prefix
 
 
-def _objects(folder: Path) -> set[str]:
-    return {name for _, _, names in os.walk(folder) for name in names}
+def _killed_before_its_row(process: Process, prefix: str, tables: sqlite3.Connection) -> bool:
+    tables.execute("BEGIN IMMEDIATE")
+    try:
+        wait_until(lambda: _rowless(process.home, prefix, tables), "an object", _HELD)
+    except TimeoutError:
+        return False
+    else:
+        process.kill()
+        return True
+    finally:
+        tables.execute("ROLLBACK")
+
+
+def _rowless(home: Path, prefix: str, tables: sqlite3.Connection) -> bool:
+    kept = {name for _, _, names in os.walk(home / "objects" / prefix) for name in names}
+    if prefix == "headers":
+        rows = tables.execute("SELECT headers_key FROM batches")
+        return not kept <= {key.rpartition("/")[2] for (key,) in rows}
+    attempts = {attempt for (attempt,) in tables.execute("SELECT attempt FROM studies WHERE attempt IS NOT NULL")}
+    return any(name.rpartition("-")[2].removesuffix(".json") in attempts for name in kept)
 
 
 def kill_one(process: Process, choice: random.Random) -> str:
@@ -249,7 +274,7 @@ def storm(
     for number in range(kills):
         _more(stations, between)
         moment = _MOMENTS[number % len(_MOMENTS)]
-        told(kill_one(process, choice) if moment is None else kill_when_put(process, moment))
+        told(kill_one(process, choice) if moment is None else kill_before_its_row(process, moment))
     _more(stations, between)
     for station in stations:
         station.stop()
