@@ -2,7 +2,8 @@
 
 import re
 
-_FORM = re.compile(r"[0-9]+(\.[0-9]+)*")
+# Possessive: nothing is ever taken back, so nothing is kept for it.
+_FORM = re.compile(r"[0-9]++(?:\.[0-9]++)*+")
 _LONGEST = 64
 
 #: Ours, in file meta information: PS3.7 section D.3.3.2.

@@ -216,9 +216,7 @@ class Arriving:
         self._scan.feed(fragment)
         try:
             self._file.write(fragment)
-        except OSError as error:
-            self._broken(classified(error))
-        except SpoolFullError as error:
+        except (OSError, SpoolFullError) as error:
             self._broken(error)
         if self._length >= self._large:
             self._upload()
@@ -270,7 +268,7 @@ class Arriving:
             try:
                 self._stream = self._intake.uplink.stream(self._file.path, arrival)
             except OSError as error:
-                self._broken(classified(error))
+                self._broken(error)
                 return
         if self._stream.failure is not None:
             self._fail("object-store", self._stream.failure)
@@ -287,7 +285,11 @@ class Arriving:
                 self._intake.away = why
             reports.answered(identity.OUT_OF_RESOURCES, time.monotonic() - began, kind)
             return identity.OUT_OF_RESOURCES
-        found, objection = self._judged(self._file)
+        try:
+            found, objection = self._judged(self._file)
+        except (OSError, SpoolFullError) as error:
+            self._broken(error)
+            return self._finish(began)
         status = identity.SUCCESS if objection is None else objection.status
         study_uid = "" if found is None else found.study_instance_uid
         span = self._intake.begin_span(
@@ -325,11 +327,8 @@ class Arriving:
             status, reason, detail = objection.status, objection.reason, objection.detail
         try:
             seal = file.seal(status, reason, detail, traceparent)
-        except SpoolFullError as error:
+        except (OSError, SpoolFullError) as error:
             self._broken(error)
-            return None
-        except OSError as error:
-            self._broken(classified(error))
             return None
         arrival = self._arrival(file, uids, seal, reason, traceparent)
         if self._intake.uplink is not None and objection is None:
@@ -381,7 +380,9 @@ class Arriving:
             return None, identity.unreadable(unreadable or "")
         return found, identity.check(self._class, self._instance, found)
 
-    def _broken(self, error: SpoolFullError | SpoolUnavailableError) -> None:
+    def _broken(self, error: OSError | SpoolFullError | SpoolUnavailableError) -> None:
+        if isinstance(error, OSError):
+            error = classified(error)
         self._fail("full" if isinstance(error, SpoolFullError) else "spool", str(error))
 
     def _fail(self, kind: str, why: str) -> None:

@@ -4,13 +4,14 @@ import errno
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from libs.dimse import command as commands
 from libs.dimse.negotiation import Context
 from services.ingest import span
+from services.ingest.disk import SpoolFullError
 from services.ingest.intake import Arriving, Intake, Session
 from services.ingest.pool import Incoming, Pool
 from services.ingest.seal import Head, Seal
@@ -63,6 +64,11 @@ class Failing(Pool):
                 if where == "write":
                     raise error
                 super().write(fragment)
+
+            def reading(self) -> BinaryIO:
+                if where == "reading":
+                    raise error
+                return super().reading()
 
             def seal(self, status: int, reason: str, detail: str, traceparent: str) -> Seal:
                 if where == "seal":
@@ -130,4 +136,23 @@ def test_whatever_fails_is_refused_and_told_and_the_next_one_is_taken(
 
     assert send(tested, make_ct(tmp_path)) == 0
     assert len(told.arrivals) == 1
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"), [(OSError(errno.EIO, "broken"), "spool"), (SpoolFullError("full"), "full")]
+)
+def test_a_dataset_that_cannot_be_read_back_for_its_identifiers_is_refused(
+    tmp_path: Path, error: Exception, failure: str
+) -> None:
+    told = Told()
+    pool = Failing(tmp_path, "reading", error)
+    tested = intake(pool, told)
+    sink = tested.begin(SESSION, CONTEXT, commands.decode(requestor.command(CT_IMAGE_STORAGE, "1.2.3", 1)))
+    assert isinstance(sink, Arriving)
+    # An element that hides all others, for longer than identifiers are looked for.
+    sink.write(memoryview(b"\x08\0\x05\0UT\0\0" + (1 << 20).to_bytes(4, "little") + bytes(300 << 10)))
+    assert sink.finish().status == 0xA700
+    assert told.answers == [(0xA700, failure)]
+    assert not told.arrivals
     pool.close()

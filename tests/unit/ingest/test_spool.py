@@ -15,6 +15,7 @@ from libs.dicom import part10
 from services.ingest.arrival import Arrival, Entry
 from services.ingest.disk import SpoolFullError, SpoolUnavailableError
 from services.ingest.pool import FolderInUseError, Pool, lock
+from services.ingest.room import Margin
 from services.ingest.seal import BLANK, BrokenSealError, Heads, Seal, UnsealedError, head
 from services.ingest.seal import read as read_seal
 from services.ingest.spool import Spool
@@ -168,6 +169,49 @@ def test_a_full_disk_is_said_before_and_while_it_is_written(tmp_path: Path) -> N
         Pool(tmp_path, 1 << 60, "life").take(made)
     with pytest.raises(SpoolUnavailableError):
         Pool(tmp_path / "nowhere", 0, "life").take(made)
+
+
+def test_what_all_arrivals_gather_in_memory_is_bounded(pool: Pool) -> None:
+    files = [pool.take(head(arrival("1.2.3").meta())) for _ in range(40)]
+    for file in files:
+        file.write(memoryview(bytes(60_000)))
+        file.write(memoryview(bytes(60_000)))
+    assert [bool(file.landed) for file in files] == [False] * 32 + [True] * 8
+    for file in files:
+        file.discard()
+    again = pool.take(head(arrival("1.2.3").meta()))
+    again.write(memoryview(bytes(1 << 20)))
+    assert not again.landed
+    again.discard()
+
+
+def test_a_disk_is_looked_at_now_and_then_while_it_is_ample_and_always_when_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    free, now = 1 << 40, [5.0]
+
+    def look(folder: Path, margin: Margin, coming: int) -> int:
+        assert folder == tmp_path
+        assert margin.needed == 1 << 30
+        looks.append(coming)
+        return free
+
+    monkeypatch.setattr("services.ingest.pool.require_room", look)
+    pool = Pool(tmp_path, 1 << 30, "life", lambda: now[0])
+    file = pool.take(head(arrival("1.2.3").meta()))
+    pool.require_room()
+    assert looks == [0]
+    now[0] += 1
+    pool.require_room()
+    assert looks == [0, 1 << 20]
+    free, looks = 5 << 30, []
+    now[0] += 1
+    pool.require_room()
+    file.write(memoryview(bytes(2 << 20)))
+    assert looks == [1 << 20] * 2
+    file.discard()
+    pool.close()
 
 
 @given(st.text(max_size=200), st.sampled_from(["identity-mismatch", "unreadable-dataset", ""]), st.integers(0, 0xFFFF))
