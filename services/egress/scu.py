@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext, build_context
 
 from libs.storage.objects import StoreUnavailableError
@@ -311,6 +312,10 @@ def _associate(target: Target, contexts: list[PresentationContext], timeouts: Ti
     where = f"{target.called_aet} at {target.host}:{target.port}"
     if not connected:
         raise _LostError(f"nothing takes connections for {where} within {timeouts.connect:g} s, or it refuses them")
+    if answer is None:
+        # pynetdicom takes a receiver that rejects at once for one that can't be reached, and lets its answer lie.
+        left = association.dul.receive_pdu()
+        answer = left if isinstance(left, A_ASSOCIATE) else None
     if answer is not None and answer.result in (1, 2):
         how = "permanently" if answer.result == 1 else "for now"
         raise _LostError(f"{where} rejects the association {how}: {answer.reason_str}")

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from pynetdicom.acse import ACSE
 from pynetdicom.presentation import build_context
+from pynetdicom.transport import AssociationSocket
 
 from libs.storage.folder import FolderStore
 from services.egress.outcome import NO_ANSWER, NO_CONTEXT, OBJECT_DAMAGED, Outcome, Verdict
@@ -136,6 +138,28 @@ def test_an_unknown_host_name(objects: FolderStore, tmp_path: Path) -> None:
 
 
 def test_a_rejected_association_says_so(objects: FolderStore, storescp: StoreScpFactory, tmp_path: Path) -> None:
+    ending, told = send(objects, at(storescp(flags=["--refuse"]).port), [keep(objects, make_ct(tmp_path), 0)])
+    assert ending.kind == "unreachable"
+    assert "rejects the association" in (ending.problem or "")
+    assert told == []
+
+
+def test_a_rejection_that_is_there_before_this_side_looks_says_so_too(
+    objects: FolderStore, storescp: StoreScpFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = threading.Event()
+    close, request = AssociationSocket.close, ACSE.send_request
+
+    def closing(transport: AssociationSocket) -> None:
+        close(transport)
+        closed.set()
+
+    def answered_meanwhile(acse: ACSE) -> None:
+        request(acse)
+        assert closed.wait(30)
+
+    monkeypatch.setattr(AssociationSocket, "close", closing)
+    monkeypatch.setattr(ACSE, "send_request", answered_meanwhile)
     ending, told = send(objects, at(storescp(flags=["--refuse"]).port), [keep(objects, make_ct(tmp_path), 0)])
     assert ending.kind == "unreachable"
     assert "rejects the association" in (ending.problem or "")
