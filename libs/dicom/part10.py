@@ -14,6 +14,9 @@ PRIVATE_CREATOR_UID = "2.25.96322487109536701942837741560228845019"
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 #: No file meta information is longer; what says so is damaged.
 _LONGEST_META = 1 << 20
+#: (0002,0000), UL, of 4 bytes; and where its value ends.
+_GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
+_GROUP_END = 144
 
 
 class NotPart10Error(Exception):
@@ -54,6 +57,20 @@ def encode(meta: Meta) -> bytes:
         elements.append(_element(0x0102, b"OB", _JSON(meta.private).encode()))
     body = b"".join(elements)
     return PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(body))) + body
+
+
+def dataset_offset(head: bytes) -> int:
+    """Give where the dataset begins, from a file's first 144 bytes or more.
+
+    Raises
+    ------
+    NotPart10Error
+        There is no `DICM` prefix, or no group length after it: PS3.10 section 7.1 demands both.
+    """
+    if len(head) < _GROUP_END or head[128:132] != b"DICM" or head[132:140] != _GROUP_LENGTH:
+        raise NotPart10Error("there is no DICM prefix with a group length after a preamble of 128 bytes")
+    (length,) = struct.unpack_from("<I", head, 140)
+    return _GROUP_END + int(length)
 
 
 def decode(file: BinaryIO) -> tuple[Meta, int]:

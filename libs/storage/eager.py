@@ -1,10 +1,23 @@
-"""SQLite for asyncio with one visit to the connection's thread per statement, where aiosqlite's cursors make four."""
+"""SQLite for asyncio with one visit to the connection's thread per statement, where aiosqlite's cursors make four.
 
+Rows of one INSERT go many in a statement: `sqlite3` lets go of the interpreter for each statement, and with several
+threads at work the price of that is several times the price of the row.
+"""
+
+import re
 import sqlite3
-from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, Final, Self
 
 import aiosqlite
+
+#: An INSERT of one row, as SQLAlchemy writes it: what is before the row, the row, what is after it.
+_INSERT: Final = re.compile(r"(INSERT INTO [^?]* VALUES )(\([?, ]+\))([^?]*)", re.DOTALL)
+#: Rows of one statement: few sizes, so that the prepared statements are kept. The largest has at most as many
+#: parameters as the oldest SQLite takes.
+_SIZES: Final = (64, 16, 4, 1)
+_MOST_PARAMETERS: Final = 999
 
 
 class EagerCursor:
@@ -26,7 +39,7 @@ class EagerCursor:
         await self._connection.visit(self._execute, operation, parameters)
         return self
 
-    async def executemany(self, operation: str, parameters: Iterable[Sequence[Any]]) -> "EagerCursor":
+    async def executemany(self, operation: str, parameters: Sequence[Sequence[Any]]) -> "EagerCursor":
         """Run a statement for each row of parameters."""
         await self._connection.visit(self._executemany, operation, parameters)
         return self
@@ -44,8 +57,18 @@ class EagerCursor:
         self._rows = cursor.fetchall()
         self._note(cursor)
 
-    def _executemany(self, connection: sqlite3.Connection, operation: str, parameters: Iterable[Sequence[Any]]) -> None:
-        self._note(connection.executemany(operation, parameters))
+    def _executemany(self, connection: sqlite3.Connection, operation: str, parameters: Sequence[Sequence[Any]]) -> None:
+        rows = _INSERT.fullmatch(operation)
+        if rows is None:
+            return self._note(connection.executemany(operation, parameters))
+        count = 0
+        for part in _parts(parameters):
+            several = f"{rows[1]}{', '.join([rows[2]] * len(part))}{rows[3]}"
+            cursor = connection.execute(several, list(chain.from_iterable(part)))
+            count += cursor.rowcount
+            self._note(cursor)
+        self.rowcount = count
+        return None
 
     def _note(self, cursor: sqlite3.Cursor) -> None:
         self.description = cursor.description
@@ -64,6 +87,15 @@ class EagerConnection(aiosqlite.Connection):
     def cursor(self) -> EagerCursor:  # type: ignore[override] # SQLAlchemy asks for no more
         """Give a cursor; nothing happens yet."""
         return EagerCursor(self)
+
+
+def _parts(rows: Sequence[Sequence[Any]]) -> Iterator[Sequence[Sequence[Any]]]:
+    begin = 0
+    most = _MOST_PARAMETERS // max(1, len(rows[0])) if rows else 0
+    for size in _SIZES:
+        while len(rows) - begin >= size and (size <= most or size == 1):
+            yield rows[begin : begin + size]
+            begin += size
 
 
 def connect(path: str, **options: Any) -> EagerConnection:

@@ -314,7 +314,7 @@ def _associate(target: Target, contexts: list[PresentationContext], timeouts: Ti
         raise _LostError(f"nothing takes connections for {where} within {timeouts.connect:g} s, or it refuses them")
     if answer is None:
         # pynetdicom takes a receiver that rejects at once for one that can't be reached, and lets its answer lie.
-        left = association.dul.receive_pdu()
+        left: Any = association.dul.receive_pdu()
         answer = left if isinstance(left, A_ASSOCIATE) else None
     if answer is not None and answer.result in (1, 2):
         how = "permanently" if answer.result == 1 else "for now"

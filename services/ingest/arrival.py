@@ -16,7 +16,7 @@ class DamagedEntryError(Exception):
     """A spool file does not say where it came from. The text holds no values from the dataset."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Arrival:
     """An object as it was announced by its C-STORE command, and its provenance.
 
@@ -80,7 +80,7 @@ def from_meta(meta: Meta) -> Arrival:
         raise DamagedEntryError(f"its provenance is incomplete ({type(error).__name__})") from error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """An arrival that is on stable storage in the spool and not indexed yet.
 

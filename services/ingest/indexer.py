@@ -50,6 +50,8 @@ _TOGETHER = 3
 _WORKERS = 2
 #: Entries of the first transaction, which is soon committed on any disk.
 _FIRST = 25
+#: Headers that are read before others have a turn.
+_SLICE = 8
 #: Entries of one transaction: it holds the database for some hundredths of a second.
 _ROUND = 500
 #: Seconds from taking entries to their commit; where that takes longer, the next are fewer.
@@ -280,6 +282,7 @@ class Indexer:
     async def _enter(self, parts: Sequence[_Part]) -> None:
         """Bring batches into the index, and what is new into the object store. Raises _UnreadableError: none is."""
         try:
+            await self._prepare(parts)
             await asyncio.to_thread(self._publish, parts)
             await self._write(parts)
             await asyncio.to_thread(self._tidy, parts)
@@ -313,20 +316,22 @@ class Indexer:
         # Another one for each attempt: what one before has left under its names is being cleaned up.
         return hashlib.sha256(f"{self._run}\n{next(self._attempts)}".encode()).hexdigest()[:32]
 
-    def _publish(self, parts: Sequence[_Part]) -> None:
-        """Put the new objects and their header documents where every replica reads them; the entries stay.
-
-        Raises _UnreadableError before it has put anything.
-        """
+    async def _prepare(self, parts: Sequence[_Part]) -> None:
+        """Read the headers of what is new, a few at a time: in a thread it would take turns with this one for each."""
         unreadable: list[tuple[Entry, UnreadableDatasetError]] = []
-        for part in parts:
-            for entry in part.sorted.new:
-                try:
-                    part.prepared.append(prepare(entry))
-                except UnreadableDatasetError as error:
-                    unreadable.append((entry, error))
+        new = [(part, entry) for part in parts for entry in part.sorted.new]
+        for number, (part, entry) in enumerate(new):
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+            try:
+                part.prepared.append(prepare(entry))
+            except UnreadableDatasetError as error:
+                unreadable.append((entry, error))
         if unreadable:
             raise _UnreadableError(unreadable)
+
+    def _publish(self, parts: Sequence[_Part]) -> None:
+        """Put the new objects and their header documents where every replica reads them; the entries stay."""
         waiting = [entry for part in parts for entry in part.sorted.new if not entry.uploaded]
         self._objects.keep({entry.object_key: entry.path for entry in waiting})
         headed = [part for part in parts if part.prepared]

@@ -1,8 +1,12 @@
 """From a spool entry to what the index and the event say of it, and the header document of a batch."""
 
 import gzip
+import io
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
 
 from contracts.fact import Attributes
 from contracts.instances import StoredInstance
@@ -11,6 +15,11 @@ from services.ingest.arrival import Entry
 
 #: The fastest: documents of one series repeat themselves, so they shrink to a tenth all the same.
 _LEVEL = 1
+#: Bytes that are read at once: a small file whole, of others mostly the header. Each call of the system hands the
+#: interpreter to another thread and back.
+_READ: Final = 64 << 10
+#: What tells where the dataset begins.
+_META: Final = 144
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,8 @@ class Prepared:
 def prepare(entry: Entry) -> Prepared:
     """Read an entry's file. Raises OSError, NotPart10Error, UnreadableDatasetError."""
     arrival = entry.arrival
-    with entry.path.open("rb") as file:
-        part10.decode(file)
+    with _opened(entry.path, entry.size) as file:
+        file.seek(part10.dataset_offset(file.read(_META)))
         found, document = header.read_text(file, arrival.transfer_syntax_uid)
     instance = StoredInstance(
         sop_instance_uid=arrival.sop_instance_uid,
@@ -47,6 +56,16 @@ def prepare(entry: Entry) -> Prepared:
         attributes=found.attributes,
     )
     return Prepared(instance, document)
+
+
+def _opened(path: Path, size: int) -> BinaryIO:
+    if size > _READ:
+        return io.BufferedReader(io.FileIO(path), _READ)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return io.BytesIO(os.read(descriptor, _READ))
+    finally:
+        os.close(descriptor)
 
 
 def header_document(prepared: Iterable[Prepared]) -> bytes:

@@ -8,13 +8,13 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.envelope import Event
-from contracts.fact import Attributes
+from contracts.fact import Attributes, Source
 from contracts.instances import InstancesStored
 from contracts.routing import RoutingDecided
 from contracts.study import StudyAmended, StudyCompleted, StudyExpired
 from libs.clock import Clock
 from libs.definition.attributes import STUDY_EXTRAS
-from libs.definition.ruleset import RuleSet, RuleSetError
+from libs.definition.ruleset import Evaluation, RuleSet, RuleSetError
 from libs.dicom.header import BASE_KEYWORDS
 from libs.messaging.outbox import Outbox
 from libs.snapshot import NetworkView
@@ -181,11 +181,18 @@ class Decider:
         decisions = {source: Tally() for source in sources}
         surrounding = {source: in_force.rules.circumstances(source, study.tenant, now) for source in sources}
         made: list[Requested] = []
+        read = sorted(in_force.rules.attributes("instance"))
+        # Most instances of a batch say the same where the rules look.
+        evaluations: dict[tuple[Source, str], Evaluation] = {}
         for one in undecided:
             tally = decisions[one.source]
             inputs = surrounding[one.source]
             attributes = {**more.get(one.id, {}), **_named(study, one), **one.attributes}
-            evaluation = in_force.rules.evaluate("instance", replace(inputs, instance=attributes))
+            seen = one.source, repr([attributes.get(keyword) for keyword in read])
+            evaluation = evaluations.get(seen)
+            if evaluation is None:
+                evaluation = in_force.rules.evaluate("instance", replace(inputs, instance=attributes))
+                evaluations[seen] = evaluation
             wanted, notes = wishes(evaluation.matches)
             going, left_out = without_loops([one], wanted, in_force.rules.returns)
             made += going
