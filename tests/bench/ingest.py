@@ -14,9 +14,11 @@ Such a part prints one line for each receiver and load, and writes no file.
 """
 
 import argparse
+import hashlib
 import os
 import statistics
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,14 +28,16 @@ from rich.progress import Progress
 from rich.table import Table
 
 from tests.bench.dcmtk_sender import dcmtk_rounds
-from tests.bench.figure import Figure, at_least, beside
+from tests.bench.figure import Figure, at_least, beside, measured
 from tests.bench.gauge import Gauge
 from tests.bench.target import Target, targets
 from tests.support.sender import Kind, Load, Sender
 
 ROUNDS = 3
 ASSOCIATIONS = (1, 8, 32)
-_COUNTS: dict[Kind, int] = {"ct512": 256, "small": 1024}
+_COUNTS: dict[Kind, int] = {"ct512": 256, "small": 2048}
+#: Instances of each association at least: its study is one of ordinary size however many send.
+_EACH: dict[Kind, int] = {"ct512": 32, "small": 64}
 _NAMES: dict[Kind, str] = {"ct512": "CT 512x512", "small": "small 64x64"}
 #: Receivers that are so slow that they are sent less.
 _SLOW = ("pynetdicom", "pynetdicom nodelay", "Orthanc")
@@ -45,6 +49,8 @@ _GOALS: dict[tuple[Kind, str], float] = {
     ("small", "Orthanc"): 3.0,
 }
 _SCALING_GOAL = 0.9
+#: Of one CT.
+_CT_BYTES = 2 * 512 * 512
 
 
 @dataclass(frozen=True)
@@ -85,15 +91,15 @@ def run(progress: Progress) -> list[Figure]:
         cases = [Case(name, kind, many) for kind in _COUNTS for many in ASSOCIATIONS for name in found]
         try:
             _start(found.values())
-            rounds = measure(progress, sender, found, cases, rounds=ROUNDS, share=1.0)
+            rounds = measure(progress, sender, found, cases, rounds=ROUNDS)
             with_dcmtk = dcmtk_rounds(progress, found, Path(folder), ROUNDS)
         finally:
             _stop(found.values())
-    return [*_figures(rounds, list(found)), *_scaling(rounds), *_with_dcmtk(with_dcmtk)]
+    return [*_figures(rounds, list(found)), *_scaling(rounds), *_with_dcmtk(with_dcmtk), _hashing()]
 
 
 def measure(
-    progress: Progress, sender: Sender, found: dict[str, Target], cases: Sequence[Case], *, rounds: int, share: float
+    progress: Progress, sender: Sender, found: dict[str, Target], cases: Sequence[Case], *, rounds: int
 ) -> dict[Case, list[Round]]:
     """Take the cases in turn, `rounds` times, after one small round each that isn't counted."""
     results: dict[Case, list[Round]] = {case: [] for case in cases}
@@ -104,8 +110,9 @@ def measure(
         for case in cases:
             said = f"ingest: round {number}, {_NAMES[case.kind]}, {case.associations} associations, {case.target}"
             progress.update(task, description=said)
-            many = int(_COUNTS[case.kind] * share * (0.5 if case.target in _SLOW else 1))
-            many = max(1, many // case.associations) * case.associations
+            many = max(_COUNTS[case.kind] // case.associations, _EACH[case.kind]) * case.associations
+            if case.target in _SLOW:
+                many = max(1, many // 2 // case.associations) * case.associations
             target = found[case.target]
             results[case].append(_round(sender, target, Load(target.port, case.kind, many, case.associations)))
             progress.advance(task)
@@ -187,6 +194,17 @@ def _with_dcmtk(rounds: dict[tuple[Kind, str, str], list[float]]) -> list[Figure
     ]
 
 
+def _hashing() -> Figure:
+    """Tell what the hash of a CT alone costs: processors differ by a factor of five, and no peer has to pay it."""
+    data = os.urandom(_CT_BYTES)
+    rounds = []
+    for _ in range(50):
+        began = time.perf_counter()
+        hashlib.sha256(data).digest()
+        rounds.append((time.perf_counter() - began) * 1e3)
+    return measured("CT 512x512: SHA-256 of one, nothing else at work", "ms", rounds)
+
+
 def main() -> None:
     """Measure a part, or everything in small."""
     console = Console(width=200)
@@ -216,7 +234,7 @@ def main() -> None:
         chosen = {name: known[name] for name in names}
         try:
             _start(chosen.values())
-            found = measure(progress, sender, chosen, cases, rounds=rounds, share=1.0)
+            found = measure(progress, sender, chosen, cases, rounds=rounds)
         finally:
             _stop(chosen.values())
     console.print(table(found))
