@@ -58,6 +58,9 @@ def store(
     association._is_paused = False
     association._reactor_checkpoint.clear()
     while not association._is_paused:
+        if not association.is_alive():
+            # It has found its connection gone.
+            return None
         association._reactor_checkpoint.wait(0.001)
     association.dimse.send_msg(request, chosen)
     _, response = association.dimse.get_msg(block=True)
