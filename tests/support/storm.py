@@ -278,7 +278,8 @@ def storm(
     _more(stations, between)
     for station in stations:
         station.stop()
-    settled(system, stations)
+    # What is killed all the time completes few studies: they wait, and are many after many kills.
+    settled(system, stations, timeout_s=240 + 4 * kills)
     return Aftermath(
         [*lost(system, stations, objects), *orphans(system, objects), *premature(system, stations, objects)],
         sum(len(station.acknowledged) for station in stations),
@@ -294,7 +295,7 @@ def _more(stations: Sequence[Modality], count: int) -> None:
     wait_until(lambda: total() >= wanted, f"{count} more instances to be acknowledged", 120)
 
 
-def settled(system: System, stations: Sequence[Modality], timeout_s: float = 240) -> None:
+def settled(system: System, stations: Sequence[Modality], timeout_s: float) -> None:
     """Wait until everything acknowledged is indexed, all studies are complete and audited, and the spool is empty."""
     wanted = {each.sop_uid for station in stations for each in station.acknowledged}
     home = system.of("ingest").home
