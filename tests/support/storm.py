@@ -295,7 +295,7 @@ def _more(stations: Sequence[Modality], count: int) -> None:
     wait_until(lambda: total() >= wanted, f"{count} more instances to be acknowledged", 120)
 
 
-def settled(system: System, stations: Sequence[Modality], timeout_s: float) -> None:
+def settled(system: System, stations: Sequence[Modality], timeout_s: float = 240) -> None:
     """Wait until everything acknowledged is indexed, all studies are complete and audited, and the spool is empty."""
     wanted = {each.sop_uid for station in stations for each in station.acknowledged}
     home = system.of("ingest").home
