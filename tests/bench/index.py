@@ -125,14 +125,12 @@ class _Index:
                     await tx.execute(text(statement))
 
     async def rest(self) -> None:
-        """Have the database do now what filling it has left to do: it must not fall into the rounds."""
-        statements = {
-            "sqlite": ("PRAGMA wal_checkpoint(TRUNCATE)",),
-            "postgresql": ("SET statement_timeout = 0", "VACUUM (ANALYZE)", "CHECKPOINT", "RESET statement_timeout"),
-        }
+        """Have PostgreSQL do now what filling it has left to do: it must not fall into the rounds."""
+        if self.database.dialect != "postgresql":
+            return
         async with self.database.engine.connect() as connection:
             outside = await connection.execution_options(isolation_level="AUTOCOMMIT")
-            for statement in statements[self.database.dialect]:
+            for statement in ("SET statement_timeout = 0", "VACUUM (ANALYZE)", "CHECKPOINT", "RESET statement_timeout"):
                 await outside.execute(text(statement))
 
     async def rate(self, entries: Sequence[Entry]) -> float:
