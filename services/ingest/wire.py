@@ -23,7 +23,8 @@
 | `synced` | `number` |
 | `log` | `level`, `event` and the keys of a log line |
 
-Each side reads all the time, whatever else it does, so that neither ever waits for the other's full buffer.
+Each side reads again and again, whatever else it does, so that neither waits for the other's full buffer: the
+supervisor rests for 10 ms after messages that ask nothing, in which a receiver does not fill it.
 """
 
 import struct
