@@ -21,6 +21,7 @@ from libs.storage.database import Database
 from libs.telemetry import log
 
 Handle = Callable[[bytes, AsyncSession, Event[Any]], Awaitable[None]]
+Settle = Callable[[RabbitMessage, str | Verdict], Awaitable[None]]
 
 #: Events that share a transaction at most. A consumer holds twice as many, and each death of its process counts against
 #: all that it holds: more would bring innocent events nearer to the delivery limit.
@@ -38,11 +39,12 @@ _TRACER = trace.get_tracer(__name__)
 
 @dataclass(eq=False)
 class _Taken:
-    """An event at hand; `done` gets its outcome, or the verdict on its failure."""
+    """An event at hand: `done` gets its outcome, or the verdict on its failure; `settled` when the broker knows."""
 
     message: RabbitMessage
     event: Event[Any]
     done: asyncio.Future[str | Verdict] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def key(self) -> inbox.Key:
@@ -81,6 +83,8 @@ class Batches:
         Its name; the inbox is kept by it.
     handle
         Called for each event that was not processed before, one after another, in the transaction of the batch.
+    settle
+        Called with each message and what became of it: `processed` or `repeated`, or the verdict on its failure.
     database, tables
         Where the inbox is.
     clock
@@ -93,6 +97,7 @@ class Batches:
         self,
         queue: str,
         handle: Handle,
+        settle: Settle,
         database: Database,
         tables: MessagingTables,
         clock: Clock,
@@ -100,34 +105,48 @@ class Batches:
     ) -> None:
         self._queue = queue
         self._handle = handle
+        self._settle = settle
         self._database = database
         self._tables = tables
         self._clock = clock
         self._monotonic = monotonic
         self._ready: deque[_Taken] = deque()
+        self._held: set[_Taken] = set()
         self._working: asyncio.Task[None] | None = None
 
-    async def process(self, message: RabbitMessage, event: Event[Any]) -> str | Verdict:
-        """Return `processed` or `repeated` once that is committed, or the verdict on the event's failure."""
+    async def process(self, message: RabbitMessage, event: Event[Any]) -> None:
+        """Return when the event is settled. Its work was committed before that, or it failed and was handed over."""
         taken = _Taken(message, event)
+        self._held.add(taken)
         self._ready.append(taken)
         if self._working is None:
             self._working = asyncio.create_task(self._work())
-        return await taken.done
+        try:
+            await self._settle(message, await taken.done)
+        finally:
+            self._held.discard(taken)
+            taken.settled.set()
 
     async def _work(self) -> None:
         await asyncio.sleep(0)  # lets everyone who is ready join the first batch
         try:
             while self._ready:
+                if self._ready[0].suspect:
+                    await self._all_settled()
                 batch = self._next()
                 try:
-                    await self._settle(batch)
+                    await self._work_off(batch)
                 except Exception as error:  # noqa: BLE001 - it goes to those who wait; the next batch must go on
                     for taken in batch:
                         if not taken.done.done():
                             taken.done.set_exception(error)
         finally:
             self._working = None
+
+    async def _all_settled(self) -> None:
+        """Wait until the broker knows what is done: the next event may end the process, and would count against it."""
+        for taken in [each for each in self._held if each.done.done()]:
+            await taken.settled.wait()
 
     def _next(self) -> list[_Taken]:
         if self._ready[0].suspect:
@@ -143,7 +162,7 @@ class Batches:
             batch.append(self._ready.popleft())
         return batch
 
-    async def _settle(self, batch: Sequence[_Taken]) -> None:
+    async def _work_off(self, batch: Sequence[_Taken]) -> None:
         if len(batch) > 1:
             try:
                 return await self._together(batch)

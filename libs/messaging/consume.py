@@ -22,7 +22,7 @@ from libs.messaging.failure import Refuse
 from libs.messaging.ladder import LADDER, next_delay
 from libs.messaging.tables import MessagingTables
 from libs.messaging.topology import replica, work_queue
-from libs.messaging.verdict import Verdict, invalid, judge
+from libs.messaging.verdict import invalid, judge
 from libs.storage.database import Database
 from libs.telemetry import log
 
@@ -77,7 +77,7 @@ def consume(
         serve(
             broker,
             spec,
-            _transactional(desk, _parser(topic), Batches(spec.name, handle, database, tables, clock)),
+            _transactional(desk, _parser(topic), Batches(spec.name, handle, desk.close, database, tables, clock)),
             prefetch,
         )
         return handler
@@ -109,7 +109,7 @@ def consume_all(
         serve(
             broker,
             spec,
-            _transactional(desk, parse_any, Batches(spec.name, handle, database, tables, clock)),
+            _transactional(desk, parse_any, Batches(spec.name, handle, desk.close, database, tables, clock)),
             prefetch,
         )
         return handler
@@ -210,9 +210,6 @@ def _transactional(desk: Desk, parse: Callable[[bytes], Event[Any]], batches: Ba
             event = parse(message.body)
         except Refuse as refusal:
             return await desk.fail(message, judge(refusal))
-        outcome = await batches.process(message, event)
-        if isinstance(outcome, Verdict):
-            return await desk.fail(message, outcome)
-        return await desk.settle(message, outcome)
+        return await batches.process(message, event)
 
     return receive

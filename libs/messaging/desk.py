@@ -45,6 +45,10 @@ class Desk:
     queue: str
     ladder: Sequence[float]
 
+    async def close(self, message: RabbitMessage, outcome: str | Verdict) -> None:
+        """Acknowledge an event, or hand it over with the verdict on its failure."""
+        await (self.fail(message, outcome) if isinstance(outcome, Verdict) else self.settle(message, outcome))
+
     async def settle(self, message: RabbitMessage, outcome: str) -> None:
         """Acknowledge an event."""
         CONSUMED.labels(service=self.service, queue=self.queue, outcome=outcome).inc()

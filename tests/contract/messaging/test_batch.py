@@ -49,13 +49,21 @@ class Bench:
         self.now = 0.0
         self.takes_s = 0.0
         self._last: AsyncSession | None = None
-        self._batches = Batches(QUEUE, self._handle, database, tables, utc_now, lambda: self.now)
+        self.deeds: list[str] = []
+        self._outcomes: dict[RabbitMessage, str | Verdict] = {}
+        self._batches = Batches(QUEUE, self._handle, self._settle, database, tables, utc_now, lambda: self.now)
+
+    async def _settle(self, message: RabbitMessage, outcome: str | Verdict) -> None:
+        await asyncio.sleep(0.01)  # as long as a broker may take: whoever does not wait for it comes first
+        self._outcomes[message] = outcome
+        self.deeds.append("settled")
 
     async def _handle(self, _body: bytes, tx: AsyncSession, event: Event[Any]) -> None:
         if tx is not self._last:
             self._last = tx
             self.transactions.append([])
         self.transactions[-1].append(event.id)
+        self.deeds.append(event.id)
         await tx.execute(insert(note).values(text=event.id))
         self.now += self.takes_s
         if event.id in self.failing:
@@ -63,7 +71,8 @@ class Bench:
 
     async def work_off(self, *taken: "tuple[Event[Any], RabbitMessage]") -> list[str | Verdict]:
         """Have events processed that are ready together; give their outcomes."""
-        return await asyncio.gather(*(self._batches.process(message, event) for event, message in taken))
+        await asyncio.gather(*(self._batches.process(message, event) for event, message in taken))
+        return [self._outcomes[message] for _, message in taken]
 
 
 def taken(
@@ -188,6 +197,13 @@ async def test_one_poisonous_event_among_many_becomes_the_only_dead_letter(stati
     [letter] = await letters.list(10)
     assert (letter.message_id, letter.attempts) == ("poison", len(LADDER) + 1)
     assert sorted(await station.notes()) == sorted(ids)
+
+
+async def test_what_may_end_the_process_waits_until_the_broker_knows_what_is_done(database: Database) -> None:
+    bench = Bench(database)
+    often = {"x-delivery-count": 4}
+    await bench.work_off(*(taken(id_, headers=often, redelivered=True) for id_ in "abc"))
+    assert bench.deeds == ["a", "settled", "b", "settled", "c", "settled"]
 
 
 @pytest.mark.crash
