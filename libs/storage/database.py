@@ -69,7 +69,7 @@ class Database:
                 self.dialect = "sqlite"
                 self._turn = asyncio.Lock()
                 path = _sqlite_file(Path(parsed.database or "."), service)
-                self.engine = _sqlite(path, "BEGIN IMMEDIATE", "foreign_keys=ON")
+                self.engine = _sqlite(path, "BEGIN IMMEDIATE", "foreign_keys=ON", at_once=True)
                 self._readers = _sqlite(path, "BEGIN", "query_only=ON")
                 # Rebuilding a table drops it, which would cascade; foreign keys can't be switched in a transaction.
                 self._migrating = _sqlite(path, "BEGIN IMMEDIATE", "foreign_keys=OFF")
@@ -196,11 +196,16 @@ def _sqlite_file(folder: Path, service: str) -> Path:
     return path
 
 
-def _sqlite(path: Path, begin: str, *pragmas: str) -> AsyncEngine:
+def _sqlite(path: Path, begin: str, *pragmas: str, at_once: bool = False) -> AsyncEngine:
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=str(path)),
         # sqlite3 must not begin transactions by itself: it would take the write lock late and lose it at DDL.
-        connect_args={"isolation_level": None, "timeout": LOCK_TIMEOUT / 1000, "async_creator_fn": eager.connect},
+        connect_args={
+            "isolation_level": None,
+            "timeout": LOCK_TIMEOUT / 1000,
+            "async_creator_fn": eager.connect,
+            "at_once": at_once,
+        },
         pool_size=4,
         max_overflow=4,
         hide_parameters=True,

@@ -1,7 +1,9 @@
 """SQLite for asyncio with one visit to the connection's thread per statement, where aiosqlite's cursors make four.
 
 Rows of one INSERT go many in a statement: `sqlite3` lets go of the interpreter for each statement, and with several
-threads at work the price of that is several times the price of the row.
+threads at work the price of that is several times the price of the row. For the same reason a connection that writes
+runs its statements where it is asked, between BEGIN and COMMIT: they take microseconds, and the two visits to its
+thread that are left are those which may wait, for a lock and for the disk.
 """
 
 import re
@@ -78,11 +80,23 @@ class EagerCursor:
 
 
 class EagerConnection(aiosqlite.Connection):
-    """A connection of aiosqlite with other cursors. Results that are read row by row have no place here."""
+    """A connection of aiosqlite with other cursors. Results that are read row by row have no place here.
 
-    async def visit(self, work: Any, *arguments: Any) -> None:
-        """Have `work(connection, ...)` done in the connection's thread."""
-        await self._execute(work, self._conn, *arguments)  # type: ignore[no-untyped-call] # aiosqlite's own way in
+    Attributes
+    ----------
+    at_once
+        Whether statements of a transaction run in the caller's thread.
+    """
+
+    at_once = False
+
+    async def visit(self, work: Any, operation: str, parameters: Sequence[Any]) -> None:
+        """Have `work(connection, operation, parameters)` done."""
+        # A DELETE may take all of a large study with it.
+        if self.at_once and self._conn.in_transaction and operation[:6] != "DELETE":
+            work(self._conn, operation, parameters)
+            return
+        await self._execute(work, self._conn, operation, parameters)  # type: ignore[no-untyped-call] # aiosqlite's own way in
 
     def cursor(self) -> EagerCursor:  # type: ignore[override] # SQLAlchemy asks for no more
         """Give a cursor; nothing happens yet."""
@@ -98,8 +112,12 @@ def _parts(rows: Sequence[Sequence[Any]]) -> Iterator[Sequence[Sequence[Any]]]:
             begin += size
 
 
-def connect(path: str, **options: Any) -> EagerConnection:
-    """Prepare a connection for SQLAlchemy's `async_creator_fn`; it opens when awaited. Options as of `sqlite3`."""
+def connect(path: str, *, at_once: bool, **options: Any) -> EagerConnection:
+    """Prepare a connection for SQLAlchemy's `async_creator_fn`; it opens when awaited. Options as of `sqlite3`.
+
+    With `at_once` the statements of a transaction run in the caller's thread, so they must be short.
+    """
     connection = EagerConnection(lambda: sqlite3.connect(path, **options), 64)
+    connection.at_once = at_once
     connection._thread.daemon = True  # noqa: SLF001 - as SQLAlchemy does with connections that it makes itself
     return connection
