@@ -69,6 +69,7 @@ class Patient:
         connected.settimeout(None)
         self.recv_into = connected.recv_into
         self.sendall = connected.sendall
+        self.sendmsg = connected.sendmsg
         self.setsockopt = connected.setsockopt
         self.close = connected.close
 
@@ -183,6 +184,43 @@ class Connection:
         finally:
             self._sending = False
 
+    def send_parts(self, parts: "list[bytes | bytearray | memoryview]") -> None:
+        """Hand all bytes of many buffers to the network. Raises as `send`, and TimedOutError only if none was taken."""
+        gather = getattr(self._socket, "sendmsg", None)
+        if gather is None:
+            return self.send(b"".join(parts))
+        self._sending = True
+        try:
+            left = sum(map(len, parts))
+            while left:
+                self._ready()
+                sent = gather(parts)
+                left -= sent
+                if left:
+                    parts = _after(parts, sent)
+        except _TIMES_OUT as error:
+            raise TimedOutError("the peer did not take what was sent in time") from error
+        except OSError as error:
+            self._check()
+            raise LostError("the connection broke while something was sent") from error
+        finally:
+            self._sending = False
+
+    def skip(self, count: int) -> None:
+        """Wait for so many bytes and forget them. Raises as `fill`."""
+        while count:
+            if self.start == self.end:
+                self.fill()
+            here = min(count, self.end - self.start)
+            self.start += here
+            count -= here
+
+    def dismiss(self, farewell: bytes) -> None:
+        """Say the last word to a peer that need not hear it, and wait for nothing."""
+        self._until, self._stopping = self._now() + _STOPPING, False
+        with suppress(LostError, TimedOutError):
+            self.send(farewell)
+
     def part(self, farewell: bytes, seconds: float) -> None:
         """Say the last word and wait until the peer closes, at most so many seconds in total; what comes is ignored.
 
@@ -224,6 +262,14 @@ class Connection:
     def _check(self) -> None:
         if self._stopping:
             raise StoppedError("this side was asked to end the association")
+
+
+def _after(parts: "list[bytes | bytearray | memoryview]", sent: int) -> "list[bytes | bytearray | memoryview]":
+    for number, part in enumerate(parts):
+        if sent < len(part):
+            return [memoryview(part)[sent:], *parts[number + 1 :]]
+        sent -= len(part)
+    return []
 
 
 def interrupter(connected: socket.socket) -> Callable[[bool], None]:
