@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,12 @@ def _files(folder: Path, unreadable: list[tuple[str, str]]) -> Iterator[tuple[Pa
         folders.sort()
         for path in (Path(place, name) for name in sorted(names)):
             try:
-                yield path, path.stat().st_size
+                found = path.stat()
             except OSError as error:
                 closed(error)
+                continue
+            if stat.S_ISREG(found.st_mode):
+                yield path, found.st_size
+            else:
+                # A pipe or a device may never end.
+                unreadable.append((str(path), "it is not an ordinary file"))

@@ -19,9 +19,11 @@ def encode(value: Any) -> bytes:
     NotCanonicalError
         There is a number with a fraction or beyond 2**53 - 1 in it, half of a surrogate pair, or another type.
     """
-    text = json.dumps(_ordered(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     try:
+        text = json.dumps(_ordered(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return text.encode()
+    except RecursionError as error:
+        raise NotCanonicalError("it is nested too deeply") from error
     except UnicodeEncodeError as error:
         raise NotCanonicalError("a text holds half of a surrogate pair, which UTF-8 cannot say") from error
 
