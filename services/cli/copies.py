@@ -37,7 +37,7 @@ class Copies:
 
 
 def look(folder: Path, *, quiet: bool) -> Copies:
-    """Hash every Part 10 file of a folder and of those in it, with a progress bar. Links to folders are not followed."""
+    """Hash every Part 10 file of a folder and the folders in it, with a progress bar. Links to folders are left out."""
     unreadable: list[tuple[str, str]] = []
     uids: dict[str, str] = {}
     foreign = 0
@@ -64,7 +64,7 @@ def look(folder: Path, *, quiet: bool) -> Copies:
 
 
 def _hashes(file: BinaryIO, meta: part10.Meta) -> Iterator[str]:
-    """Hash a dataset; a deflated one also without the NULL that makes its length even on its way (PS3.5 section A.5)."""
+    """Hash a dataset; a deflated one also without the NULL that made its length even on its way: PS3.5 section A.5."""
     digest, shorter = hashlib.sha256(), None
     while chunk := file.read(_CHUNK):
         if meta.transfer_syntax_uid == DEFLATED and chunk.endswith(b"\0"):

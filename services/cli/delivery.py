@@ -36,9 +36,7 @@ _STATES = {
 @app.command("list", epilog=_LIST)
 def list_deliveries(
     *,
-    state: Annotated[
-        str | None, typer.Option(help="Only those that are open, waiting, held, failed or done.")
-    ] = None,
+    state: Annotated[str | None, typer.Option(help="Only those that are open, waiting, held, failed or done.")] = None,
     destination: Annotated[str | None, typer.Option(help="Only those to this destination, by its key.")] = None,
     study: Annotated[str | None, typer.Option(help="Only those of this study, by its Study Instance UID.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500, help="How many, the latest first.")] = 50,

@@ -34,7 +34,7 @@ def decode(content: bytes) -> Any:
     Raises
     ------
     NotCanonicalError
-        It is not UTF-8 or not JSON, or one object has two members of the same name: readers would differ in which counts.
+        It is not UTF-8 or not JSON, or an object has two members of one name: readers would differ in which counts.
     """
     try:
         return json.loads(content.decode(), object_pairs_hook=_members, parse_constant=_no_number)

@@ -8,7 +8,6 @@ import binascii
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -18,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from contracts.fact import Instant, Sha256, Slug, Uid
 from services.egress import canonical
 
-FORMAT = "kivuko.receipt.v1"
-ALGORITHM = "Ed25519"
+FORMAT: Literal["kivuko.receipt.v1"] = "kivuko.receipt.v1"
+ALGORITHM: Literal["Ed25519"] = "Ed25519"
 
 _Word = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z-]{1,32}$")]
 _KeyId = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]

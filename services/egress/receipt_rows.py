@@ -17,17 +17,9 @@ async def delivery(tx: AsyncSession, delivery_id: str) -> Row[Any] | None:
 
 async def current_items(tx: AsyncSession, delivery_id: str) -> Sequence[Row[Any]]:
     """Read the instances of a delivery that count, in the order of their UIDs."""
-    columns = (
-        items.c.sop_instance_uid,
-        items.c.content_hash,
-        items.c.size,
-        items.c.transform,
-        items.c.state,
-        items.c.status,
-        items.c.sent_at,
-    )
+    names = ("sop_instance_uid", "content_hash", "size", "transform", "state", "status", "sent_at")
     found = await tx.execute(
-        select(*columns)
+        select(*(items.c[name] for name in names))
         .where(items.c.delivery_id == delivery_id, items.c.current)
         .order_by(items.c.sop_instance_uid, items.c.content_hash, items.c.transform)
     )

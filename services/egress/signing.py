@@ -3,6 +3,7 @@
 import os
 import secrets
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -51,7 +52,7 @@ class ReceiptKey:
         self._key: Ed25519PrivateKey | None = None
 
     def get(self) -> Ed25519PrivateKey:
-        """Give the key. It may read and write a file, so asyncio code calls it in a thread. Raises KeyUnavailableError."""
+        """Give the key; asyncio code calls it in a thread, as it may read and write. Raises KeyUnavailableError."""
         with self._lock:
             if self._key is None:
                 self._key = self._read()
@@ -96,7 +97,7 @@ def _load(path: Path) -> Ed25519PrivateKey:
 def _strange(path: Path) -> KeyUnavailableError:
     return KeyUnavailableError(
         f"{path} holds no private key for Ed25519 in PEM without a password",
-        "Put the right key back there, from a backup if need be: with another one, receipts are signed by somebody else.",
+        "Put the right key back there, from a backup if need be. To have a new one made, move the file away.",
     )
 
 
@@ -111,11 +112,9 @@ def _make(path: Path) -> None:
             file.write(pem)
             file.flush()
             os.fsync(descriptor)
-        try:
-            # Not by rename: a key that another process made at the same time, and may have signed with, stays.
+        # Not by rename: a key that another process made at the same time, and may have signed with, stays.
+        with suppress(FileExistsError):
             os.link(partial, path)
-        except FileExistsError:
-            pass
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(path.parent)

@@ -1,4 +1,4 @@
-"""Whether a receipt holds: its signature, and whether what it says agrees with itself and with copies of the instances."""
+"""Whether a receipt holds: who signed it, whether it agrees with itself, and with copies of the instances."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -103,7 +103,7 @@ def _signature(exported: Exported, keys: Mapping[str, Ed25519PublicKey]) -> Find
     try:
         key.verify(signature_bytes(signature), exported.signed_bytes)
     except InvalidSignature:
-        problem = f"The signature of the key {signature.key_id} does not fit: the receipt was changed after it was signed."
+        problem = f"The signature by the key {signature.key_id} does not fit: it was changed after it was signed."
         return Finding("signature", "", (problem,))
     except NotAReceiptError as error:
         return Finding("signature", "", (f"The signature can't be read: {error}.",))
@@ -153,13 +153,11 @@ def _stored(status: str | None) -> bool:
 
 
 def _times(receipt: Receipt) -> Finding:
+    asked, completed = _shown(receipt.requested_at), _shown(receipt.completed_at)
     first, last = receipt.requested_at - _CLOCKS_DIFFER, receipt.completed_at + _CLOCKS_DIFFER
     problems: tuple[str, ...] = ()
     if first > last:
-        problems = (
-            f"It was completed at {_shown(receipt.completed_at)}, before it was asked for at "
-            f"{_shown(receipt.requested_at)}.",
-        )
+        problems = (f"It was complete at {completed}, before it was asked for at {asked}.",)
     wrong = [item for item in receipt.items if item.sent_at is None or not first <= item.sent_at <= last]
     early = [
         item
@@ -170,7 +168,6 @@ def _times(receipt: Receipt) -> Finding:
     problems += _some(
         early, lambda item: f"Instance {item.sop_instance_uid} was committed to before it was sent, by its times."
     )
-    asked, completed = _shown(receipt.requested_at), _shown(receipt.completed_at)
     return Finding("times", f"asked for at {asked}, complete at {completed}, all in order", problems)
 
 

@@ -237,15 +237,12 @@ def test_another_program_can_check_it_as_the_guide_says(receipt: Path, key: Path
     document = json.loads(receipt.read_text())
     signed = json.dumps(document["receipt"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     (tmp_path / "signed").write_text(signed)
-    decoded = subprocess.run(
-        [program("openssl", "openssl"), "base64", "-d", "-A"],
-        input=document["signature"]["value"].encode(), capture_output=True, check=True,
-    )  # fmt: skip
+    openssl = program("openssl", "openssl")
+    value = document["signature"]["value"].encode()
+    decoded = subprocess.run([openssl, "base64", "-d", "-A"], input=value, capture_output=True, check=True)
     (tmp_path / "signature").write_bytes(decoded.stdout)
     arguments = ["pkeyutl", "-verify", "-pubin", "-inkey", key, "-rawin", "-in", "signed", "-sigfile", "signature"]
-    checked = subprocess.run(
-        [program("openssl", "openssl"), *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    checked = subprocess.run([openssl, *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
