@@ -1,13 +1,15 @@
 """`kivuko delivery`: what is on its way, what keeps it, and trying again."""
 
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 from rich.markup import escape
+from rich.padding import Padding
 
+from libs.clock import utc_now
 from services.cli.client import Client, connect
 from services.cli.output import Json, in_bytes, local_time, out, print_json, print_table
 
@@ -28,9 +30,12 @@ _STATES = {
     "open": "under way",
     "waiting": "waits for the next attempt",
     "held": "held: nothing may be sent",
-    "failed": "failed: what is left was refused for good",
+    "failed": "failed: it does not go on by itself",
     "done": "done: the receiver said success for every instance",
 }
+_COLOURS = {"failed": "bold red", "held": "yellow", "waiting": "yellow", "done": "green"}
+#: What people look at first.
+_WORST = {"failed": -2, "pending": -1}
 
 
 @app.command("list", epilog=_LIST)
@@ -44,30 +49,33 @@ def list_deliveries(
     json_output: Json = False,
 ) -> None:
     """List deliveries, the latest request first: each is one study on its way to one destination."""
-    found = connect(json_output=json_output).get(
-        _PATH, state=state, destination=destination, study=study, limit=limit, before=before
-    )
+    client = connect(json_output=json_output)
+    found = client.get(_PATH, state=state, destination=destination, study=study, limit=limit, before=before)
     if json_output:
         print_json(found)
         return
+    retries = _retries(client, found["deliveries"])
     rows = [
         (
-            each["id"],
             each["state"],
             each["destination"],
-            each["study_instance_uid"],
             local_time(each["requested_at"]),
-            _ahead(each),
+            each["id"],
+            each["study_instance_uid"],
+            _ahead(each, retries),
         )
         for each in found["deliveries"]
     ]
-    some = state or destination or study
-    print_table(
-        "Deliveries",
-        ("id", "state", "to", "study", "asked for", "what is next"),
-        rows,
-        empty="No delivery fits." if some else "Nothing was to be delivered yet: see `kivuko study list`.",
-    )
+    if rows and out.is_terminal:
+        _print_lines(rows)
+    else:
+        some = state or destination or study
+        print_table(
+            "Deliveries",
+            ("state", "to", "asked for", "id", "study", "what is next"),
+            rows,
+            empty="No delivery fits." if some else "Nothing was to be delivered yet: see `kivuko study list`.",
+        )
     if found["next"]:
         out.print(f"There are more: add --before {found['next']}")
 
@@ -76,17 +84,17 @@ def list_deliveries(
 def show(
     delivery: Id,
     *,
-    everything: Annotated[bool, typer.Option("--all", help="Every instance, not only those to look at.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="How many instances to look at are shown.")] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="Every instance, a line each.")] = False,
     json_output: Json = False,
 ) -> None:
-    """Show one delivery: how far it is, what keeps it, and which instances are not there yet, and why."""
+    """Show one delivery: how far it is, what keeps it, and how many instances are not there yet, and why."""
     client = connect(json_output=json_output)
     found = client.get(path(delivery), limit=_PAGE)
     items = _items(client, delivery, found)
     if json_output:
         print_json({**found, "items": list(items), "next": None})
         return
+    due = _next(found, _retries(client, [found]))
     rows = [
         ("state", _STATES.get(found["state"], found["state"])),
         ("because", found["reason"]),
@@ -97,19 +105,14 @@ def show(
         ("version", _version(found)),
         ("instances", _counts(found)),
         ("asked for", f"{local_time(found['requested_at'])} by version {found['network_version']} of the definition"),
-        ("attempts", f"{found['attempts']}{_next(found)}"),
+        ("attempts", f"{found['attempts']}{f', next {due}' if due else ''}"),
         ("complete", local_time(found["completed_at"])),
     ]
     print_table(f"Delivery {delivery}", ("", ""), [row for row in rows if row[1]], empty="")
     if everything:
-        _print_items("Instances", items)
+        _print_items(items)
         return
-    to_look_at = (item for item in items if item["state"] != "sent" or item["reason"])
-    shown = list(islice(to_look_at, limit + 1))
-    if shown:
-        _print_items("To look at", shown[:limit])
-    if len(shown) > limit:
-        out.print("There are more: `--all` shows every instance.")
+    _print_groups(items)
     if found["state"] == "failed":
         out.print(f"Once the cause is mended: `kivuko delivery retry {escape(delivery)}`.")
     if found["state"] == "done":
@@ -140,34 +143,76 @@ def _items(client: Client, delivery: str, page: Mapping[str, Any]) -> Iterator[d
         yield from page["items"]
 
 
-def _print_items(title: str, items: "list[dict[str, Any]] | Iterator[dict[str, Any]]") -> None:
+def _retries(client: Client, deliveries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Tell when destinations that could not be reached are called again, if one of these deliveries waits for it."""
+    if all(each["state"] != "waiting" for each in deliveries):
+        return {}
+    return {each["key"]: each["retry_at"] for each in client.get("/v1/egress/destinations") if each["retry_at"]}
+
+
+def _print_lines(rows: Sequence[tuple[str, ...]]) -> None:
+    # A table of identifiers would be folded until none of them can be copied.
+    width = max(len(row[1]) for row in rows)
+    for state, destination, asked, delivery, study, ahead in rows:
+        colour = _COLOURS.get(state, "default")
+        out.print(f"[{colour}]{state:<8}[/] {escape(destination):<{width}}  {asked}  {delivery}")
+        for line in (f"study {study}", ahead):
+            out.print(Padding(escape(line), (0, 0, 0, 9)), soft_wrap=False)
+
+
+def _print_groups(items: Iterable[Mapping[str, Any]]) -> None:
+    """Print what keeps instances, the worst first; a study has hundreds of them and few reasons."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for item in items:
+        state = item["state"] if item["current"] else "replaced"
+        what = item["reason"] or ("" if state == "sent" else "They had no turn yet.")
+        if not item["current"]:
+            what = "Another content of them came later and goes in their place."
+        if what:
+            groups.setdefault((state, item["status"] or "", what), []).append(item["sop_instance_uid"])
+    rows = [
+        (len(uids), state, status, what, uids[0])
+        for (state, status, what), uids in sorted(groups.items(), key=lambda group: _WORST.get(group[0][0], 0))
+    ]
+    if rows:
+        print_table("To look at", ("instances", "state", "status", "what", "such as"), rows, empty="")
+        out.print("`--all` shows every instance.")
+
+
+def _print_items(items: Iterable[Mapping[str, Any]]) -> None:
     rows = (
         (
             item["sop_instance_uid"],
-            item["state"],
+            item["state"] if item["current"] else "replaced",
             item["status"],
             item["attempts"],
             local_time(item["sent_at"]),
-            _trouble(item),
+            item["reason"],
         )
         for item in items
     )
-    print_table(title, ("instance", "state", "status", "attempts", "sent", "what"), rows, empty="There is none.")
+    columns = ("instance", "state", "status", "attempts", "sent", "what")
+    print_table("Instances", columns, rows, empty="It has no instances yet.")
 
 
-def _ahead(delivery: Mapping[str, Any]) -> str:
+def _ahead(delivery: Mapping[str, Any], retries: Mapping[str, str]) -> str:
     if delivery["state"] == "done":
         return f"complete {local_time(delivery['completed_at'])}"
+    due = _next(delivery, retries)
     if delivery["reason"]:
-        return f"{delivery['reason']}{_next(delivery)}"
-    if delivery["expected_count"] is None:
-        return "the study is not complete yet"
-    return _next(delivery).removeprefix(", ") or "being sent"
+        return f"{delivery['reason']}; next {due}" if due else delivery["reason"]
+    if delivery["state"] == "waiting":
+        return f"next {due or 'now'}"
+    return "the study is not complete yet" if delivery["expected_count"] is None else "being sent"
 
 
-def _next(delivery: Mapping[str, Any]) -> str:
-    at = delivery["next_attempt_at"]
-    return f", next at {local_time(at)}" if at and delivery["state"] == "waiting" else ""
+def _next(delivery: Mapping[str, Any], retries: Mapping[str, str]) -> str:
+    """Say when a delivery that waits is tried again; nothing if that is now, or not known."""
+    if delivery["state"] != "waiting" or delivery["next_attempt_at"] is None:
+        return ""
+    times = (delivery["next_attempt_at"], retries.get(delivery["destination"]))
+    due = max(datetime.fromisoformat(time) for time in times if time)
+    return local_time(due.isoformat()) if due > utc_now() else ""
 
 
 def _version(delivery: Mapping[str, Any]) -> str:
@@ -187,12 +232,3 @@ def _counts(delivery: Mapping[str, Any]) -> str:
 
 def _instances(count: int) -> str:
     return "1 instance" if count == 1 else f"{count} instances"
-
-
-def _trouble(item: Mapping[str, Any]) -> str:
-    if not item["current"]:
-        return "Another content of it came later and goes in its place."
-    if item["reason"]:
-        at = item["next_attempt_at"]
-        return f"{item['reason']} Next at {local_time(at)}." if at and item["state"] == "pending" else item["reason"]
-    return "" if item["state"] == "sent" else "It had no turn yet."

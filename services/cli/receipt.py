@@ -181,7 +181,7 @@ def _print(found: "Receipt", findings: "list[Finding]", copies: "Copies | None",
         for name, reason in copies.unreadable:
             err.print(f"[yellow]not read:[/] {escape(name)}: {escape(reason)}")
         if copies.foreign:
-            out.print(f"[dim]{copies.foreign} other files there are not DICOM files.[/]")
+            out.print(f"[dim]Files there that are not DICOM: {copies.foreign}.[/]")
     if holds:
         out.print("[green]The receipt holds.[/]")
     else:

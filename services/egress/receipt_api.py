@@ -98,7 +98,7 @@ def _not_done(row: Row[Any], rows: Sequence[Row[Any]]) -> Problem:
     return Problem(
         409,
         "No receipt",
-        f"The delivery is {row.state}, not done: {sent} of {row.expected_count or 'the'} instances are sent. "
+        f"The delivery is not done but {row.state}: {sent} of {row.expected_count or 'the'} instances are sent. "
         "There is a receipt only for what the receiver has in full.",
         advice=f"See what is in its way with `kivuko delivery show {row.id}`.",
     )

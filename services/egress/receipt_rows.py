@@ -16,14 +16,10 @@ async def delivery(tx: AsyncSession, delivery_id: str) -> Row[Any] | None:
 
 
 async def current_items(tx: AsyncSession, delivery_id: str) -> Sequence[Row[Any]]:
-    """Read the instances of a delivery that count, in the order of their UIDs."""
+    """Read the instances of a delivery that count: not those whose content another one took the place of."""
     names = ("sop_instance_uid", "content_hash", "size", "transform", "state", "status", "sent_at")
-    found = await tx.execute(
-        select(*(items.c[name] for name in names))
-        .where(items.c.delivery_id == delivery_id, items.c.current)
-        .order_by(items.c.sop_instance_uid, items.c.content_hash, items.c.transform)
-    )
-    return found.all()
+    wanted = select(*(items.c[name] for name in names)).where(items.c.delivery_id == delivery_id, items.c.current)
+    return (await tx.execute(wanted)).all()
 
 
 def receipt(row: Row[Any], rows: Sequence[Row[Any]], region: str) -> Receipt:
@@ -38,7 +34,8 @@ def receipt(row: Row[Any], rows: Sequence[Row[Any]], region: str) -> Receipt:
             status=item.status,
             sent_at=item.sent_at,
         )
-        for item in rows
+        # Databases differ in how they sort texts.
+        for item in sorted(rows, key=lambda item: (item.sop_instance_uid, item.content_hash, item.transform))
     )
     # Requests for the same version can come after it was complete, with another transform.
     answered = [row.completed_at, *(item.sent_at for item in listed if item.sent_at is not None)]
