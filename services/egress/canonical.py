@@ -1,6 +1,8 @@
 """JSON in one form only, so that the same document always has the same bytes: RFC 8785, without fractions."""
 
 import json
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 #: Larger integers are not the same in every reader of JSON: RFC 8785 section 3.2.2.3, RFC 7493 section 2.2.
@@ -47,21 +49,26 @@ def decode(content: bytes) -> Any:
 
 
 def _ordered(value: Any) -> Any:
-    match value:
-        case dict():
-            return {name: _ordered(value[name]) for name in sorted(value, key=_utf16)}
-        case list() | tuple():
-            return [_ordered(each) for each in value]
-        case None | bool() | str():
-            return value
-        case int() if -_LARGEST <= value <= _LARGEST:
-            return value
+    # Not by `match`: it takes three times as long, and a receipt has hundreds of thousands of values.
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, int) and -_LARGEST <= value <= _LARGEST:
+        return value
+    if isinstance(value, dict):
+        return {name: _ordered(value[name]) for name in _sorted(value)}
+    if isinstance(value, list | tuple):
+        return [_ordered(each) for each in value]
     raise NotCanonicalError("there is something other than texts, whole numbers, lists and objects in it")
 
 
-def _utf16(name: Any) -> bytes:
-    if not isinstance(name, str):
+def _sorted(names: Iterable[Any]) -> list[str]:
+    if not all(isinstance(name, str) for name in names):
         raise NotCanonicalError("the name of a member is not a text")
+    return sorted(names, key=_utf16)
+
+
+@lru_cache(256)
+def _utf16(name: str) -> bytes:
     return name.encode("utf-16-be", "surrogatepass")
 
 
