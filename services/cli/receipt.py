@@ -40,13 +40,10 @@ def receipt(
         sys.stdout.write(text)
         return
     try:
-        with output.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(output, text)
     except OSError as error:
         # What is there may be the receipt of an earlier version of the study: proof is not written over.
-        advice = "Name a new file in a folder that you may write to."
+        advice = "Name a new file in a folder that you may write to and that has room."
         fail(f"{output}: {error.strerror}.", advice, code=EXIT_REFUSED, json_output=json_output)
     found = document["receipt"]
     if json_output:
@@ -113,6 +110,18 @@ def verify(
     else:
         _print(exported.receipt, findings, found, holds=holds)
     raise typer.Exit(0 if holds else EXIT_REFUSED)
+
+
+def _write(file: Path, text: str) -> None:
+    with file.open("x", encoding="utf-8") as opened:
+        try:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+        except OSError:
+            # Half of a receipt is none.
+            file.unlink()
+            raise
 
 
 def _content(file: Path, *, json_output: bool) -> bytes:

@@ -210,6 +210,17 @@ def test_a_receipt_names_every_instance_and_is_the_same_each_time(clinic: Clinic
     assert json.loads(receipt.read_text()) == document
 
 
+def test_half_of_a_receipt_is_not_left(clinic: Clinic, tmp_path: Path) -> None:
+    file = tmp_path / "receipt.json"
+    limited = [program("prlimit", "util-linux"), "--fsize=100", KIVUKO, "delivery", "receipt"]
+    limited += [clinic.delivery("archive")["id"], "-o", str(file)]
+    env = {**os.environ, "KIVUKO_HOME": str(clinic.kivuko.home)}
+    done = subprocess.run(limited, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert not file.exists()
+
+
 def test_a_receipt_is_checked_without_any_kivuko(clinic: Clinic, receipt: Path, key: Path) -> None:
     done = offline(receipt, "--key", key)
     assert done.returncode == 0, done.stdout
