@@ -291,6 +291,33 @@ def test_the_key_is_the_same_after_a_restart_and_nobody_else_reads_it(clinic: Cl
     assert "PRIVATE" not in key.read_text()
 
 
+def test_an_amended_study_gets_another_receipt_and_the_first_one_stays_true(
+    clinic: Clinic, tmp_path: Path, key: Path
+) -> None:
+    amended = Clinic(clinic.kivuko, new_uid(), clinic.archive)
+
+    def receipt(version: int) -> tuple[Path, dict[str, Any]]:
+        paths = make_study(tmp_path, 2, study_uid=amended.study)
+        assert set(send(clinic.kivuko.dicom_port, paths)) == {0x0000}
+
+        def delivered() -> bool:
+            found = amended.delivery("archive")
+            return found.get("study_version") == version and found["state"] == "done"
+
+        wait_until(delivered, f"version {version} to be delivered")
+        file = tmp_path / f"version-{version}.json"
+        done = amended.run("receipt", amended.delivery("archive")["id"], "-o", str(file))
+        assert done.returncode == 0, done.stderr
+        return file, json.loads(file.read_text())["receipt"]
+
+    (first, one), (second, two) = receipt(1), receipt(2)
+    assert (one["study_version"], len(one["items"])) == (1, 2)
+    assert (two["study_version"], len(two["items"])) == (2, 4)
+    assert {item["content_hash"] for item in one["items"]} < {item["content_hash"] for item in two["items"]}
+    for file in (first, second):
+        assert offline(file, "--key", key, "--objects", clinic.archive.folder).returncode == 0
+
+
 def test_who_may_not_see_the_delivery_gets_no_receipt(clinic: Clinic) -> None:
     for name, options in (("far", ("--tenant", "other")), ("near", ("--site", "elsewhere"))):
         made = clinic.kivuko.cli("token", "create", name, "--role", "operator", *options, "--json")
