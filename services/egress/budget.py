@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 
 from contracts.definition import Definition
 from services.egress.window import local, passings
@@ -103,11 +103,7 @@ def next_day(timezone: str, at: datetime) -> datetime:
     """Give the moment (UTC) at which the next day begins: not always midnight, nor 24 hours after the last."""
     day = today(timezone, at)
     midnight = datetime.combine(day + timedelta(days=1), time())
-    return next(
-        moment.astimezone(UTC)
-        for moment in passings(timezone, midnight)
-        if moment > at and local(timezone, moment).date() > day
-    )
+    return next(moment for moment in passings(timezone, midnight) if moment > at)
 
 
 def _smaller(first: int | None, second: int | None) -> int | None:

@@ -91,7 +91,7 @@ def _changes(window: str, timezone: str, after: datetime) -> Iterator[datetime]:
     """Give every moment, in order, at which the window may open or close in the days after a moment."""
     # Clocks were put forward by a whole day (Apia 2011) or back over midnight (St John's): hence the days around.
     midnight = local(timezone, after).replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)
-    times = [timedelta(minutes=minute % _MINUTES_A_DAY) for minute in _minutes(window)]
+    times = [timedelta(minutes=minute) for minute in _minutes(window)]
     clocks = [midnight + day * _DAY + time for day in range(-1, 4) for time in times]
     return iter(sorted(moment for clock in clocks for moment in passings(timezone, clock) if moment > after))
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.egress.fairness import Group, Shares, turn
@@ -50,6 +50,7 @@ class Lane:
 
 
 @given(st.sets(st.sampled_from(FLOWS), min_size=1), st.lists(st.integers(1, LARGEST), max_size=80), ages)
+@example(set(FLOWS), [500] * 60, FLOWS)
 def test_whoever_always_waits_gets_the_same_within_one_object(
     flows: set[Flow], objects: list[int], ages: list[Flow]
 ) -> None:
@@ -121,6 +122,19 @@ def test_nobody_waits_for_more_than_two_objects_of_anyone_whoever_comes_and_goes
             if flow[0] == tenant and flow[1] != source:
                 behind_within[flow][source] += size
                 assert behind_within[flow][source] <= 2 * LARGEST
+
+
+def test_of_those_level_the_oldest_goes_first_then_the_name_decides() -> None:
+    def asked(flow: Flow, seconds: int) -> Group[str]:
+        return Group(*flow, NOW + timedelta(seconds=seconds), 500, "")
+
+    alike = [asked(flow, 0) for flow in FLOWS]
+    older_later = [asked(flow, -number) for number, flow in enumerate(FLOWS)]
+    for groups in (alike, alike[::-1]):
+        assert Lane().serve(groups) == ("a", "CT1")
+    for groups in (older_later, older_later[::-1]):
+        assert Lane().serve(groups) == ("c", "DX")
+        assert Lane().serve([group for group in groups if group.tenant == "a"]) == ("a", "MR")
 
 
 @given(steps, ages)
