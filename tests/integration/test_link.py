@@ -2,7 +2,6 @@
 
 import select
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -127,15 +126,17 @@ def test_the_rate_is_kept_in_both_directions(rate: int, rtt: float, size: int) -
 
 def test_there_and_back_takes_a_round_trip() -> None:
     with listening() as server, Link(port_of(server), rate=384_000, rtt=0.715) as link:
+        began = time.monotonic()
         near, far = connected(link, server)
         with near, far:
-            first = echo(near, far)
+            echo(near, far)
+            first = time.monotonic() - began
             others = [echo(near, far) for _ in range(2)]
 
     assert min(others) > 0.715
     assert min(others) < 0.715 * 1.03
     # The handshake of TCP takes one more.
-    assert first > 1.5 * 0.715
+    assert first > 2 * 0.715
 
 
 def test_a_sender_feels_how_slow_it_is() -> None:
@@ -168,8 +169,8 @@ def test_connections_share_it_in_turns() -> None:
             near.close()
             far.close()
 
-    # All three end with the whole: none of them had more than its share.
-    assert min(ends) - began > 0.9 * (max(ends) - began)
+    # All three end with the whole. One that had all of it first would be done after a third of the time.
+    assert min(ends) - began > (max(ends) - began) * 2 / 3
 
 
 def test_one_that_nobody_reads_does_not_stop_the_others() -> None:
@@ -245,6 +246,7 @@ def test_a_silent_cut_holds_everything_until_it_is_mended() -> None:
         near, far = connected(link, server)
         with near, far:
             echo(near, far)
+            began = time.monotonic()
             link.cut("silent")
             near.sendall(b"?")
             far.settimeout(0.3)
@@ -258,6 +260,8 @@ def test_a_silent_cut_holds_everything_until_it_is_mended() -> None:
 
             far.settimeout(30)
             assert far.recv(1) == b"?"
+            # The time of a cut does not count.
+            assert link.up.last - link.up.first < time.monotonic() - began - 2 * 0.3
             with patient.result() as late:
                 other, _ = server.accept()
                 with other:
@@ -311,6 +315,5 @@ def test_it_ends_with_its_block() -> None:
         near, far = connected(link, server)
     with near, far, pytest.raises(ConnectionResetError):
         near.recv(1)
-    assert not any(thread.name == f"link-{link.port}" for thread in threading.enumerate())
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", link.port), 30)

@@ -270,6 +270,23 @@ def test_an_early_answer_comes_before_the_dataset(images: list[Path]) -> None:
         assert destination.record.confirmed() == {images[0].stem}
 
 
+@pytest.mark.parametrize("collides", [False, True])
+def test_it_can_release_itself(collides: bool, images: list[Path]) -> None:
+    with Destination(Behaviour(Fault(Do.RELEASE, When.BETWEEN, after=1))) as destination:
+        association = Association(destination.port, sop_class=CT_IMAGE_STORAGE, syntax=EXPLICIT_LITTLE_ENDIAN)
+        assert association.store(framed(images[0], association)) == 0
+        if collides:
+            association._socket.sendall(dul.pdu(dul.RELEASE_RQ, bytes(4)))
+        assert association._pdu() == (dul.RELEASE_RQ, bytes(4))
+        association._socket.sendall(dul.pdu(dul.RELEASE_RP, bytes(4)))
+        if collides:
+            assert association._pdu() == (dul.RELEASE_RP, bytes(4))
+        association.close()
+
+        assert ended(destination) == ["released by the destination"]
+        assert destination.record.violations == []
+
+
 def test_garbage_is_no_dicom(images: list[Path]) -> None:
     for when in (When.CONNECTED, When.REQUESTED):
         with (

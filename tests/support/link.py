@@ -6,9 +6,9 @@
         link.mend()
         assert link.up.busy > 0.9
 
-It runs in a thread of its own, so that an event loop under test and the line do not delay each other. Every packet is
-given the time of its arrival when it is taken, by when the line will be free: a thread that wakes up late is late with
-one packet, and not later with the next, unless it sleeps longer than the queue lasts.
+It runs in a process of its own, so that code under test and the line do not delay each other. Every packet is given
+the time of its arrival when it is taken, by when the line will be free: a process that wakes up late is late with one
+packet, and not later with the next, unless it sleeps longer than the queue lasts.
 
 What it leaves out: packets lost on the way and what TCP makes of them; the headers of TCP and IP (`rate` is of
 payload); and the handshake of TCP, which the kernel does at once. Instead the first byte of a connection leaves a round
@@ -18,24 +18,25 @@ A sender's own kernel takes some 300 KB more than the queue of the line, as befo
 384 kbit/s, unless the sender asks for less (SO_SNDBUF).
 """
 
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future
-from functools import partial
+from dataclasses import asdict
 from math import inf
+from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self
 
 from tests.support.line import Usage
 from tests.support.traffic import Mode, Traffic
 
 __all__ = ["Link", "Mode", "Usage"]
-T = TypeVar("T")
 
-#: Seconds that the thread may take to answer.
-_PATIENCE_S = 60.0
+#: Seconds that the process may take to end.
+_PATIENCE_S = 10.0
 
 
 class Link:
@@ -56,84 +57,120 @@ class Link:
     Attributes
     ----------
     port
-        What to connect to instead.
-    cuts
-        How often it was cut.
+        What to connect to instead; 0 before the block.
     """
 
     def __init__(self, port: int, *, rate: float = 384_000, rtt: float = 0.715, queue: int | None = None) -> None:
-        self._traffic = Traffic(port, rate, rtt, max(1 << 16, round(rate / 8 / 4)) if queue is None else queue)
-        self._commands: deque[Callable[[], None]] = deque()
-        self._stopping = False
-        self._mode: Mode = "reset"
-        self._plan: tuple[float, float, Mode] | None = None
-        self._switch_at = inf
-        self.cuts = 0
-        self.port = self._traffic.port
-        self._thread = threading.Thread(target=self._run, name=f"link-{self.port}", daemon=True)
+        queue = max(1 << 16, round(rate / 8 / 4)) if queue is None else queue
+        self._command = [sys.executable, "-m", "tests.support.link", *map(str, (port, rate, rtt, queue))]
+        self._lock = threading.Lock()
+        self.port = 0
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._process = subprocess.Popen(
+            self._command, cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.port = self._ask("usage")["port"]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._ask(self._stop)
-            self._thread.join()
+            # It ends with its input.
+            self._process.communicate(timeout=_PATIENCE_S)
         finally:
-            self._traffic.close()
+            self._process.kill()
+            self._process.wait()
+        if self._process.returncode != 0:
+            raise RuntimeError("the line broke: the traceback of its process stands in the output")
 
     def cut(self, mode: Mode = "reset") -> None:
         """Cut it now, until `mend`."""
-        self._ask(partial(self._begin, None, mode))
+        self._ask("cut", mode)
 
     def mend(self) -> None:
         """Let it work again, and end what `cut_every` began."""
-        self._ask(partial(self._begin, None, None))
+        self._ask("mend")
 
     def cut_every(self, every_s: float, for_s: float, mode: Mode = "reset") -> None:
         """Cut it for `for_s` seconds, first in `every_s` seconds from now, and again `every_s` after each cut began."""
         if not 0 < for_s < every_s:
             raise ValueError(f"a cut of {for_s:g} s does not fit into {every_s:g} s")
-        self._ask(partial(self._begin, (every_s, for_s, mode), None))
+        self._ask("cut_every", every_s, for_s, mode)
+
+    def forget(self) -> None:
+        """Count anew in both directions."""
+        self._ask("forget")
 
     @property
     def up(self) -> Usage:
         """What passed from who connected to the port behind."""
-        return self._ask(self._traffic.up.usage)
+        return Usage(**self._ask("usage")["up"])
 
     @property
     def down(self) -> Usage:
         """What passed from the port behind to who connected."""
-        return self._ask(self._traffic.down.usage)
+        return Usage(**self._ask("usage")["down"])
 
-    def forget(self) -> None:
-        """Count anew in both directions."""
-        self._ask(self._traffic.up.forget)
-        self._ask(self._traffic.down.forget)
+    @property
+    def cuts(self) -> int:
+        """How often it was cut."""
+        return int(self._ask("usage")["cuts"])
 
-    def _ask(self, what: Callable[[], T]) -> T:
-        """Let the thread of the line do it, and wait for the answer."""
-        if not self._thread.is_alive():
-            raise RuntimeError("the line's thread has ended: its traceback stands in the output")
-        answer: Future[T] = Future()
-        self._commands.append(lambda: answer.set_result(what()))
-        self._traffic.wake()
-        return answer.result(_PATIENCE_S)
+    def _ask(self, *order: object) -> Any:
+        """Give an order to the process, and wait until it is carried out; give what there is to tell."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with self._lock:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError("the line broke: the traceback of its process stands in the output")
+        return json.loads(answer)
 
-    # All that follows runs in the thread of the line.
 
-    def _run(self) -> None:
-        while not self._stopping:
+class _Keeper:
+    """In the process of the line: carries out orders and plans."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+        self._mode: Mode = "reset"
+        self._plan: tuple[float, float, Mode] | None = None
+        self._switch_at = inf
+        self._cuts = 0
+
+    def run(self) -> None:
+        """Work until there is no more input."""
+        orders, received = sys.stdin.fileno(), b""
+        while True:
             self._switch()
-            self._traffic.turn(self._switch_at)
-            while self._commands:
-                self._commands.popleft()()
+            if self._traffic.turn(self._switch_at, orders):
+                data = os.read(orders, 1 << 12)
+                if not data:
+                    return
+                *lines, received = (received + data).split(b"\n")
+                for line in lines:
+                    self._carry_out(*json.loads(line))
+                    print(json.dumps(self._told()), flush=True)
 
-    def _stop(self) -> None:
-        self._stopping = True
+    def _told(self) -> dict[str, object]:
+        up, down = self._traffic.up.usage(), self._traffic.down.usage()
+        return {"port": self._traffic.port, "cuts": self._cuts, "up": asdict(up), "down": asdict(down)}
+
+    def _carry_out(self, name: str, *arguments: Any) -> None:
+        if name == "cut":
+            self._begin(None, arguments[0])
+        elif name == "mend":
+            self._begin(None, None)
+        elif name == "cut_every":
+            self._begin((arguments[0], arguments[1], arguments[2]), None)
+        elif name == "forget":
+            self._traffic.up.forget()
+            self._traffic.down.forget()
+        else:
+            assert name == "usage"
 
     def _begin(self, plan: tuple[float, float, Mode] | None, mode: Mode | None) -> None:
         """Cut the line in a mode, or mend it; and begin a plan, or end the one there is."""
@@ -158,5 +195,19 @@ class Link:
 
     def _cut(self, mode: Mode) -> None:
         self._mode = mode
-        self.cuts += 1
+        self._cuts += 1
         self._traffic.cut(mode)
+
+
+def main() -> None:
+    """Be the line: port behind, rate, round trip and queue are the arguments."""
+    port, rate, rtt, queue = sys.argv[1:]
+    traffic = Traffic(int(port), float(rate), float(rtt), int(queue))
+    try:
+        _Keeper(traffic).run()
+    finally:
+        traffic.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,13 +1,11 @@
-"""What passes over a slow line, as sockets see it: connections taken, packets delayed, all in one thread (`turn`)."""
+"""What passes over a slow line, as sockets see it: connections, packets that are late, cuts; all in one thread."""
 
 import errno
-import os
 import select
 import socket
 import struct
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
@@ -75,10 +73,12 @@ class _Connection:
 
 
 class Traffic:
-    """All connections over a line; for one thread, but for `wake`. Parameters as those of `Link`.
+    """All connections over a line. Parameters as those of `Link`.
 
     Attributes
     ----------
+    port
+        Where it listens, on loopback.
     up, down
         The line's directions: from who connects to the port behind, and back.
     """
@@ -96,8 +96,6 @@ class Traffic:
         self._cut_s = 0.0
         self._cut_at: float | None = None
         self._filler: socket.socket | None = None
-        self._woken, self._waker = os.pipe()
-        os.set_blocking(self._woken, False)
         self._listener = self._socket()
         # Chosen, not given by the kernel: only then does it remain ours while nobody listens on it.
         self.port = free_port()
@@ -110,21 +108,22 @@ class Traffic:
         """Whether nothing passes."""
         return self._cut_at is not None
 
-    def wake(self) -> None:
-        """End the `turn` that is under way. From any thread."""
-        os.write(self._waker, b"!")
+    def turn(self, until: float, orders: int) -> bool:
+        """Let pass what is due; wait for more at most until then (time.monotonic), or until a file can be read.
 
-    def turn(self, until: float) -> None:
-        """Let pass what is due; wait for more at most until then, in time of time.monotonic."""
+        Returns
+        -------
+        bool
+            Whether that file can be read.
+        """
         while self._cut_at is None and self._due and self._due[0][0] <= self._now():
             _, _, connection, act = heappop(self._due)
             if not connection.closed:
                 act()
-        ready = self._wait(until - time.monotonic())
-        with suppress(BlockingIOError):
-            os.read(self._woken, 1 << 12)
+        ready = self._wait(until - time.monotonic(), orders)
         if self._cut_at is None:
             self._serve(ready)
+        return orders in ready
 
     def cut(self, mode: Mode) -> None:
         """Cut it, which it was not."""
@@ -163,8 +162,6 @@ class Traffic:
         self._listener.close()
         if self._filler is not None:
             self._filler.close()
-        os.close(self._woken)
-        os.close(self._waker)
 
     def _now(self) -> float:
         return (time.monotonic() if self._cut_at is None else self._cut_at) - self._cut_s
@@ -172,10 +169,10 @@ class Traffic:
     def _at(self, when: float, connection: _Connection, act: Callable[[], None]) -> None:
         heappush(self._due, (when, next(self._turns), connection, act))
 
-    def _wait(self, seconds: float) -> dict[int, int]:
+    def _wait(self, seconds: float, orders: int) -> dict[int, int]:
         """Wait until there is something to do, at most so long; give what is ready, by file descriptor."""
         poll = select.poll()
-        poll.register(self._woken, select.POLLIN)
+        poll.register(orders, select.POLLIN)
         if self._cut_at is None:
             now = self._now()
             poll.register(self._listener, select.POLLIN)
