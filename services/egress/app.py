@@ -10,7 +10,7 @@ from services.egress.api import make_router
 from services.egress.deliveries import Deliveries
 from services.egress.handlers import register
 from services.egress.models import messaging
-from services.egress.scu import Scu, Timeouts
+from services.egress.scu import Timeouts
 from services.egress.sender import Sender
 from services.egress.settings import EgressSettings
 
@@ -33,8 +33,15 @@ def build(platform: Platform) -> Service:
     timeouts = Timeouts(
         settings.connect_timeout, settings.acse_timeout, settings.response_timeout, settings.network_timeout
     )
-    scu = Scu(platform.objects, timeouts)
-    sender = Sender(deliveries, database, platform.network, scu=scu, settings=settings, clock=platform.clock)
+    sender = Sender(
+        deliveries,
+        database,
+        platform.network,
+        objects=platform.objects,
+        timeouts=timeouts,
+        settings=settings,
+        clock=platform.clock,
+    )
     register(platform.broker, deliveries, database, platform.clock)
 
     async def objects() -> None:
@@ -44,7 +51,7 @@ def build(platform: Platform) -> Service:
         name="egress",
         database=database,
         tables=messaging,
-        router=make_router(database, deliveries, scu),
+        router=make_router(database, deliveries, timeouts),
         loops=(sender.run, sender.measure, sender.follow_clock),
         checks={"objects": objects},
     )
