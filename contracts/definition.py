@@ -207,8 +207,20 @@ class Destination(Part):
     pick: Literal["all", "first-healthy"] = Field("all", description="Which of a group get the study.")
     associations: int | None = Field(None, ge=1, le=64, description="Associations at a time; the node's if left out.")
     confirm: Literal["store", "commit"] = Field("store", description="What counts as delivered.")
-    window: TimeWindow | None = Field(None, description="Time of day in which to send.")
-    bandwidth: BitsPerSecond | None = Field(None, description="Most that may be used, bit/s.")
+    window: TimeWindow | None = Field(
+        None, description="Time of day in which to send, in the network's time zone, such as 20:00-06:00."
+    )
+    bandwidth: BitsPerSecond | None = Field(
+        None, description="Most that may be used, bit/s; the link of the node's site holds as well."
+    )
+    budget: BytesPerDay | None = Field(
+        None,
+        description="Bytes a day that may be sent to it, such as 5GB/day; the link of the node's site holds as well.",
+    )
+    give_up: Seconds | None = Field(
+        None,
+        description="How long a delivery is tried before people must look, such as 7d; the service's if left out.",
+    )
     failover: str | None = Field(None, description="Destination to use when this one stays down.")
     transform: str | None = Field(None, description="Transform that always runs last for this destination.")
     oauth: str | None = Field(None, description="Name of the secret with the OAuth client.")

@@ -75,6 +75,10 @@ def _comfort(key: str, destination: Destination) -> Iterator[str]:
     where = f"destinations.{key}"
     if destination.bandwidth is not None:
         yield f"{where}: bandwidth is not in force; sending is not limited"
+    if destination.budget is not None:
+        yield f"{where}: budget is not in force; sending is not limited"
+    if destination.give_up is not None:
+        yield f"{where}: give-up is not in force; a delivery is tried without end"
     if destination.failover is not None:
         yield f"{where}: failover is not in force; studies wait for {key}"
     if destination.skip_existing:

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import typer
 
-from services.cli import dead, demo, doctor, host, network, quarantine, retention, send, study, token
+from services.cli import dead, delivery, demo, doctor, host, network, quarantine, receipt, retention, send, study, token
 
 app = typer.Typer(
     name="kivuko",
@@ -24,13 +24,17 @@ app.command(epilog=host.MIGRATE)(host.migrate)
 app.command(epilog=network.APPLY)(network.apply)
 app.add_typer(network.app, name="network")
 app.add_typer(study.app, name="study")
+app.add_typer(delivery.app, name="delivery")
+delivery.app.command(epilog=receipt.RECEIPT)(receipt.receipt)
+delivery.app.command(epilog=receipt.KEY)(receipt.key)
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(retention.app, name="retention")
 app.add_typer(dead.app, name="dead")
 app.add_typer(token.app, name="token")
 app.command(epilog=doctor.EXAMPLE)(doctor.doctor)
-# These two send with egress's own sender, which the image of another service doesn't hold.
+# These send and check with egress's own modules, which the image of another service doesn't hold.
 if find_spec("services.egress") is not None:
+    delivery.app.command(epilog=receipt.VERIFY)(receipt.verify)
     app.command(epilog=send.EXAMPLE)(send.send)
     app.command(epilog=demo.EXAMPLE)(demo.demo)
 

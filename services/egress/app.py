@@ -10,9 +10,11 @@ from services.egress.api import make_router
 from services.egress.deliveries import Deliveries
 from services.egress.handlers import register
 from services.egress.models import messaging
+from services.egress.receipt_api import make_receipt_router
 from services.egress.scu import Timeouts
 from services.egress.sender import Sender
 from services.egress.settings import EgressSettings
+from services.egress.signing import FILE, ReceiptKey
 
 
 def build(platform: Platform) -> Service:
@@ -44,6 +46,12 @@ def build(platform: Platform) -> Service:
     )
     register(platform.broker, deliveries, database, platform.clock)
 
+    router = make_router(database, deliveries, timeouts)
+    # Where there may be replicas, each would make a key of its own.
+    own_key = platform.settings.home / FILE if database.dialect == "sqlite" else None
+    key = ReceiptKey(settings.receipt_key, own_key)
+    router.include_router(make_receipt_router(database, key, platform.settings.region))
+
     async def objects() -> None:
         await asyncio.to_thread(platform.objects.check)
 
@@ -51,7 +59,7 @@ def build(platform: Platform) -> Service:
         name="egress",
         database=database,
         tables=messaging,
-        router=make_router(database, deliveries, timeouts),
+        router=router,
         loops=(sender.run, sender.measure, sender.follow_clock),
         checks={"objects": objects},
     )

@@ -1,5 +1,7 @@
 """Settings of egress."""
 
+from pathlib import Path
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -27,3 +29,6 @@ class EgressSettings(BaseSettings):
     backoff_first: float = Field(2, gt=0, description="Wait after the first failure.")
     backoff_cap: float = Field(900, gt=0, description="Longest wait between two attempts.")
     refusals: int = Field(3, ge=1, description="Refusals of one instance after which people must look at it.")
+    receipt_key: Path | None = Field(
+        None, description="File of the private key that signs receipts, Ed25519 in PEM; see docs/receipts.md."
+    )

@@ -19,6 +19,7 @@ need rabbitmq-server rabbitmq-server
 need postgresql /usr/lib/postgresql/*/bin/initdb
 need strace strace
 need util-linux setpriv
+need openssl openssl
 [ -n "$missing" ] || exit 0
 
 as_root=

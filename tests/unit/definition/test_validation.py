@@ -132,6 +132,8 @@ def test_both_examples_apply_as_they_stand() -> None:
         ),
         ("{node: PACS, ", "{node: PACS, s3: 's3://b/c', ", 17, 9, "destinations.pacs", "this one has node and s3"),
         ("{stow:", "{failover: pacs}\n  x: {stow:", 18, 8, "destinations.hub", "this one has none"),
+        ("{node: PACS, ", "{node: PACS, budget: 5GB, ", 17, 30, "destinations.pacs.budget", "write a size a day"),
+        ("{node: PACS, ", "{node: PACS, give-up: 7days, ", 17, 31, "destinations.pacs.give-up", "is not a duration"),
         ("https://hub", "hub", 18, 15, "destinations.hub.stow", "has to start with https:// or http://"),
         ("https://hub", "https://me:pw@hub", 18, 15, "destinations.hub.stow", "secrets are named in a definition"),
         (
@@ -141,6 +143,14 @@ def test_both_examples_apply_as_they_stand() -> None:
             8,
             "destinations.all",
             "a group has no transform of its own",
+        ),
+        (
+            "group: [pacs, hub]",
+            "group: [pacs, hub], budget: 1GB/day",
+            19,
+            8,
+            "destinations.all",
+            "a group has no budget of its own",
         ),
         (
             "{node: PACS,",
