@@ -14,12 +14,12 @@ from libs.storage.database import Database
 from libs.web.permission import requires
 from libs.web.principal import Principal, principal
 from libs.web.problem import Problem
-from services.egress import repository
+from services.egress import calls, listing, repository
 from services.egress.deliveries import Deliveries
 from services.egress.delivery import State
 from services.egress.models import deliveries as table
 from services.egress.reach import Obstacle
-from services.egress.scu import Scu
+from services.egress.scu import Timeouts, echo
 
 Caller = Annotated[Principal, Depends(principal)]
 Limit = Annotated[int, Query(ge=1, le=500)]
@@ -109,7 +109,7 @@ class EchoResult(BaseModel):
     problem: str | None
 
 
-def make_router(database: Database, deliveries: Deliveries, scu: Scu) -> APIRouter:
+def make_router(database: Database, deliveries: Deliveries, timeouts: Timeouts) -> APIRouter:
     """Build the routes."""
     router = APIRouter(tags=["egress"])
 
@@ -126,7 +126,7 @@ def make_router(database: Database, deliveries: Deliveries, scu: Scu) -> APIRout
         wanted = {table.c.state: state, table.c.destination: destination, table.c.study_instance_uid: study}
         conditions = [column == value for column, value in wanted.items() if value is not None]
         async with database.reading() as tx:
-            rows = await repository.list_deliveries(tx, [_scope(caller), *conditions], _place(before), limit)
+            rows = await listing.list_deliveries(tx, [_scope(caller), *conditions], _place(before), limit)
         following = f"{rows[-1].requested_at.isoformat()}~{rows[-1].id}" if len(rows) == limit else None
         return DeliveryList(deliveries=[DeliveryView(**_view(row)) for row in rows], next=following)
 
@@ -135,7 +135,7 @@ def make_router(database: Database, deliveries: Deliveries, scu: Scu) -> APIRout
         async with database.reading() as tx:
             row = await _visible(tx, caller, delivery_id)
             tally = await repository.tally(tx, delivery_id)
-            items = await repository.list_items(tx, delivery_id, after, limit)
+            items = await listing.list_items(tx, delivery_id, after, limit)
         return DeliveryDetail(
             **_view(row),
             sent_count=tally.sent,
@@ -155,8 +155,8 @@ def make_router(database: Database, deliveries: Deliveries, scu: Scu) -> APIRout
     @router.get("/destinations", dependencies=[requires("destinations.read")])
     async def list_destinations(caller: Caller) -> list[DestinationView]:
         async with database.reading() as tx:
-            known = await repository.list_destinations(tx)
-            backlog = await repository.backlog(tx, _scope(caller))
+            known = await calls.list_destinations(tx)
+            backlog = await listing.backlog(tx, _scope(caller))
             keys = sorted(await _visible_destinations(tx, caller, deliveries))
         return [_destination(key, deliveries, known.get(key), backlog.get(key)) for key in keys]
 
@@ -174,7 +174,7 @@ def make_router(database: Database, deliveries: Deliveries, scu: Scu) -> APIRout
         target = deliveries.reach(key)
         if isinstance(target, Obstacle):
             raise Problem(409, "Destination can't be called", f"{target.reason[:1].upper()}{target.reason[1:]}.")
-        ending = await asyncio.to_thread(scu.echo, target)
+        ending = await asyncio.to_thread(echo, target, timeouts)
         return EchoResult(ok=ending.kind == "finished", problem=ending.problem)
 
     return router
@@ -225,7 +225,7 @@ def _scope(caller: Principal) -> ColumnElement[bool]:
 
 async def _visible_destinations(tx: AsyncSession, caller: Principal, deliveries: Deliveries) -> set[str]:
     """Name the destinations of the caller's own deliveries, and those that are in the caller's scope themselves."""
-    used = await repository.destinations_of(tx, _scope(caller))
+    used = await listing.destinations_of(tx, _scope(caller))
     if caller.tenants is None and caller.sites is None:
         return {*deliveries.destinations(), *used}
     places = {key: deliveries.place(key) for key in deliveries.destinations()}
@@ -243,7 +243,7 @@ def _place(before: str | None) -> tuple[datetime, str] | None:
 
 
 async def _visible(tx: AsyncSession, caller: Principal, delivery_id: str) -> Row[Any]:
-    rows = await repository.list_deliveries(tx, [table.c.id == delivery_id, _scope(caller)], None, 1)
+    rows = await listing.list_deliveries(tx, [table.c.id == delivery_id, _scope(caller)], None, 1)
     if not rows:
         raise Problem(
             404,

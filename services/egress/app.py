@@ -11,7 +11,7 @@ from services.egress.deliveries import Deliveries
 from services.egress.handlers import register
 from services.egress.models import messaging
 from services.egress.receipt_api import make_receipt_router
-from services.egress.scu import Scu, Timeouts
+from services.egress.scu import Timeouts
 from services.egress.sender import Sender
 from services.egress.settings import EgressSettings
 from services.egress.signing import FILE, ReceiptKey
@@ -35,11 +35,18 @@ def build(platform: Platform) -> Service:
     timeouts = Timeouts(
         settings.connect_timeout, settings.acse_timeout, settings.response_timeout, settings.network_timeout
     )
-    scu = Scu(platform.objects, timeouts)
-    sender = Sender(deliveries, database, platform.network, scu=scu, settings=settings, clock=platform.clock)
+    sender = Sender(
+        deliveries,
+        database,
+        platform.network,
+        objects=platform.objects,
+        timeouts=timeouts,
+        settings=settings,
+        clock=platform.clock,
+    )
     register(platform.broker, deliveries, database, platform.clock)
 
-    router = make_router(database, deliveries, scu)
+    router = make_router(database, deliveries, timeouts)
     # Where there may be replicas, each would make a key of its own.
     own_key = platform.settings.home / FILE if database.dialect == "sqlite" else None
     key = ReceiptKey(settings.receipt_key, own_key)

@@ -1,6 +1,6 @@
 """What happens to deliveries: each step is one transaction that changes them and says so."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,11 +15,11 @@ from libs.messaging.outbox import Outbox
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.telemetry import log
-from services.egress import metric, report, repository
+from services.egress import calls, lease, metric, report, repository
 from services.egress.backoff import Backoff, Circuit, Random
-from services.egress.claim import Claim, Progress
+from services.egress.claim import Stretch
 from services.egress.delivery import Closing, Request, State, answered, delivery_id, lane, standing
-from services.egress.outcome import NO_ANSWER, Outcome, Verdict
+from services.egress.outcome import ARRIVED, NO_ANSWER, Outcome, Verdict
 from services.egress.parcel import Parcel
 from services.egress.reach import Obstacle, Target, reach, unconfirmed
 from services.egress.scu import Ending
@@ -31,10 +31,6 @@ _SETTLED_AT_ONCE = 100
 #: The clocks of replicas may differ by so much.
 _CLOCKS_DIFFER = timedelta(minutes=1)
 _log = log.get(__name__)
-
-
-class LeaseLostError(Exception):
-    """Another replica has taken the delivery over: this one was silent for longer than its lease."""
 
 
 class Deliveries:
@@ -69,9 +65,11 @@ class Deliveries:
         self._outbox = outbox
         self._network = network
         self._settings = settings
-        self._worker = worker
+        self.worker = worker
         self._clock = clock
         self._random = random
+        self._began_at = clock()
+        self._reached: set[str] = set()
         self._backoff = Backoff(settings.backoff_first, settings.backoff_cap)
 
     def reach(self, destination: str) -> Target | Obstacle:
@@ -120,84 +118,123 @@ class Deliveries:
         await self._settle(tx, key)
         tx.info[WORK] = True
 
-    async def claim(self, destination: str) -> Claim | None:
-        """Take the next batch for a destination, unless it can't be reached, is busy enough, or nothing is due."""
-        target = self.reach(destination)
-        if isinstance(target, Obstacle):
-            return None
+    async def claim(self, destination: str, most: int, stretches: dict[str, Stretch]) -> list[Parcel]:
+        """Take up to so many due instances for a destination in hand, the most urgent first; one to probe with.
+
+        Parameters
+        ----------
+        stretches
+            Attempts of deliveries that this replica is about, by delivery. What is taken in hand is added to them, and
+            new ones are begun.
+        """
+        taken: list[Parcel] = []
+        begun: dict[str, Stretch] = {}
         async with self._database.transaction() as tx:
             now = self._clock()
-            circuit = await repository.lock_circuit(tx, destination, wait=False)
-            if circuit is None:
-                return None
-            allowed = circuit.allowance(now, target.associations)
-            if allowed <= await repository.active_leases(tx, destination, now):
-                return None
-            row = await repository.next_delivery(tx, destination, now)
-            if row is None:
-                return None
-            due = await repository.due_items(tx, row.id, now, self._settings.batch_items)
-            if not due:
-                # A worker died between its last answer and its last word.
-                await self._settle(tx, row.id)
-                return None
-            await repository.update_delivery(
-                tx,
-                row.id,
-                state="open",
-                reason=None,
-                attempts=row.attempts + 1,
-                lease_owner=self._worker,
-                lease_until=self._lease_end(now),
-            )
-            return Claim(
-                row.id,
-                row.tenant,
-                row.site,
-                row.study_instance_uid,
-                destination,
-                target,
-                row.attempts + 1,
-                now,
-                row.traceparent,
-                tuple(_parcel(item) for item in due),
-            )
+            circuit = await calls.lock_circuit(tx, destination, wait=False)
+            if circuit is None or not circuit.allowance(now, most):
+                return []
+            if circuit.failures:
+                # One instance probes; no other is taken in hand while it is under way.
+                if stretches:
+                    return []
+                most = 1
+            for key in await lease.candidates(tx, destination, now):
+                row = await lease.lock_free(tx, key, now)
+                if row is None:
+                    continue
+                rows = await lease.take(tx, row.id, self.worker, now, most - len(taken))
+                await lease.make_due(tx, row.id)
+                if not rows:
+                    # A worker died between its last answer and its last word.
+                    await self._settle(tx, row.id)
+                    continue
+                attempts = row.attempts + (row.id not in stretches)
+                begun[row.id] = _stretch(row, attempts, now)
+                await repository.update_delivery(tx, row.id, state="open", reason=None, attempts=attempts)
+                taken += [_parcel(row, item, self._trusted_since(now)) for item in rows]
+                if len(taken) >= most:
+                    break
+        for key, stretch in begun.items():
+            # One that was there may have come to its end meanwhile.
+            mine = [parcel for parcel in taken if parcel.delivery_id == key]
+            stretches.setdefault(key, stretch).add(mine)
+        return taken
 
-    async def record(self, claim: Claim, outcomes: Sequence[Outcome]) -> None:
-        """Write answers down and keep the lease.
+    async def take_place(self, destination: str, associations: int) -> bool:
+        """Take a place for one more association with a destination, unless all replicas together have as many."""
+        if self._database.dialect == "sqlite":
+            return True
+        async with self._database.transaction() as tx:
+            now = self._clock()
+            known = await calls.lock_circuit(tx, destination, wait=False)
+            if known is None:
+                return False
+            return await lease.take_place(tx, destination, self.worker, known.allowance(now, associations), now)
 
-        Raises
-        ------
-        LeaseLostError
-            Another replica has the delivery by now. The answers are written down all the same.
+    async def settle(
+        self,
+        destination: str,
+        told: "Sequence[tuple[Parcel, Outcome]]",
+        returned: Sequence[Parcel],
+        over: Sequence[Stretch],
+        endings: Sequence[Ending],
+    ) -> None:
+        """Write down what became of instances and associations, and tell what follows.
+
+        Parameters
+        ----------
+        destination
+            Where all of it went.
+        told
+            Outcomes that are not written down yet.
+        returned
+            Instances that had no turn and are in nobody's hand from now on.
+        over
+            Attempts of deliveries that end with this.
+        endings
+            Of associations that end with this; their places are given back.
         """
         async with self._database.transaction() as tx:
-            circuit = await repository.lock_circuit(tx, claim.destination, wait=True)
-            kept = await repository.renew_lease(tx, claim.delivery_id, self._worker, self._lease_end(self._clock()))
-            await self._write(tx, outcomes)
-            answered = any(outcome.verdict is not Verdict.LATER for outcome in outcomes)
-            if answered and circuit is not None and circuit.failures:
-                await repository.reached(tx, claim.destination, self._clock())
-        if not kept:
-            raise LeaseLostError
+            now = self._clock()
+            known = await calls.lock_circuit(tx, destination, wait=True) or Circuit()
+            moved = any(outcome.verdict is not Verdict.LATER for _, outcome in told)
+            ids = {parcel.delivery_id for parcel, _ in told} | {parcel.delivery_id for parcel in returned}
+            rows = {key: await repository.lock_delivery(tx, key) for key in sorted(ids | {s.delivery_id for s in over})}
+            await self._write(tx, [outcome for _, outcome in told])
+            await lease.give_back(tx, self.worker, [parcel.item for parcel in returned])
+            circuit = await self._judge(tx, destination, moved=moved, endings=endings, known=known)
+            if self._database.dialect == "postgresql":
+                for _ in endings:
+                    await lease.leave_place(tx, destination, self.worker)
+            ended = {stretch.delivery_id: stretch for stretch in over}
+            problem = next((ending.problem for ending in endings if ending.problem is not None), None)
+            for key in rows:
+                await self._settle(tx, key, circuit, _telling(ended.get(key), problem, now))
+            tx.info[WORK] = True
 
-    async def finish(self, claim: Claim, progress: Progress, unrecorded: Sequence[Outcome], ending: Ending) -> None:
-        """Write down how an association ended, give the lease back and tell what follows."""
+    async def accepted(self, destination: str) -> dict[tuple[str, str], bool]:
+        """Tell what a destination is known to accept, and not to."""
+        async with self._database.reading() as tx:
+            return await calls.accepted(tx, destination)
+
+    async def learn(self, destination: str, answers: Mapping[tuple[str, str], bool]) -> None:
+        """Write down what a destination answered to presentation contexts."""
+        async with self._database.transaction() as tx:
+            await calls.remember(tx, destination, answers.items(), self._clock())
+
+    async def stay(self) -> bool:
+        """Say that this replica is alive; False if it was taken for dead, and holds nothing any more."""
+        if self._database.dialect == "sqlite":
+            return True
         async with self._database.transaction() as tx:
             now = self._clock()
-            known = await repository.lock_circuit(tx, claim.destination, wait=True)
-            row = await repository.lock_delivery(tx, claim.delivery_id)
-            await self._write(tx, unrecorded)
-            circuit = await self._judge(tx, claim, progress, ending, known or Circuit())
-            if row is not None and row.lease_owner == self._worker:
-                await repository.update_delivery(tx, claim.delivery_id, lease_owner=None, lease_until=None)
-
-            def attempted(next_attempt_at: datetime | None) -> Fact:
-                return report.attempted(claim, progress, ending, now, next_attempt_at)
-
-            await self._settle(tx, claim.delivery_id, circuit, attempted)
-            tx.info[WORK] = True
-        metric.count_attempt(claim.destination, ending.kind, progress.outcomes)
+            alive = await lease.keep_alive(tx, self.worker, self._alive_until(now))
+            if not alive:
+                await lease.enter(tx, self.worker, self._alive_until(now))
+            if await lease.free_dead(tx, now):
+                tx.info[WORK] = True
+        return alive
 
     async def retry(self, key: str) -> int:
         """Try at once what of a delivery isn't sent, as a person asks; give the number of instances."""
@@ -206,7 +243,7 @@ class Deliveries:
             destination = await repository.destination_of(tx, key)
             if destination is None:
                 return 0
-            await repository.probe_now(tx, now, destination)
+            await calls.probe_now(tx, now, destination)
             await repository.lock_delivery(tx, key)
             count = await repository.retry_items(tx, key, now)
             await self._settle(tx, key)
@@ -217,11 +254,11 @@ class Deliveries:
         """Hold and release deliveries as the network definition in force says."""
         async with self._database.transaction() as tx:
             names = await repository.unfinished_destinations(tx)
-            await repository.probe_now(tx, self._clock())
+            await calls.probe_now(tx, self._clock())
             for name in names:
                 target = self.reach(name)
                 if isinstance(target, Obstacle):
-                    await repository.hold(tx, name, target.reason, self._clock())
+                    await repository.hold(tx, name, target.reason)
                 else:
                     await repository.release(tx, name)
             tx.info[WORK] = True
@@ -242,10 +279,11 @@ class Deliveries:
         _log.warning("the clock was put back: what waited for its old time is due now", until=furthest)
 
     async def adopt(self) -> None:
-        """Take over what an earlier run of this process held, where no other replica can be."""
-        if self._database.dialect == "sqlite":
-            async with self._database.transaction() as tx:
-                await repository.drop_leases(tx)
+        """Make this replica known, and take over what an earlier run held where no other replica can be."""
+        async with self._database.transaction() as tx:
+            if self._database.dialect == "sqlite":
+                await lease.free_all(tx)
+            await lease.enter(tx, self.worker, self._alive_until(self._clock()))
 
     async def _settle_held(self, destination: str) -> None:
         after = ""
@@ -275,23 +313,26 @@ class Deliveries:
             for outcome in outcomes
         ]
         await repository.record(tx, after, now)
-        arrived = [o.item for o in outcomes if o.verdict in (Verdict.SENT, Verdict.WARNING)]
+        arrived = [o.item for o in outcomes if o.verdict in ARRIVED]
         metric.REPEATED.inc(sum(before[i][0].state == "sent" or before[i][1] == NO_ANSWER for i in arrived))
 
     async def _judge(
-        self, tx: AsyncSession, claim: Claim, progress: Progress, ending: Ending, known: Circuit
+        self, tx: AsyncSession, destination: str, *, moved: bool, endings: Sequence[Ending], known: Circuit
     ) -> Circuit | None:
-        """Decide what the association says of its destination; give the circuit if the destination is left alone."""
+        """Decide what is known of a destination now; give the circuit if it is left alone."""
         now = self._clock()
-        if ending.kind == "finished":
-            await repository.reached(tx, claim.destination, now)
-        if ending.kind in ("finished", "stopped") or ending.problem is None:
+        problems = [e.problem for e in endings if e.kind not in ("finished", "stopped") and e.problem is not None]
+        if problems:
+            # One that took something and then broke off is not one that can't be reached: it is tried again soon.
+            circuit = (Circuit() if moved else known).failed(problems[0], now, self._backoff, self._random)
+            await calls.not_reached(tx, destination, circuit, now)
+            return circuit
+        if moved or any(ending.kind == "finished" for ending in endings):
+            if known.failures or endings or destination not in self._reached:
+                await calls.reached(tx, destination, now)
+                self._reached.add(destination)
             return None
-        # One that took something and then broke off is not one that can't be reached: it is tried again soon.
-        moved = progress.count(Verdict.SENT, Verdict.WARNING) > 0
-        circuit = (Circuit() if moved else known).failed(ending.problem, now, self._backoff, self._random)
-        await repository.not_reached(tx, claim.destination, circuit, now)
-        return circuit
+        return known if known.failures else None
 
     async def _settle(
         self,
@@ -346,8 +387,18 @@ class Deliveries:
     async def _emit(self, tx: AsyncSession, row: Row[Any], fact: Fact) -> None:
         await self._outbox.emit(tx, fact, subject=row.study_instance_uid, tenant=row.tenant, site=row.site)
 
-    def _lease_end(self, now: datetime) -> datetime:
+    def _trusted_since(self, now: datetime) -> datetime:
+        # What came before this process may have met a power cut, and what came long ago, a failing disk.
+        return max(self._began_at, now - timedelta(seconds=self._settings.verify_after))
+
+    def _alive_until(self, now: datetime) -> datetime:
         return now + timedelta(seconds=self._settings.lease)
+
+
+def _telling(stretch: Stretch | None, problem: str | None, now: datetime) -> Callable[[datetime | None], Fact] | None:
+    if stretch is None:
+        return None
+    return lambda next_attempt_at: report.attempted(stretch, problem, now, next_attempt_at)
 
 
 def _next_attempt(state: State, due: datetime | None, circuit: Circuit | None) -> datetime | None:
@@ -376,13 +427,29 @@ def _columns(request: Request) -> dict[str, Any]:
     }
 
 
-def _parcel(item: Row[Any]) -> Parcel:
+def _stretch(delivery: Row[Any], attempt: int, now: datetime) -> Stretch:
+    return Stretch(
+        delivery.id,
+        delivery.tenant,
+        delivery.site,
+        delivery.study_instance_uid,
+        delivery.destination,
+        attempt,
+        now,
+        delivery.traceparent,
+    )
+
+
+def _parcel(delivery: Row[Any], item: Row[Any], trusted_since: datetime) -> Parcel:
     return Parcel(
         item=item.id,
+        delivery_id=delivery.id,
+        rank=(delivery.lane, delivery.requested_at, item.attempts),
         sop_class_uid=item.sop_class_uid,
         sop_instance_uid=item.sop_instance_uid,
         transfer_syntax_uid=item.transfer_syntax_uid,
         content_hash=item.content_hash,
         object_key=item.object_key,
         size=item.size,
+        fresh=item.received_at is not None and item.received_at >= trusted_since,
     )

@@ -15,9 +15,8 @@ REPEATED = counter("kivuko_egress_repeated_total", "Instances that the receiver 
 DELIVERED = histogram("kivuko_egress_delivery_seconds", "From the first request to the last success.", buckets=DELIVERY)
 
 
-def count_attempt(destination: str, kind: str, outcomes: Iterable[Outcome]) -> None:
-    """Count one association and what it did."""
-    ASSOCIATIONS.labels(destination, kind).inc()
+def count_outcomes(destination: str, outcomes: Iterable[Outcome]) -> None:
+    """Count what became of instances."""
     for outcome in outcomes:
         ITEMS.labels(destination, outcome.verdict).inc()
 

@@ -31,7 +31,7 @@ deliveries = Table(
     Column("site", String(63), nullable=True),
     Column("study_instance_uid", String(64), nullable=False),
     Column("destination", String(63), nullable=False),
-    Column("state", String(8), nullable=False),
+    Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=True),
     Column("lane", SmallInteger, nullable=False),
     Column("source_node", Text, nullable=False),
@@ -42,13 +42,15 @@ deliveries = Table(
     # The version of the study for which delivery.completed was said: said once for each.
     Column("completed_version", Integer, nullable=True),
     Column("attempts", Integer, nullable=False, server_default="0"),
-    # When the first item that can be sent is due; none if there is none. Kept while the delivery is held.
+    # When the first item that can be sent and is not leased is due; none if there is none. Kept while it is held.
     Column("next_attempt_at", Instant, nullable=True),
     Column("requested_at", Instant, nullable=False),
     Column("completed_at", Instant, nullable=True),
     Column("traceparent", String(64), nullable=True),
-    Column("lease_owner", String(128), nullable=True),
-    Column("lease_until", Instant, nullable=True),
+    # What a person has ordered: `held` or `cancelled`.
+    Column("ordered", String(16), nullable=True),
+    Column("ordered_by", Text, nullable=True),
+    Column("ordered_at", Instant, nullable=True),
     UniqueConstraint("tenant", "study_instance_uid", "destination", name="deliveries_business_key"),
     Index("deliveries_due", "destination", "state", "lane", "next_attempt_at"),
     Index("deliveries_listed", "requested_at", "id"),
@@ -77,8 +79,11 @@ items = Table(
     # Of several contents of one instance the one that was received last is current; the others are not sent any more.
     Column("received_at", Instant, nullable=True),
     Column("current", Boolean, nullable=False, server_default=true()),
+    # The worker that has it in hand. It is free again when the worker is not alive any more.
+    Column("leased_by", String(128), nullable=True),
     UniqueConstraint("delivery_id", "sop_instance_uid", "content_hash", "transform", name="items_business_key"),
     Index("items_due", "delivery_id", "state", "next_attempt_at"),
+    Index("items_leased", "leased_by"),
 )
 
 destinations = Table(
@@ -90,4 +95,33 @@ destinations = Table(
     Column("problem", Text, nullable=True),
     Column("reached_at", Instant, nullable=True),
     Column("failed_at", Instant, nullable=True),
+    Column("paused_by", Text, nullable=True),
+    Column("paused_at", Instant, nullable=True),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("alive_until", Instant, nullable=False),
+)
+
+#: How many associations each worker has, or is about to have, with each destination.
+places = Table(
+    "places",
+    metadata,
+    Column("destination", String(63), primary_key=True),
+    Column("worker", String(128), primary_key=True),
+    Column("number", Integer, nullable=False),
+)
+
+#: What a destination answered when a presentation context was proposed to it the last time.
+contexts = Table(
+    "contexts",
+    metadata,
+    Column("destination", String(63), primary_key=True),
+    Column("sop_class_uid", String(64), primary_key=True),
+    Column("transfer_syntax_uid", String(64), primary_key=True),
+    Column("accepted", Boolean, nullable=False),
+    Column("seen_at", Instant, nullable=False),
 )

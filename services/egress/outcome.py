@@ -20,6 +20,9 @@ class Verdict(StrEnum):
     DAMAGED = "damaged"  # what we hold is not what arrived: people at once, never sent
 
 
+#: The receiver has it.
+ARRIVED = (Verdict.SENT, Verdict.WARNING)
+
 #: Fixed words of `InstanceFailure.status` where there is no DICOM status.
 NO_CONTEXT = "no-context"
 NO_ANSWER = "no-answer"

@@ -1,12 +1,18 @@
 """One instance on its way, and its dataset: read, and checked against the hash under which it was taken in."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
+from datetime import datetime
 from typing import BinaryIO, Protocol
 
 from libs.dicom import part10
 from libs.storage.objects import ObjectMissingError
+
+#: An object up to this length is checked before its first byte leaves.
+WHOLE = 4 << 20
+_PIECE = 1 << 20
+_HEAD = 4096
 
 
 class Readable(Protocol):
@@ -29,6 +35,10 @@ class Parcel:
     ----------
     item
         Identifier of the delivery's item.
+    delivery_id
+        Of which delivery it is.
+    rank
+        Its place in the queue: number of the lane, time of the first request, tries so far.
     sop_class_uid, sop_instance_uid, transfer_syntax_uid
         As in the C-STORE request and its presentation context.
     content_hash
@@ -37,39 +47,77 @@ class Parcel:
         Key of the Part 10 object.
     size
         Length of the Part 10 object in bytes.
+    fresh
+        Whether it was taken in so lately that its hash need not be computed again: nothing but its length is checked.
     """
 
     item: int
+    delivery_id: str
+    rank: tuple[int, datetime, int]
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
     content_hash: str
     object_key: str
     size: int
+    fresh: bool = False
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """SOP class and transfer syntax: what a presentation context has to be accepted for."""
+        return self.sop_class_uid, self.transfer_syntax_uid
 
 
-def dataset(parcel: Parcel, objects: Readable) -> bytes:
-    """Read the bytes of the dataset, without preamble and file meta information.
+def dataset(parcel: Parcel, objects: Readable) -> Iterator[bytes | memoryview]:
+    """Read the bytes of the dataset, without preamble and file meta information, a piece at a time.
+
+    What is raised instead of the end says that all pieces together are not the dataset.
 
     Raises
     ------
     DamagedError
-        The object is missing, is no Part 10 file, has another transfer syntax, or its content has another hash.
+        The object is missing, is no Part 10 file, or its content has another hash. Of an object up to `WHOLE` bytes
+        before the first piece.
     StoreUnavailableError
         The object store can't be read now.
     """
     try:
-        with objects.open(parcel.object_key) as file:
-            content = file.read()
+        file = objects.open(parcel.object_key)
     except ObjectMissingError as error:
         raise DamagedError("The instance is missing in the object store; restore it, then try again.") from error
-    try:
-        meta, offset = part10.decode(BytesIO(content))
-    except part10.NotPart10Error as error:
-        raise DamagedError("The instance in the object store is no Part 10 file any more; restore it.") from error
-    body = content[offset:]
-    if hashlib.sha256(body).hexdigest() != parcel.content_hash:
+    with file:
+        whole = parcel.size <= WHOLE
+        head = file.read() if whole else file.read(_HEAD)
+        try:
+            offset = part10.dataset_offset(head)
+        except part10.NotPart10Error as error:
+            raise DamagedError("The instance in the object store is no Part 10 file any more; restore it.") from error
+        if whole:
+            body = memoryview(head)[offset:]
+            if parcel.fresh:
+                _check_length(parcel, len(head))
+            else:
+                _check(parcel, hashlib.sha256(body).hexdigest())
+            yield body
+            return
+        yield from _pieces(parcel, file, head[offset:])
+
+
+def _pieces(parcel: Parcel, file: BinaryIO, first: bytes) -> Iterator[bytes]:
+    digest = hashlib.sha256(first)
+    piece = first
+    while piece:
+        yield piece
+        piece = file.read(_PIECE)
+        digest.update(piece)
+    _check(parcel, digest.hexdigest())
+
+
+def _check_length(parcel: Parcel, found: int) -> None:
+    if found != parcel.size:
+        raise DamagedError("The instance in the object store has another length than when it was taken in; restore it.")
+
+
+def _check(parcel: Parcel, found: str) -> None:
+    if found != parcel.content_hash:
         raise DamagedError("The instance in the object store is not what was taken in (its hash differs); restore it.")
-    if meta.transfer_syntax_uid != parcel.transfer_syntax_uid:
-        raise DamagedError("The instance in the object store says another transfer syntax than when it was taken in.")
-    return body

@@ -1,19 +1,30 @@
 """How a destination of the network definition is reached, or why it can't be."""
 
-from dataclasses import dataclass
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from contracts.definition import Definition
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where to call, and as whom."""
+    """Where to call, and as whom.
+
+    Attributes
+    ----------
+    associations
+        At a time, of all replicas together.
+    tls
+        Gives the context of a new connection; none without TLS. Not compared: it is made anew with its files.
+    """
 
     host: str
     port: int
     called_aet: str
     calling_aet: str
     associations: int
+    tls: Callable[[], ssl.SSLContext] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

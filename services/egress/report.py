@@ -7,10 +7,9 @@ from typing import Any
 from sqlalchemy import Row
 
 from contracts.delivery import DeliveryAttempted, DeliveryCompleted, DeliveryFailed, InstanceFailure
-from services.egress.claim import Claim, Progress
+from services.egress.claim import Stretch
 from services.egress.delivery import Closing, Tally
-from services.egress.outcome import Verdict
-from services.egress.scu import Ending
+from services.egress.outcome import ARRIVED, Verdict
 
 #: How many of the instances that failed an event names.
 FAILURES_TOLD = 20
@@ -47,24 +46,24 @@ def failed(delivery: Row[Any], failures: Sequence[Row[Any]], tally: Tally) -> De
 
 
 def attempted(
-    claim: Claim, progress: Progress, ending: Ending, now: datetime, next_attempt_at: datetime | None
+    stretch: Stretch, problem: str | None, now: datetime, next_attempt_at: datetime | None
 ) -> DeliveryAttempted:
-    """Tell how an association ended."""
-    parcels = {parcel.item: parcel for parcel in claim.parcels}
-    arrived = [o for o in progress.outcomes if o.verdict in (Verdict.SENT, Verdict.WARNING)]
-    failures = [o for o in progress.outcomes if o.verdict not in (Verdict.SENT, Verdict.WARNING)]
+    """Tell how an attempt ended."""
+    parcels = stretch.parcels
+    arrived = [o for o in stretch.outcomes if o.verdict in ARRIVED]
+    failures = [o for o in stretch.outcomes if o.verdict not in ARRIVED]
     return DeliveryAttempted(
-        delivery_id=claim.delivery_id,
-        study_instance_uid=claim.study_instance_uid,
-        destination=claim.destination,
-        attempt=claim.attempt,
+        delivery_id=stretch.delivery_id,
+        study_instance_uid=stretch.study_instance_uid,
+        destination=stretch.destination,
+        attempt=stretch.attempt,
         sent_count=len(arrived),
-        failed_count=len(claim.parcels) - len(arrived),
-        warning_count=progress.count(Verdict.WARNING),
+        failed_count=len(parcels) - len(arrived),
+        warning_count=stretch.count(Verdict.WARNING),
         bytes_sent=sum(parcels[o.item].size for o in arrived),
-        started_at=claim.started_at,
+        started_at=stretch.started_at,
         ended_at=now,
-        problem=ending.problem,
+        problem=problem,
         failures=tuple(
             InstanceFailure(sop_instance_uid=parcels[o.item].sop_instance_uid, status=o.status, reason=o.reason)
             for o in failures[:FAILURES_TOLD]

@@ -1,22 +1,24 @@
-"""All SQL of egress. Every function works in the caller's transaction."""
+"""Deliveries and their items: what changes them. Every function works in the caller's transaction."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import Row, Table, and_, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.delivery import DeliveryItem
 from contracts.manifest import set_hash
-from services.egress.backoff import Circuit
 from services.egress.delivery import Closing, Request, State, Tally
-from services.egress.models import deliveries, destinations, items
+from services.egress.models import deliveries, destinations, items, workers
 from services.egress.outcome import Outcome, Standing
 
 UNFINISHED: tuple[State, ...] = ("open", "waiting", "held")
-_SENDABLE = and_(items.c.state == "pending", items.c.transform == "", items.c.current)
+#: Items that can be sent as they are kept.
+SENDABLE = and_(items.c.state == "pending", items.c.transform == "", items.c.current)
+#: Deliveries that may be sent when they are due.
+TURN = deliveries.c.state.in_(("open", "waiting"))
 _IDENTITY = ("delivery_id", "sop_instance_uid", "content_hash", "transform")
 
 
@@ -59,7 +61,7 @@ async def add_items(
     ]
     if not rows:
         return
-    insertion = _dialect(tx)(items)
+    insertion = insert_of(tx)(items)
     due = {"state": "pending", "refusals": 0, "next_attempt_at": now}
     taken = {name: insertion.excluded[name] for name in ("object_key", "size", "received_at")}
     # The same request again has the same time. A later one: another content was current, and this one is once more.
@@ -107,8 +109,8 @@ async def tally(tx: AsyncSession, delivery_id: str) -> Tally:
     counts = await tx.execute(
         select(
             func.count(items.c.sop_instance_uid.distinct()),
-            func.count().filter(_SENDABLE),
-            func.min(items.c.next_attempt_at).filter(_SENDABLE),
+            func.count().filter(SENDABLE),
+            func.min(items.c.next_attempt_at).filter(and_(SENDABLE, items.c.leased_by.is_(None))),
             func.count().filter(and_(pending, items.c.transform != "")),
             func.count().filter(sent),
             func.count().filter(items.c.state == "failed"),
@@ -129,68 +131,9 @@ async def set_hash_of(tx: AsyncSession, delivery_id: str) -> str:
     return set_hash((row.sop_instance_uid, row.content_hash) for row in found)
 
 
-async def lock_circuit(tx: AsyncSession, key: str, *, wait: bool) -> Circuit | None:
-    """Read what is known of a destination and keep others from changing it until the transaction ends.
-
-    Whoever locks a destination and deliveries locks the destination first, so that two never wait for each other.
-    Without `wait` it gives None while another transaction has the destination.
-    """
-    await _insert_new(tx, destinations, [{"key": key}])
-    columns = (destinations.c.failures, destinations.c.retry_at, destinations.c.problem)
-    found = await tx.execute(select(*columns).where(destinations.c.key == key).with_for_update(skip_locked=not wait))
-    row = found.one_or_none()
-    return None if row is None else Circuit(*row)
-
-
-async def circuits(tx: AsyncSession) -> dict[str, Circuit]:
-    """Read what is known of every destination."""
-    found = await tx.execute(
-        select(destinations.c.key, destinations.c.failures, destinations.c.retry_at, destinations.c.problem)
-    )
-    return {key: Circuit(failures, retry_at, problem) for key, failures, retry_at, problem in found}
-
-
-async def reached(tx: AsyncSession, key: str, now: datetime) -> None:
-    """Close a destination's circuit; its deliveries wait for nothing but their turn."""
-    await tx.execute(
-        update(destinations)
-        .where(destinations.c.key == key)
-        .values(failures=0, retry_at=None, problem=None, reached_at=now)
-    )
-    await tx.execute(
-        update(deliveries)
-        .where(deliveries.c.destination == key, deliveries.c.state == "waiting", deliveries.c.next_attempt_at <= now)
-        .values(state="open", reason=None)
-    )
-
-
-async def not_reached(tx: AsyncSession, key: str, circuit: Circuit, now: datetime) -> None:
-    """Record a failure of a destination; what was about to go there is shown as waiting, and why."""
-    await tx.execute(
-        update(destinations)
-        .where(destinations.c.key == key)
-        .values(failures=circuit.failures, retry_at=circuit.retry_at, problem=circuit.problem, failed_at=now)
-    )
-    await tx.execute(
-        update(deliveries)
-        .where(deliveries.c.destination == key, deliveries.c.state == "open", deliveries.c.next_attempt_at.is_not(None))
-        .values(state="waiting", reason=circuit.problem)
-    )
-
-
-async def probe_now(tx: AsyncSession, now: datetime, key: str | None = None) -> None:
-    """Let destinations that could not be reached be tried at once: all, or one."""
-    which = destinations.c.failures > 0
-    await tx.execute(
-        update(destinations)
-        .where(which if key is None else and_(which, destinations.c.key == key))
-        .values(retry_at=now)
-    )
-
-
 async def furthest(tx: AsyncSession) -> datetime | None:
-    """Give the time furthest ahead that anything waits for, or is leased until."""
-    columns = (deliveries.c.next_attempt_at, deliveries.c.lease_until, destinations.c.retry_at)
+    """Give the time furthest ahead that anything waits for, or until which a worker counts as alive."""
+    columns = (deliveries.c.next_attempt_at, workers.c.alive_until, destinations.c.retry_at)
     found = [(await tx.execute(select(func.max(column)))).scalar_one() for column in columns]
     return max((time for time in found if time is not None), default=None)
 
@@ -200,75 +143,30 @@ async def follow_clock(tx: AsyncSession, now: datetime, latest: datetime) -> Non
     for table, column in (
         (destinations, destinations.c.retry_at),
         (deliveries, deliveries.c.next_attempt_at),
-        (deliveries, deliveries.c.lease_until),
+        (workers, workers.c.alive_until),
         (items, items.c.next_attempt_at),
     ):
         await tx.execute(update(table).where(column > latest).values({column.name: now}))
 
 
-async def active_leases(tx: AsyncSession, key: str, now: datetime) -> int:
-    """Count the associations to a destination that replicas hold now."""
-    found = await tx.execute(
-        select(func.count()).where(deliveries.c.destination == key, deliveries.c.lease_until > now)
-    )
-    return found.scalar_one()
-
-
-async def next_delivery(tx: AsyncSession, key: str, now: datetime) -> Row[Any] | None:
-    """Lock the delivery whose turn it is at a destination: the most urgent lane, and in it the oldest."""
-    found = await tx.execute(
-        select(deliveries)
-        .where(deliveries.c.destination == key, _turn(now), deliveries.c.next_attempt_at <= now)
-        .order_by(deliveries.c.lane, deliveries.c.requested_at, deliveries.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    return found.one_or_none()
-
-
-async def due_items(tx: AsyncSession, delivery_id: str, now: datetime, limit: int) -> Sequence[Row[Any]]:
-    """Read the items that are due; those that were never tried first, so that one bad instance is in nobody's way."""
-    found = await tx.execute(
-        select(items)
-        .where(items.c.delivery_id == delivery_id, _SENDABLE, items.c.next_attempt_at <= now)
-        .order_by(items.c.attempts, items.c.id)
-        .limit(limit)
-    )
-    return found.all()
-
-
-async def due_destinations(tx: AsyncSession, now: datetime) -> dict[str, datetime]:
-    """Tell for each destination with work that is not leased when the first of it is due."""
+async def due_destinations(tx: AsyncSession) -> dict[str, datetime]:
+    """Tell for each destination with instances that nobody has in hand when the first of them is due."""
     found = await tx.execute(
         select(deliveries.c.destination, func.min(deliveries.c.next_attempt_at))
-        .where(_turn(now), deliveries.c.next_attempt_at.is_not(None))
+        .where(TURN, deliveries.c.next_attempt_at.is_not(None))
         .group_by(deliveries.c.destination)
     )
     return {row[0]: row[1] for row in found}
 
 
-async def first_lease_end(tx: AsyncSession, now: datetime) -> datetime | None:
-    """Tell when the first lease runs out: a replica that crashed holds it till then."""
-    found = await tx.execute(select(func.min(deliveries.c.lease_until)).where(deliveries.c.lease_until > now))
-    end: datetime | None = found.scalar_one()
-    return end
-
-
-async def renew_lease(tx: AsyncSession, delivery_id: str, owner: str, until: datetime) -> bool:
-    """Keep a delivery for longer; False if it belongs to another by now."""
-    result: Any = await tx.execute(
-        update(deliveries)
-        .where(deliveries.c.id == delivery_id, deliveries.c.lease_owner == owner)
-        .values(lease_until=until)
+async def urgent_destinations(tx: AsyncSession, now: datetime) -> dict[str, int]:
+    """Tell for each destination with instances that are due and in nobody's hand the most urgent lane of them."""
+    found = await tx.execute(
+        select(deliveries.c.destination, func.min(deliveries.c.lane))
+        .where(TURN, deliveries.c.next_attempt_at <= now)
+        .group_by(deliveries.c.destination)
     )
-    return bool(result.rowcount)
-
-
-async def drop_leases(tx: AsyncSession) -> None:
-    """Free every delivery. Only for a process that knows that it is alone."""
-    await tx.execute(
-        update(deliveries).where(deliveries.c.lease_until.is_not(None)).values(lease_owner=None, lease_until=None)
-    )
+    return {row[0]: row[1] for row in found}
 
 
 async def standings(tx: AsyncSession, ids: Iterable[int]) -> dict[int, tuple[Standing, str | None]]:
@@ -308,6 +206,7 @@ async def record(tx: AsyncSession, outcomes: Iterable[tuple[Outcome, Standing]],
                 refusals=bindparam("new_refusals"),
                 next_attempt_at=bindparam("due"),
                 sent_at=bindparam("sent"),
+                leased_by=None,
             ),
             rows,
         )
@@ -340,7 +239,7 @@ async def unfinished_destinations(tx: AsyncSession) -> list[str]:
     return list(found.scalars())
 
 
-async def hold(tx: AsyncSession, key: str, reason: str, now: datetime) -> None:
+async def hold(tx: AsyncSession, key: str, reason: str) -> None:
     """Hold what is to go to a destination, but for what is under way."""
     await tx.execute(
         update(deliveries)
@@ -348,7 +247,6 @@ async def hold(tx: AsyncSession, key: str, reason: str, now: datetime) -> None:
             deliveries.c.destination == key,
             deliveries.c.state.in_(UNFINISHED),
             deliveries.c.next_attempt_at.is_not(None),
-            _free(now),
         )
         .values(state="held", reason=reason)
     )
@@ -383,78 +281,17 @@ async def held_sent(tx: AsyncSession, key: str, after: str, limit: int) -> list[
     return list(found.scalars())
 
 
-async def count_by_state(tx: AsyncSession) -> dict[str, int]:
-    """Count deliveries by state."""
-    found = await tx.execute(select(deliveries.c.state, func.count()).group_by(deliveries.c.state))
-    return {row[0]: row[1] for row in found}
-
-
-async def destinations_of(tx: AsyncSession, condition: ColumnElement[bool]) -> set[str]:
-    """Name the destinations of deliveries."""
-    return set((await tx.execute(select(deliveries.c.destination).where(condition).distinct())).scalars())
-
-
-async def backlog(tx: AsyncSession, condition: ColumnElement[bool] | None = None) -> dict[str, tuple[int, datetime]]:
-    """Give for each destination how many deliveries still have something to send, and the time of the oldest."""
-    unsent: list[ColumnElement[bool]] = [deliveries.c.state.in_(UNFINISHED)]
-    if condition is not None:
-        unsent.append(condition)
-    found = await tx.execute(
-        select(deliveries.c.destination, func.count(), func.min(deliveries.c.requested_at))
-        .where(*unsent, or_(deliveries.c.next_attempt_at.is_not(None), deliveries.c.state == "held"))
-        .group_by(deliveries.c.destination)
-    )
-    return {key: (count, oldest) for key, count, oldest in found}
-
-
-async def list_deliveries(
-    tx: AsyncSession, conditions: Sequence[ColumnElement[bool]], before: tuple[datetime, str] | None, limit: int
-) -> Sequence[Row[Any]]:
-    """Read deliveries, the youngest first, from a place in the list on."""
-    query = select(deliveries).where(*conditions)
-    if before is not None:
-        at, delivery = before
-        query = query.where(
-            or_(
-                deliveries.c.requested_at < at,
-                and_(deliveries.c.requested_at == at, deliveries.c.id < delivery),
-            )
-        )
-    found = await tx.execute(query.order_by(deliveries.c.requested_at.desc(), deliveries.c.id.desc()).limit(limit))
-    return found.all()
-
-
-async def list_items(tx: AsyncSession, delivery_id: str, after: int, limit: int) -> Sequence[Row[Any]]:
-    """Read the items of a delivery in the order in which they came."""
-    found = await tx.execute(
-        select(items).where(items.c.delivery_id == delivery_id, items.c.id > after).order_by(items.c.id).limit(limit)
-    )
-    return found.all()
-
-
-async def list_destinations(tx: AsyncSession) -> dict[str, Row[Any]]:
-    """Read what is known of every destination that was ever called."""
-    return {row.key: row for row in await tx.execute(select(destinations))}
-
-
 def request_of(row: Row[Any]) -> Request:
     """Give what the requests so far say of a delivery."""
     closing = None if row.study_version is None else Closing(row.study_version, row.expected_count, row.expected_hash)
     return Request(row.lane, (row.requested_at, row.source_node), row.network_version, closing)
 
 
-def _free(now: datetime) -> ColumnElement[bool]:
-    return or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until <= now)
-
-
-def _turn(now: datetime) -> ColumnElement[bool]:
-    return and_(deliveries.c.state.in_(("open", "waiting")), _free(now))
-
-
 async def _insert_new(tx: AsyncSession, table: Table, rows: list[dict[str, Any]]) -> None:
     """Insert rows whose unique keys are not there yet."""
-    await tx.execute(_dialect(tx)(table).on_conflict_do_nothing(), rows)
+    await tx.execute(insert_of(tx)(table).on_conflict_do_nothing(), rows)
 
 
-def _dialect(tx: AsyncSession) -> Any:
+def insert_of(tx: AsyncSession) -> Any:
+    """Give the INSERT of the database in use, which knows what to do with a row that is there already."""
     return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}.get(tx.get_bind().dialect.name, insert)

@@ -1,20 +1,19 @@
-"""The edge to C-STORE and C-ECHO service class providers: one association, on pynetdicom, in the caller's thread."""
+"""The edge to C-STORE and C-ECHO service class providers: one association in the caller's thread. PS3.4 annex B."""
 
 import socket
+import ssl
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from io import BytesIO
-from math import ceil
-from typing import Any, Literal
+from itertools import chain
+from typing import Final, Literal
 
-from pynetdicom import AE, evt
-from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.pdu_primitives import A_ASSOCIATE
-from pynetdicom.presentation import PresentationContext, build_context
-
+from libs.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from libs.dimse import command as commands
+from libs.dimse.connection import LostError, StoppedError, TimedOutError
+from libs.dimse.negotiation import Proposed, Request
+from libs.dimse.pdu import MalformedError, Reason, Rejection
+from libs.dimse.requestor import AbortedError, Association, Message, Patience, RejectedError, ReleasedError
 from libs.storage.objects import StoreUnavailableError
 from services.egress.outcome import (
     NO_ANSWER,
@@ -26,22 +25,25 @@ from services.egress.outcome import (
     Verdict,
     of_status,
 )
-from services.egress.parcel import DamagedError, Parcel, Readable, dataset
+from services.egress.parcel import WHOLE, DamagedError, Parcel, Readable, dataset
 from services.egress.reach import Target
+from services.egress.shelf import Shelf
 
 #: PS3.8 section 9.3.2.2: presentation context identifiers are the odd numbers from 1 to 255.
-MAX_CONTEXTS = 128
+MAX_CONTEXTS: Final = 128
 #: A receiver that has no room says so for every instance: after so many in a row it is left alone for a while.
-BUSY_ANSWERS = 3
-#: PS3.4 annex A.
-_VERIFICATION = "1.2.840.10008.1.1"
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-#: State of the association in which data flows, PS3.8 section 9.2.
-_DATA_TRANSFER = "Sta6"
-#: A wait for a response is cut into slices of so many seconds, to see between them whether bytes still leave.
-_SLICE = 1.0
-#: How many slices an instance that is under way gets when the process is to stop.
-_GRACE_SLICES = 5
+BUSY_ANSWERS: Final = 3
+#: Operations that may be under way at once, where the receiver grants it: PS3.7 annex D.3.3.3.
+WINDOW: Final = 8
+#: Longest P-DATA-TF that we take: answers are short.
+_MAX_PDU: Final = 1 << 16
+_VERIFICATION: Final = "1.2.840.10008.1.1"
+_IMPLICIT: Final = "1.2.840.10008.1.2"
+_DEFLATED: Final = "1.2.840.10008.1.2.1.99"
+_LAST_MESSAGE_ID: Final = 65_535
+_OVER: Final = (LostError, TimedOutError, AbortedError, ReleasedError, MalformedError)
+#: What is not sent yet may fill so many bytes of the kernel: what is more urgent need not wait behind megabytes.
+_UNSENT: Final = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Ending:
     Attributes
     ----------
     kind
-        `finished`: every instance had its turn; `unreachable`: it never came about, or broke; `busy`: the receiver is
+        `finished`: nothing was left to send; `unreachable`: it never came about, or broke; `busy`: the receiver is
         out of resources; `store-away`: our own object store can't be read; `stopped`: we were asked to stop.
     problem
         What went wrong, as a sentence; none if `finished`.
@@ -73,170 +75,241 @@ class Ending:
 
 _STOPPED = Ending("stopped", "this process was asked to stop")
 
+Tell = Callable[[Parcel, Outcome], None]
+Learned = Callable[[Mapping[tuple[str, str], bool]], None]
 
-class _LostError(Exception):
-    """The association is gone; the text is a sentence for people."""
+
+class _EndError(Exception):
+    """The association is to end as it says."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.problem or "")
+        self.ending = ending
+
+
+class Call:
+    """One association with a destination: what is on its shelf is sent, until nothing more comes.
+
+    Each instance's outcome is told as soon as it is known. What was under way when the association broke is told
+    `later`; what was not begun stays on the shelf.
+
+    Parameters
+    ----------
+    target
+        Whom to call.
+    shelf
+        What is to be sent. Taken one after the other: what comes on it meanwhile and is more urgent goes first.
+    objects
+        Where the instances are.
+    timeouts
+        How long silence is borne.
+    tell
+        Called in the thread of `run` with each outcome.
+    accepted
+        What the destination is known to accept, and not to: pairs of SOP class and transfer syntax.
+    learned
+        Called with what it answered this time.
+    linger
+        How long an association is kept when nothing is to be sent, in seconds.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        shelf: Shelf,
+        objects: Readable,
+        timeouts: Timeouts,
+        tell: Tell,
+        *,
+        accepted: Mapping[tuple[str, str], bool] | None = None,
+        learned: Learned = lambda _answers: None,
+        linger: float = 0.0,
+    ) -> None:
+        self._target = target
+        self._shelf = shelf
+        self._objects = objects
+        self._timeouts = timeouts
+        self._tell = tell
+        self._accepted = accepted or {}
+        self._learned = learned
+        self._linger = linger
+        self._stop = threading.Event()
+        self._association: Association | None = None
+        self._proposed: set[tuple[str, str]] = set()
+        self._under_way: dict[int, Parcel] = {}
+        self._ahead: tuple[Parcel, list[bytes | memoryview]] | None = None
+        self._message_id = 0
+        self._busy = 0
+
+    def stop(self) -> None:
+        """End the association after what is under way; from any thread."""
+        self._stop.set()
+
+    def abort(self) -> None:
+        """End the association now; from any thread."""
+        self._stop.set()
+        association = self._association
+        if association is not None:
+            association.stop()
+
+    def run(self) -> Ending:
+        """Call, send, and take leave."""
+        pairs = self._wanted()
+        try:
+            association = connect(self._target, _contexts(pairs), self._timeouts, self._known)
+        except _EndError as end:
+            return _STOPPED if self._stop.is_set() else end.ending
+        self._proposed = set(pairs)
+        self._learned({pair: pair in association.contexts for pair in pairs})
+        try:
+            ending = self._send_all(association)
+        except _EndError as end:
+            self._drop(association, None)
+            return end.ending
+        except _OVER as error:
+            return self._broken(association, error)
+        except StoppedError as error:
+            self._drop(association, f"No answer: {error}.")
+            return _STOPPED
+        except BaseException:
+            association.abort()
+            raise
+        association.release()
+        return ending
+
+    def _known(self, association: Association) -> None:
+        self._association = association
+        if self._stop.is_set():
+            association.stop()
+
+    def _wanted(self) -> list[tuple[str, str]]:
+        """Name what to propose: what is needed, and what was accepted before, in case it is needed next."""
+        needed = self._shelf.pairs()
+        known = [pair for pair, accepted in self._accepted.items() if accepted]
+        return list(dict.fromkeys((*needed, *known)))[:MAX_CONTEXTS]
+
+    def _send_all(self, association: Association) -> Ending:
+        window = min(association.window or WINDOW, WINDOW)
+        while True:
+            while len(self._under_way) < window and not self._stop.is_set():
+                parcel = self._shelf.take(0 if self._under_way else self._linger, self._can_go)
+                if parcel is None:
+                    break
+                self._begin(association, parcel)
+            if not self._under_way:
+                return _STOPPED if self._stop.is_set() else Ending("finished")
+            self._look_ahead(association)
+            self._hear(association.receive())
+
+    def _can_go(self, parcel: Parcel) -> bool:
+        # What needs a presentation context that was not proposed ends this association, and begins the next.
+        return parcel.pair in self._proposed
+
+    def _begin(self, association: Association, parcel: Parcel) -> None:
+        context_id = association.contexts.get(parcel.pair)
+        if context_id is None:
+            self._tell(parcel, _no_context(parcel))
+            return
+        self._message_id = self._message_id % _LAST_MESSAGE_ID + 1
+        try:
+            request = commands.store_request(self._message_id, parcel.sop_class_uid, parcel.sop_instance_uid)
+        except ValueError:
+            self._tell(parcel, _unsendable(parcel, "Its UIDs can't be put into a C-STORE request."))
+            return
+        try:
+            pieces = self._ready(parcel)
+        except StoreUnavailableError as error:
+            self._shelf.put([parcel])
+            raise _EndError(Ending("store-away", str(error))) from error
+        except (DamagedError, _UnsendableError) as error:
+            self._tell(parcel, _unfit(parcel, error))
+            return
+        self._under_way[self._message_id] = parcel
+        try:
+            association.send(context_id, request, pieces)
+        except (DamagedError, _UnsendableError, StoreUnavailableError) as error:
+            # Part of it has left: only an abort keeps the receiver from taking it for the whole.
+            del self._under_way[self._message_id]
+            if isinstance(error, StoreUnavailableError):
+                self._shelf.put([parcel])
+                raise _EndError(Ending("store-away", str(error))) from error
+            self._tell(parcel, _unfit(parcel, error))
+            raise _EndError(Ending("stopped", "an object turned out to be unfit while it was sent")) from error
+
+    def _ready(self, parcel: Parcel) -> Iterator[bytes | memoryview]:
+        """Give the pieces of a dataset, of a small one when it has been checked."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] is parcel:
+            return iter(ahead[1])
+        pieces = _even(parcel, dataset(parcel, self._objects))
+        if parcel.size <= WHOLE:
+            return iter(list(pieces))
+        # What is missing, or can't be read at all, is found out before anything has left.
+        return chain([next(pieces)], pieces)
+
+    def _look_ahead(self, association: Association) -> None:
+        """Read and check what comes next while the receiver is at work on what it has."""
+        following = self._shelf.next()
+        if (
+            following is None
+            or following.size > WHOLE
+            or following.pair not in association.contexts
+            or (self._ahead is not None and self._ahead[0] is following)
+        ):
+            return
+        try:
+            self._ahead = following, list(_even(following, dataset(following, self._objects)))
+        except (DamagedError, _UnsendableError, StoreUnavailableError):
+            self._ahead = None  # it is found out again, and told, when its turn has come
+
+    def _hear(self, message: Message) -> None:
+        command = message.command
+        if command.field != commands.C_STORE_RQ | commands.RESPONSE:
+            raise MalformedError(Reason.UNEXPECTED_PARAMETER, "the receiver sent something that is no C-STORE response")
+        parcel = self._under_way.pop(command.responded_to, None)
+        if parcel is None:
+            raise MalformedError(Reason.UNEXPECTED_PARAMETER, "the receiver answered a request that was not made")
+        outcome = of_status(parcel.item, command.status)
+        self._tell(parcel, outcome)
+        self._busy = self._busy + 1 if outcome.verdict is Verdict.LATER else 0
+        if self._busy == BUSY_ANSWERS:
+            raise _EndError(Ending("busy", f"the receiver is out of resources (status {outcome.status})"))
+
+    def _broken(self, association: Association, error: Exception) -> Ending:
+        for message in association.come():
+            # Answers that were there before it broke are answers.
+            try:
+                self._hear(message)
+            except (MalformedError, _EndError):
+                break
+        problem = str(error)
+        self._drop(association, f"No answer: {problem}.")
+        return Ending("unreachable", problem)
+
+    def _drop(self, association: Association, reason: str | None) -> None:
+        association.abort()
+        for parcel in self._under_way.values():
+            said = reason or "No answer: the association was ended before it came."
+            self._tell(parcel, Outcome(parcel.item, Verdict.LATER, NO_ANSWER, said))
+        self._under_way.clear()
 
 
 class _UnsendableError(Exception):
     """No association can carry the instance; the text is a sentence for people."""
 
 
-class _StoppedError(Exception):
-    """The process is to stop and the receiver takes too long."""
-
-
-class Scu:
-    """Sends and tests, one association a call.
-
-    Parameters
-    ----------
-    objects
-        Where the instances are.
-    timeouts
-        How long silence is borne.
-    """
-
-    def __init__(self, objects: Readable, timeouts: Timeouts) -> None:
-        self._objects = objects
-        self._timeouts = timeouts
-
-    def send(
-        self, target: Target, parcels: Sequence[Parcel], tell: Callable[[Outcome], None], stop: threading.Event
-    ) -> Ending:
-        """Send instances in one association, each dataset byte for byte as it is kept.
-
-        Each instance's outcome is told as soon as it is known. One of which nothing is told stays as it was: it had no
-        turn. The one that was under way when the association broke is told `later`, so that others go first next time.
-
-        Parameters
-        ----------
-        target
-            Whom to call.
-        parcels
-            What to send. Those past 128 different pairs of SOP class and transfer syntax have no turn.
-        tell
-            Called in this thread with each outcome.
-        stop
-            Set to end the association after the instance that is under way.
-        """
-        pairs = list(dict.fromkeys((p.sop_class_uid, p.transfer_syntax_uid) for p in parcels))[:MAX_CONTEXTS]
-        contexts = [build_context(sop_class, [syntax]) for sop_class, syntax in pairs]
-        offered = [p for p in parcels if (p.sop_class_uid, p.transfer_syntax_uid) in set(pairs)]
-        try:
-            with _association(target, contexts, self._timeouts) as association:
-                return self._store(association, offered, tell, stop)
-        except _LostError as error:
-            return Ending("unreachable", str(error))
-        except _StoppedError:
-            return _STOPPED
-
-    def echo(self, target: Target) -> Ending:
-        """Ask for verification (PS3.4 annex A) in an association of its own."""
-        try:
-            with _association(target, [build_context(_VERIFICATION)], self._timeouts) as association:
-                if not association.accepted_contexts:
-                    return Ending("unreachable", "the receiver takes the association, but not C-ECHO")
-                status = association.send_c_echo().get("Status")
-        except _LostError as error:
-            return Ending("unreachable", str(error))
-        if status is None:
-            return Ending("unreachable", "the receiver takes the association but does not answer C-ECHO")
-        if status != SUCCESS:
-            return Ending("unreachable", f"the receiver answers C-ECHO with status {status:04X}")
-        return Ending("finished")
-
-    def _store(
-        self,
-        association: Association,
-        parcels: Sequence[Parcel],
-        tell: Callable[[Outcome], None],
-        stop: threading.Event,
-    ) -> Ending:
-        accepted = _accepted(association)
-        busy = 0
-        for number, parcel in enumerate(parcels, 1):
-            if stop.is_set():
-                return _STOPPED
-            context_id = accepted.get((parcel.sop_class_uid, parcel.transfer_syntax_uid))
-            if context_id is None:
-                tell(_no_context(parcel))
-                continue
-            try:
-                request = _request(parcel, dataset(parcel, self._objects), number)
-            except StoreUnavailableError as error:
-                return Ending("store-away", str(error))
-            except DamagedError as error:
-                tell(Outcome(parcel.item, Verdict.DAMAGED, OBJECT_DAMAGED, str(error)))
-                continue
-            except _UnsendableError as error:
-                tell(Outcome(parcel.item, Verdict.REFUSED, UNSENDABLE, str(error)))
-                continue
-            try:
-                status = _exchange(association, request, context_id, self._timeouts.response, stop)
-            except _LostError as error:
-                tell(Outcome(parcel.item, Verdict.LATER, NO_ANSWER, f"No answer: {error}."))
-                raise
-            outcome = of_status(parcel.item, status)
-            tell(outcome)
-            busy = busy + 1 if outcome.verdict is Verdict.LATER else 0
-            if busy == BUSY_ANSWERS:
-                return Ending("busy", f"the receiver is out of resources (status {outcome.status})")
-        return Ending("finished")
-
-
-def _request(parcel: Parcel, content: bytes, message_id: int) -> C_STORE:
-    """Build a C-STORE request, PS3.7 section 9.1.1. Raises _UnsendableError."""
-    if len(content) % 2:
-        # PS3.8 annex E allows only fragments of even length; receivers abort the whole association at an odd one.
-        if parcel.transfer_syntax_uid != _DEFLATED:
-            raise _UnsendableError("Its dataset has an odd length, which no association can carry (PS3.8 annex E).")
-        # PS3.5 section A.5 ends an odd deflated stream with a NULL; files in the field lack it.
-        content += b"\0"
-    request = C_STORE()
-    request.MessageID = message_id
-    request.Priority = 0
-    try:
-        request.AffectedSOPClassUID = parcel.sop_class_uid
-        request.AffectedSOPInstanceUID = parcel.sop_instance_uid
-    except ValueError as error:
-        raise _UnsendableError("Its UIDs can't be put into a C-STORE request.") from error
-    request.DataSet = BytesIO(content)
-    return request
-
-
-def _exchange(
-    association: Association, request: C_STORE, context_id: int, silence: float, stop: threading.Event
-) -> int:
-    """Send one request and wait for its status. Raises _LostError, _StoppedError.
-
-    Silence counts from when the last byte has left: a large object on a slow line takes as long as it takes, while a
-    receiver that takes no byte at all is found out by the socket's own timeout.
-    """
-    association.dimse.send_msg(request, context_id)
-    response = _await_response(association, silence, stop)
-    if not isinstance(response, C_STORE) or not response.is_valid_response or response.Status is None:
-        raise _LostError("the receiver answered with something that is no C-STORE response")
-    if response.MessageIDBeingRespondedTo != request.MessageID:
-        raise _LostError("the receiver answered a request that was not made")
-    return response.Status
-
-
-def _await_response(association: Association, silence: float, stop: threading.Event) -> object:
-    unsent = association.dul.to_provider_queue.queue
-    slices, left, grace = ceil(silence / _SLICE), len(unsent), _GRACE_SLICES
-    while slices and grace:
-        _, response = association.dimse.get_msg(block=True)
-        if response is not None:
-            return response
-        if association.dul.state_machine.current_state != _DATA_TRANSFER:
-            raise _LostError("the receiver ended the association, or the line broke")
-        slices = slices - 1 if len(unsent) == left else ceil(silence / _SLICE)
-        left = len(unsent)
-        grace -= stop.is_set()
-    if not grace:
-        raise _StoppedError
-    raise _LostError(f"the receiver was silent for {silence:g} s")
+def _even(parcel: Parcel, pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """See that the dataset has an even length. PS3.8 annex E allows no other; receivers abort at an odd one."""
+    count = 0
+    for piece in pieces:
+        count += len(piece)
+        yield piece
+    if count % 2 == 0:
+        return
+    if parcel.transfer_syntax_uid != _DEFLATED:
+        raise _UnsendableError("Its dataset has an odd length, which no association can carry (PS3.8 annex E).")
+    # PS3.5 section A.5 ends an odd deflated stream with a NULL; files in the field lack it.
+    yield b"\0"
 
 
 def _no_context(parcel: Parcel) -> Outcome:
@@ -248,84 +321,120 @@ def _no_context(parcel: Parcel) -> Outcome:
     )
 
 
-def _accepted(association: Association) -> dict[tuple[str, str], int]:
-    return {
-        (str(context.abstract_syntax), str(context.transfer_syntax[0])): context.context_id
-        for context in association.accepted_contexts
-        if context.context_id is not None
-    }
+def _unsendable(parcel: Parcel, reason: str) -> Outcome:
+    return Outcome(parcel.item, Verdict.REFUSED, UNSENDABLE, reason)
 
 
-@contextmanager
-def _association(target: Target, contexts: list[PresentationContext], timeouts: Timeouts) -> Iterator[Association]:
-    """Hold an association; it is released at the end, or aborted if the block raises. Raises _LostError."""
-    association = _associate(target, contexts, timeouts)
+def _unfit(parcel: Parcel, error: DamagedError | _UnsendableError) -> Outcome:
+    if isinstance(error, DamagedError):
+        return Outcome(parcel.item, Verdict.DAMAGED, OBJECT_DAMAGED, str(error))
+    return _unsendable(parcel, str(error))
+
+
+def echo(target: Target, timeouts: Timeouts) -> Ending:
+    """Ask for verification (PS3.4 annex A) in an association of its own."""
     try:
-        yield association
-    except BaseException:
-        _drop(association)
-        raise
-    if association.is_established:
+        association = connect(target, ((_VERIFICATION, _IMPLICIT),), timeouts)
+    except _EndError as end:
+        return end.ending
+    context_id = association.contexts.get((_VERIFICATION, _IMPLICIT))
+    if context_id is None:
         association.release()
-
-
-def _associate(target: Target, contexts: list[PresentationContext], timeouts: Timeouts) -> Association:
-    entity = AE(ae_title=target.calling_aet)
-    entity.connection_timeout = timeouts.connect
-    entity.acse_timeout = timeouts.acse
-    entity.dimse_timeout = min(_SLICE, timeouts.response)
-    entity.network_timeout = timeouts.network
+        return Ending("unreachable", "the receiver takes the association, but not C-ECHO")
     try:
-        addresses = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise _LostError(f"the name {target.host} is not known: {error.strerror}") from error
-    connected: list[bool] = []
+        association.send(context_id, commands.echo_request(1))
+        answer = association.receive().command
+    except (*_OVER, StoppedError) as error:
+        association.abort()
+        return Ending("unreachable", f"the receiver takes the association but does not answer C-ECHO: {error}")
+    association.release()
+    if answer.field != commands.C_ECHO_RQ | commands.RESPONSE or answer.status != SUCCESS:
+        return Ending("unreachable", f"the receiver answers C-ECHO with status {answer.status:04X}")
+    return Ending("finished")
 
-    def opened(event: evt.Event) -> None:
-        connected.append(True)
-        transport = event.assoc.dul.socket
-        connection = None if transport is None else transport.socket
-        if connection is None:
-            return
-        # Without it Nagle's algorithm and delayed acknowledgements cost 40 ms an instance.
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # pynetdicom leaves the socket blocking: a receiver that stops reading would hold this thread for ever.
-        connection.settimeout(timeouts.network)
 
-    def established(event: evt.Event) -> None:
-        # pynetdicom's reactor and this thread would both take responses from one queue. Its own way of pausing the
-        # reactor lets one more response through at times; here it is stopped before it starts, until the end.
-        event.assoc._reactor_checkpoint.clear()  # noqa: SLF001 - there is no public way
+def _contexts(pairs: "list[tuple[str, str]]") -> tuple[tuple[str, str], ...]:
+    # A receiver that is asked for nothing rejects: verification is in every one's power.
+    return tuple(pairs) or ((_VERIFICATION, _IMPLICIT),)
 
-    association = entity.associate(
-        str(addresses[0][4][0]),
-        target.port,
-        contexts=contexts,
-        ae_title=target.called_aet,
-        evt_handlers=[(evt.EVT_CONN_OPEN, opened), (evt.EVT_ESTABLISHED, established)],
-    )
-    if association.is_established:
-        return association
-    answer: Any = association.acceptor.primitive
-    if answer is not None and answer.result == 0 and not association.accepted_contexts:
-        return association
+
+def connect(
+    target: Target,
+    pairs: tuple[tuple[str, str], ...],
+    timeouts: Timeouts,
+    known: Callable[[Association], None] = lambda _association: None,
+) -> Association:
+    """Open an association that proposes each pair of abstract and transfer syntax. Raises _EndError.
+
+    `known` is called with it before anything is waited for: so that another thread can stop it.
+    """
     where = f"{target.called_aet} at {target.host}:{target.port}"
-    if not connected:
-        raise _LostError(f"nothing takes connections for {where} within {timeouts.connect:g} s, or it refuses them")
-    if answer is None:
-        # pynetdicom takes a receiver that rejects at once for one that can't be reached, and lets its answer lie.
-        left: Any = association.dul.receive_pdu()
-        answer = left if isinstance(left, A_ASSOCIATE) else None
-    if answer is not None and answer.result in (1, 2):
-        how = "permanently" if answer.result == 1 else "for now"
-        raise _LostError(f"{where} rejects the association {how}: {answer.reason_str}")
-    raise _LostError(f"{where} takes the connection but does not answer the association request, or aborts it")
+    patience = Patience(timeouts.acse, timeouts.response, timeouts.network)
+    association = Association(_connected(target, where, timeouts), patience)
+    known(association)
+    request = Request(
+        called_aet=target.called_aet,
+        calling_aet=target.calling_aet,
+        contexts=tuple(Proposed(2 * n + 1, pair[0], (pair[1],)) for n, pair in enumerate(pairs)),
+        max_pdu=_MAX_PDU,
+        implementation_class_uid=IMPLEMENTATION_CLASS_UID,
+        implementation_version=IMPLEMENTATION_VERSION_NAME,
+        window=(WINDOW, 1),
+    )
+    try:
+        association.ask(request)
+    except RejectedError as error:
+        raise _unreachable(f"{where} rejects the association {_rejection(error.rejection)}") from error
+    except (*_OVER, StoppedError) as error:
+        raise _unreachable(
+            f"{where} takes the connection but does not answer the association request, or aborts it: {error}"
+        ) from error
+    return association
 
 
-def _drop(association: Association) -> None:
-    """End an association without waiting for a receiver that may not answer."""
-    association.is_aborted = True
-    transport = association.dul.socket
-    if transport is not None and transport.socket is not None:
-        transport.close()
-    association.kill()
+def _unreachable(problem: str) -> _EndError:
+    return _EndError(Ending("unreachable", problem))
+
+
+def _connected(target: Target, where: str, timeouts: Timeouts) -> socket.socket:
+    try:
+        plain = socket.create_connection((target.host, target.port), timeouts.connect)
+    except socket.gaierror as error:
+        raise _unreachable(f"the name {target.host} is not known: {error.strerror}") from error
+    except OSError as error:
+        raise _unreachable(
+            f"nothing takes connections for {where} within {timeouts.connect:g} s, or it refuses them"
+        ) from error
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+    if target.tls is None:
+        return plain
+    try:
+        plain.settimeout(timeouts.acse)
+        return target.tls().wrap_socket(plain, server_hostname=target.host)
+    except ssl.SSLCertVerificationError as error:
+        plain.close()
+        raise _unreachable(f"the certificate of {where} is not good: {error.verify_message}") from error
+    except OSError as error:
+        plain.close()
+        said = error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
+        raise _unreachable(f"no TLS with {where}: {str(said).replace('_', ' ').lower()}") from error
+
+
+#: PS3.8 section 9.3.4, by source and reason.
+_REASONS: Final = {
+    (1, 1): "no reason given",
+    (1, 2): "it does not know the application context",
+    (1, 3): "it does not know our AE title",
+    (1, 7): "it does not have the AE title that we call",
+    (2, 1): "no reason given (ACSE)",
+    (2, 2): "another protocol version",
+    (3, 1): "it is congested",
+    (3, 2): "it has reached its limit of associations",
+}
+
+
+def _rejection(rejection: Rejection) -> str:
+    how = "permanently" if rejection.result == 1 else "for now"
+    why = _REASONS.get((rejection.source, rejection.reason), f"reason {rejection.reason} of source {rejection.source}")
+    return f"{how}: {why}"

@@ -1,31 +1,27 @@
-"""The loop that sends: looks who is due, starts associations, writes answers down, sleeps until the next is due."""
+"""The loop that sends: looks what is due where, has it dispatched, sleeps until something else is due."""
 
 import asyncio
-import threading
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from libs.clock import Clock
 from libs.messaging.listen import DATABASE_AWAY
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.telemetry import log
-from libs.telemetry.trace import link_to, study_context, tracer
-from services.egress import metric, repository
+from services.egress import calls, listing, metric, repository
 from services.egress.backoff import Circuit
-from services.egress.claim import Claim, Progress
-from services.egress.deliveries import WORK, Deliveries, LeaseLostError
-from services.egress.outcome import Outcome, Verdict
+from services.egress.deliveries import WORK, Deliveries
+from services.egress.dispatch import Dispatch
+from services.egress.parcel import Readable
 from services.egress.reach import Obstacle
-from services.egress.scu import Ending, Scu
+from services.egress.scu import Timeouts
 from services.egress.settings import EgressSettings
 
 _log = log.get(__name__)
-_tracer = tracer(__name__)
-#: The database is away, not wrong: what can be done is to try again.
-_AWAY = DATABASE_AWAY
+#: How long what is under way may take when the process is to stop, in seconds.
+_GRACE = 5.0
 
 
 class Sender:
@@ -41,29 +37,31 @@ class Sender:
         database: Database,
         network: NetworkView,
         *,
-        scu: Scu,
+        objects: Readable,
+        timeouts: Timeouts,
         settings: EgressSettings,
         clock: Clock,
     ) -> None:
         self._deliveries = deliveries
         self._database = database
-        self._scu = scu
+        self._objects = objects
+        self._timeouts = timeouts
         self._settings = settings
         self._clock = clock
-        self._running: Counter[str] = Counter()
-        #: Destinations that another replica had in hand when we looked, and when to look again.
-        self._resting: dict[str, datetime] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._begin()
+        self._dispatches: dict[str, Dispatch] = {}
+        self._network_changed = True
         self._wake = asyncio.Event()
         database.on_commit(lambda session: self._wake.set() if session.info.get(WORK) else None)
         network.on_change(lambda _snapshot: self._apply_soon())
 
     async def run(self) -> None:
         """Send until cancelled; then let each association finish the instance that is under way. May be run again."""
-        self._begin()
+        self._network_changed = True
+        self._pool = ThreadPoolExecutor(self._settings.associations, thread_name_prefix="egress")
+        staying = None
         try:
             await self._deliveries.adopt()
+            staying = asyncio.create_task(self._stay())
             while True:
                 self._wake.clear()
                 pause = await self._turn()
@@ -71,10 +69,23 @@ class Sender:
                     async with asyncio.timeout(pause):
                         await self._wake.wait()
         finally:
-            self._stop.set()
-            if self._tasks:
-                await asyncio.wait(self._tasks)
+            if staying is not None:
+                staying.cancel()
+            await asyncio.gather(*(dispatch.stop(_GRACE) for dispatch in self._dispatches.values()))
+            self._dispatches.clear()
             self._pool.shutdown(wait=False)
+
+    async def _stay(self) -> None:
+        """Say that this replica is alive, until cancelled; let go of everything when it was taken for dead."""
+        while True:
+            try:
+                if not await self._deliveries.stay():
+                    _log.error("this replica was taken for dead: what it had in hand is others' now")
+                    for dispatch in self._dispatches.values():
+                        dispatch.abandon()
+            except Exception:  # noqa: BLE001 - whoever stays silent is taken for dead: it is said again, and alarmed
+                _log.exception("this replica can't say that it is alive, trying again")
+            await asyncio.sleep(self._settings.lease / 4)
 
     async def follow_clock(self) -> None:
         """See once a minute that nothing waits for a clock that was put back; until cancelled."""
@@ -86,15 +97,9 @@ class Sender:
         """Show the figures, every 15 s until cancelled."""
         while True:
             async with self._database.reading() as tx:
-                states, backlog = await repository.count_by_state(tx), await repository.backlog(tx)
+                states, backlog = await listing.count_by_state(tx), await listing.backlog(tx)
             metric.show(states, backlog, self._clock())
             await asyncio.sleep(15)
-
-    def _begin(self) -> None:
-        # Both are used up when a run ends, and one that broke off is started again.
-        self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(self._settings.associations, thread_name_prefix="egress")
-        self._network_changed = True
 
     def _apply_soon(self) -> None:
         self._network_changed = True
@@ -107,7 +112,7 @@ class Sender:
                 self._network_changed = False
                 await self._deliveries.apply_network()
             return await self._start_due()
-        except _AWAY:
+        except DATABASE_AWAY:
             self._network_changed = True
             _log.exception("deliveries can't be read, trying again")
             return self._settings.poll
@@ -115,152 +120,44 @@ class Sender:
     async def _start_due(self) -> float | None:
         now = self._clock()
         async with self._database.reading() as tx:
-            due = await repository.due_destinations(tx, now)
-            circuits = await repository.circuits(tx)
-            lease_end = await repository.first_lease_end(tx, now)
-        later = [] if lease_end is None else [lease_end]
-        for key in sorted(due, key=lambda name: due[name]):
+            due = await repository.due_destinations(tx)
+            urgent = await repository.urgent_destinations(tx, now)
+            circuits = await calls.circuits(tx)
+        later: list[datetime] = []
+        room = self._settings.associations - sum(each.associations for each in self._dispatches.values())
+        for key in {*due, *self._dispatches}:
             circuit = circuits.get(key, Circuit())
-            rested = min(self._resting.get(key, now), now + timedelta(seconds=self._settings.poll))
-            at = max(due[key], circuit.retry_at or now, rested)
-            if at > now:
+            if key in due and (at := max(due[key], circuit.retry_at or now)) > now:
                 later.append(at)
-                continue
             target = self._deliveries.reach(key)
+            dispatch = self._dispatches.get(key)
             if isinstance(target, Obstacle):
+                if dispatch is not None:
+                    dispatch.give_back()
                 continue
-            if self._running[key] < circuit.allowance(now, target.associations):
-                self._start(key)
+            if dispatch is None:
+                if key not in urgent or not circuit.allowance(now, target.associations):
+                    continue
+                dispatch = self._dispatches[key] = self._dispatch(key)
+            room -= dispatch.turn(target, circuit, urgent.get(key), room, now)
+            if dispatch.idle:
+                del self._dispatches[key]
         if self._database.dialect == "postgresql":
-            later.append(now + timedelta(seconds=self._settings.poll))
+            return (
+                self._settings.poll
+                if not later
+                else min(self._settings.poll, max(0.0, (min(later) - now).total_seconds()))
+            )
         return max(0.0, (min(later) - now).total_seconds()) if later else None
 
-    def _start(self, destination: str) -> None:
-        if self._running.total() >= self._settings.associations:
-            return
-        self._running[destination] += 1
-        task = asyncio.create_task(self._work(destination))
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # Its lease runs out and the delivery is taken again; meanwhile people must hear of it.
-            _log.error("a delivery attempt broke off inside, it is taken again later", exc_info=error)
-
-    async def _work(self, destination: str) -> None:
-        # Unless something comes of it, it is not asked again at once: a defect must not turn into a busy loop.
-        self._resting[destination] = self._clock() + timedelta(seconds=self._settings.poll)
-        try:
-            claim = await self._deliveries.claim(destination)
-            if claim is None:
-                return
-            self._resting.pop(destination, None)
-            # There may be work for a further association.
-            self._wake.set()
-            await self._send(claim)
-        except _AWAY:
-            _log.exception("a delivery can't be taken, trying again", destination=destination)
-        finally:
-            self._running[destination] -= 1
-            self._wake.set()
-
-    async def _send(self, claim: Claim) -> None:
-        with _tracer.start_as_current_span(
-            "delivery attempt",
-            context=study_context(claim.tenant, claim.study_instance_uid),
-            links=link_to(claim.traceparent),
-            attributes={
-                "kivuko.destination": claim.destination,
-                "kivuko.attempt": claim.attempt,
-                "kivuko.instances": len(claim.parcels),
-            },
-        ) as span:
-            progress = Progress()
-            ending = await self._associate(claim, progress)
-            arrived = progress.count(Verdict.SENT, Verdict.WARNING)
-            span.set_attribute("kivuko.count", arrived)
-            span.set_attribute("kivuko.outcome", ending.kind)
-            said = _log.info if ending.kind in ("finished", "stopped") else _log.warning
-            said(
-                "association ended",
-                delivery=claim.delivery_id,
-                destination=claim.destination,
-                attempt=claim.attempt,
-                expected=len(claim.parcels),
-                count=arrived,
-                kind=ending.kind,
-                reason=ending.problem,
-            )
-            damaged = progress.count(Verdict.DAMAGED)
-            if damaged:
-                _log.error("instances damaged in the object store", delivery=claim.delivery_id, count=damaged)
-
-    async def _associate(self, claim: Claim, progress: Progress) -> Ending:
-        loop = asyncio.get_running_loop()
-        flush = asyncio.Event()
-        stop = _Either(self._stop)
-        told: list[Outcome] = []
-
-        def tell(outcome: Outcome) -> None:
-            told.append(outcome)
-            if len(told) >= self._settings.record_items:
-                loop.call_soon_threadsafe(flush.set)
-
-        sending = loop.run_in_executor(self._pool, self._scu.send, claim.target, claim.parcels, tell, stop)
-        while not sending.done():
-            flushing = asyncio.create_task(flush.wait())
-            await asyncio.wait(
-                (sending, flushing), timeout=self._settings.record_interval, return_when=asyncio.FIRST_COMPLETED
-            )
-            flushing.cancel()
-            flush.clear()
-            if not sending.done():
-                await self._record(claim, progress, told, stop)
-        ending = await self._ending(sending, claim)
-        unrecorded = _taken(told, progress)
-        while True:
-            try:
-                await self._deliveries.finish(claim, progress, unrecorded, ending)
-            except _AWAY:
-                _log.exception("answers can't be written down, trying again", delivery=claim.delivery_id)
-                await asyncio.sleep(self._settings.poll)
-            else:
-                return ending
-
-    async def _record(self, claim: Claim, progress: Progress, told: list[Outcome], stop: "_Either") -> None:
-        batch = told[:]
-        try:
-            await self._deliveries.record(claim, batch)
-        except LeaseLostError:
-            _log.warning("delivery taken over by another replica", delivery=claim.delivery_id)
-            stop.set()
-        except _AWAY:
-            _log.exception("answers can't be written down, trying again", delivery=claim.delivery_id)
-            return
-        del told[: len(batch)]
-        progress.outcomes.extend(batch)
-
-    async def _ending(self, sending: "asyncio.Future[Ending]", claim: Claim) -> Ending:
-        try:
-            return await sending
-        except Exception as error:  # noqa: BLE001 - whatever broke, the delivery must go on and people must see it
-            _log.exception("sending broke off inside", delivery=claim.delivery_id, destination=claim.destination)
-            return Ending("unreachable", f"sending broke off inside Kivuko ({type(error).__name__}): report it")
-
-
-def _taken(told: list[Outcome], progress: Progress) -> list[Outcome]:
-    progress.outcomes.extend(told)
-    return told
-
-
-class _Either(threading.Event):
-    """Set when it is set itself or the process is to stop."""
-
-    def __init__(self, process: threading.Event) -> None:
-        super().__init__()
-        self._process = process
-
-    def is_set(self) -> bool:
-        return super().is_set() or self._process.is_set()
+    def _dispatch(self, key: str) -> Dispatch:
+        return Dispatch(
+            key,
+            self._deliveries,
+            self._objects,
+            self._timeouts,
+            self._settings,
+            self._clock,
+            self._pool,
+            self._wake.set,
+        )

@@ -18,10 +18,13 @@ class EgressSettings(BaseSettings):
     )
     network_timeout: float = Field(60, gt=0, description="Longest time in which a receiver may take no byte.")
     associations: int = Field(64, ge=1, description="Associations at a time, of this process to all destinations.")
-    batch_items: int = Field(200, ge=1, description="Most instances sent in one association.")
-    record_items: int = Field(50, ge=1, description="Answers after which they are recorded.")
-    record_interval: float = Field(1, gt=0, description="Longest time for which an answer is not recorded.")
-    lease: float = Field(30, gt=0, description="How long a delivery belongs to a replica that says nothing more of it.")
+    hold: int = Field(64, ge=2, description="Most instances that this process has in hand for a destination.")
+    linger: float = Field(1, ge=0, description="How long an association is kept when nothing is to be sent.")
+    verify_after: float = Field(
+        3600, ge=0, description="Age from which an instance's hash is computed again before it is sent; 0: always."
+    )
+    record_items: int = Field(200, ge=1, description="Most answers that are recorded at once.")
+    lease: float = Field(30, gt=0, description="How long a replica that says nothing keeps what it has in hand.")
     poll: float = Field(1, gt=0, description="How often to look for work that another replica recorded.")
     backoff_first: float = Field(2, gt=0, description="Wait after the first failure.")
     backoff_cap: float = Field(900, gt=0, description="Longest wait between two attempts.")

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ def keep(objects: ObjectStore, path: Path, number: int) -> Parcel:
     objects.put(key, content)
     return Parcel(
         item=number,
+        delivery_id="d",
+        rank=(1, datetime(2026, 11, 20, tzinfo=UTC), number),
         sop_class_uid=meta.sop_class_uid,
         sop_instance_uid=meta.sop_instance_uid,
         transfer_syntax_uid=meta.transfer_syntax_uid,

@@ -23,7 +23,7 @@ from libs.storage.migration import migrate
 from services.egress.deliveries import Deliveries
 from services.egress.models import deliveries, items, messaging
 from services.egress.parcel import Parcel
-from services.egress.scu import Scu, Timeouts
+from services.egress.scu import Timeouts
 from services.egress.sender import Sender
 from services.egress.settings import EgressSettings
 from tests.integration.egress.peer import keep
@@ -33,7 +33,7 @@ TENANT = "default"
 QUICK = EgressSettings(
     backoff_first=0.02,
     backoff_cap=0.1,
-    record_interval=0.02,
+    linger=0.05,
     poll=0.05,
     lease=30,
     connect_timeout=5,
@@ -89,9 +89,14 @@ class Stand:
         timeouts = Timeouts(
             settings.connect_timeout, settings.acse_timeout, settings.response_timeout, settings.network_timeout
         )
-        self.scu = Scu(self.objects, timeouts)
         self.sender = Sender(
-            self.deliveries, self.database, self.network, scu=self.scu, settings=settings, clock=utc_now
+            self.deliveries,
+            self.database,
+            self.network,
+            objects=self.objects,
+            timeouts=timeouts,
+            settings=settings,
+            clock=utc_now,
         )
         self._committed = asyncio.Event()
         self.database.on_commit(lambda _session: self._committed.set())
@@ -130,14 +135,19 @@ class Stand:
     async def until_state(self, *states: str, study: str = "1.2.3", destination: str = "archive") -> Row[Any]:
         """Wait until a delivery is in one of these states; give it."""
 
+        matching: list[Row[Any]] = []
+
         async def reached() -> bool:
             found = await self.delivery(study, destination)
-            return found is not None and found.state in states and found.lease_until is None
+            if found is None or found.state not in states:
+                return False
+            if any(each.leased_by is not None for each in await self.items() if each.delivery_id == found.id):
+                return False
+            matching.append(found)
+            return True
 
         await self.until(reached)
-        row = await self.delivery(study, destination)
-        assert row is not None
-        return row
+        return matching[-1]
 
     async def delivery(self, study: str = "1.2.3", destination: str = "archive") -> Row[Any] | None:
         """Read a delivery."""

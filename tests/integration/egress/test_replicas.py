@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from libs.storage.migration import migrate
-from services.egress.repository import lock_circuit
+from services.egress.calls import lock_circuit
 from tests.integration.egress.peer import receiver
 from tests.integration.egress.stand import QUICK, Stand, archive, stand
 from tests.support.postgresql import PostgreSQL

@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from pynetdicom.acse import ACSE
 from pynetdicom.presentation import build_context
-from pynetdicom.transport import AssociationSocket
 
 from libs.storage.folder import FolderStore
 from services.egress.outcome import NO_ANSWER, NO_CONTEXT, OBJECT_DAMAGED, Outcome, Verdict
 from services.egress.parcel import Parcel
 from services.egress.reach import Target
-from services.egress.scu import Ending, Scu, Timeouts
+from services.egress.scu import Call, Ending, Timeouts, echo
+from services.egress.shelf import Shelf
 from tests.conftest import StoreScpFactory
 from tests.integration.egress.peer import at, keep, mute, receiver
 from tests.support.dicomset import dataset_bytes, real_set
@@ -41,7 +40,9 @@ def send(
     objects: FolderStore, target: Target, parcels: Sequence[Parcel], timeouts: Timeouts = PATIENT
 ) -> tuple[Ending, list[Outcome]]:
     told: list[Outcome] = []
-    ending = Scu(objects, timeouts).send(target, parcels, told.append, threading.Event())
+    shelf = Shelf(0, lambda: None)
+    shelf.put(parcels)
+    ending = Call(target, shelf, objects, timeouts, lambda _parcel, outcome: told.append(outcome)).run()
     return ending, told
 
 
@@ -144,28 +145,6 @@ def test_a_rejected_association_says_so(objects: FolderStore, storescp: StoreScp
     assert told == []
 
 
-def test_a_rejection_that_is_there_before_this_side_looks_says_so_too(
-    objects: FolderStore, storescp: StoreScpFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    closed = threading.Event()
-    close, request = AssociationSocket.close, ACSE.send_request
-
-    def closing(transport: AssociationSocket) -> None:
-        close(transport)
-        closed.set()
-
-    def answered_meanwhile(acse: ACSE) -> None:
-        request(acse)
-        assert closed.wait(30)
-
-    monkeypatch.setattr(AssociationSocket, "close", closing)
-    monkeypatch.setattr(ACSE, "send_request", answered_meanwhile)
-    ending, told = send(objects, at(storescp(flags=["--refuse"]).port), [keep(objects, make_ct(tmp_path), 0)])
-    assert ending.kind == "unreachable"
-    assert "rejects the association" in (ending.problem or "")
-    assert told == []
-
-
 @pytest.mark.parametrize("flag", ["--abort-during", "--abort-after"])
 def test_an_abort_costs_the_one_under_way_and_no_other(
     objects: FolderStore, storescp: StoreScpFactory, tmp_path: Path, flag: str
@@ -210,22 +189,23 @@ def test_what_is_damaged_or_missing_is_never_sent(objects: FolderStore, tmp_path
 
 def test_stopping_ends_after_the_instance_under_way(objects: FolderStore, tmp_path: Path) -> None:
     parcels = [keep(objects, path, n) for n, path in enumerate(make_study(tmp_path, 4))]
-    stop = threading.Event()
     told: list[Outcome] = []
+    shelf = Shelf(0, lambda: None)
+    shelf.put(parcels)
 
-    def tell(outcome: Outcome) -> None:
+    def tell(_parcel: Parcel, outcome: Outcome) -> None:
         told.append(outcome)
-        stop.set()
+        call.stop()
 
     with receiver() as peer:
-        ending = Scu(objects, PATIENT).send(at(peer.port), parcels, tell, stop)
+        call = Call(at(peer.port), shelf, objects, PATIENT, tell)
+        ending = call.run()
     assert ending.kind == "stopped"
     assert [outcome.item for outcome in told] == [0]
 
 
-def test_echo(storescp: StoreScpFactory, objects: FolderStore) -> None:
-    scu = Scu(objects, PATIENT)
-    assert scu.echo(at(storescp().port)) == Ending("finished")
-    assert scu.echo(at(free_port())).kind == "unreachable"
+def test_echo(storescp: StoreScpFactory) -> None:
+    assert echo(at(storescp().port), PATIENT) == Ending("finished")
+    assert echo(at(free_port()), PATIENT).kind == "unreachable"
     with receiver(contexts=[build_context(CT_IMAGE_STORAGE)]) as peer:
-        assert "not C-ECHO" in (scu.echo(at(peer.port)).problem or "")
+        assert "not C-ECHO" in (echo(at(peer.port), PATIENT).problem or "")

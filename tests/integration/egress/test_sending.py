@@ -10,7 +10,7 @@ from sqlalchemy import insert, update
 
 from contracts.manifest import set_hash
 from libs.clock import utc_now
-from services.egress.models import deliveries, destinations, items
+from services.egress.models import deliveries, destinations, items, workers
 from tests.conftest import StoreScpFactory
 from tests.integration.egress.peer import ABORT, mute, receiver
 from tests.integration.egress.stand import QUICK, archive, network, stand
@@ -186,7 +186,7 @@ async def test_a_hung_receiver_blocks_nobody_else(tmp_path: Path) -> None:
             {"archive": {"node": "PACS"}, "hung": {"node": "HUNG", "associations": 4}},
             {"PACS": {"port": peer.port}, "HUNG": {"port": port}},
         )
-        async with stand(tmp_path, snapshot, QUICK.model_copy(update={"acse_timeout": 3})) as egress:
+        async with stand(tmp_path, snapshot, QUICK.model_copy(update={"acse_timeout": 20})) as egress:
             for n in range(8):
                 await egress.request(egress.keep([make_ct(tmp_path)]), study=f"1.1.{n}", destination="hung")
             await egress.request(egress.keep(make_study(tmp_path, 3)))
@@ -204,12 +204,16 @@ async def test_the_urgent_lane_goes_first_and_the_cap_holds(tmp_path: Path) -> N
             await egress.request(first, study="1.1.0", priority="bulk")
 
             async def under_way() -> bool:
-                row = await egress.delivery("1.1.0")
-                return row is not None and row.lease_until is not None
+                return any(each.leased_by is not None for each in await egress.items())
 
             await egress.until(under_way)
             for n, priority in enumerate(["bulk", "routine", "high", "stat"], 1):
                 await egress.request(rest[n - 1], study=f"1.1.{n}", priority=priority)
+
+            async def in_hand() -> bool:
+                return all(each.leased_by is not None for each in await egress.items())
+
+            await egress.until(in_hand)
             go.set()
             for n in range(5):
                 await egress.until_state("done", study=f"1.1.{n}")
@@ -326,7 +330,8 @@ async def test_nothing_waits_for_a_clock_that_was_put_back(tmp_path: Path) -> No
             later = utc_now() + timedelta(hours=1)
             async with egress.database.transaction() as tx:
                 await tx.execute(update(items).values(next_attempt_at=later))
-                await tx.execute(update(deliveries).values(next_attempt_at=later, lease_owner="x", lease_until=later))
+                await tx.execute(update(deliveries).values(next_attempt_at=later))
+                await tx.execute(insert(workers).values(name="x", alive_until=later))
                 await tx.execute(insert(destinations).values(key="archive", failures=1, retry_at=later))
             await egress.deliveries.follow_clock()
             await egress.until_state("done")

@@ -1,0 +1,110 @@
+"""What is known of reaching destinations, and what they accept. Every function works in the caller's transaction."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, and_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.egress.backoff import Circuit
+from services.egress.models import contexts, deliveries, destinations
+from services.egress.repository import insert_of
+
+
+async def lock_circuit(tx: AsyncSession, key: str, *, wait: bool) -> Circuit | None:
+    """Read what is known of a destination and keep others from changing it until the transaction ends.
+
+    Whoever locks a destination and deliveries locks the destination first, so that two never wait for each other.
+    Without `wait` it gives None while another transaction has the destination.
+    """
+    await tx.execute(insert_of(tx)(destinations).on_conflict_do_nothing(), [{"key": key}])
+    columns = (destinations.c.failures, destinations.c.retry_at, destinations.c.problem)
+    found = await tx.execute(select(*columns).where(destinations.c.key == key).with_for_update(skip_locked=not wait))
+    row = found.one_or_none()
+    return None if row is None else Circuit(*row)
+
+
+async def circuits(tx: AsyncSession) -> dict[str, Circuit]:
+    """Read what is known of every destination."""
+    found = await tx.execute(
+        select(destinations.c.key, destinations.c.failures, destinations.c.retry_at, destinations.c.problem)
+    )
+    return {key: Circuit(failures, retry_at, problem) for key, failures, retry_at, problem in found}
+
+
+async def reached(tx: AsyncSession, key: str, now: datetime) -> None:
+    """Close a destination's circuit; its deliveries wait for nothing but their turn."""
+    await tx.execute(
+        update(destinations)
+        .where(destinations.c.key == key)
+        .values(failures=0, retry_at=None, problem=None, reached_at=now)
+    )
+    await tx.execute(
+        update(deliveries)
+        .where(deliveries.c.destination == key, deliveries.c.state == "waiting", deliveries.c.next_attempt_at <= now)
+        .values(state="open", reason=None)
+    )
+
+
+async def not_reached(tx: AsyncSession, key: str, circuit: Circuit, now: datetime) -> None:
+    """Record a failure of a destination; what was about to go there is shown as waiting, and why."""
+    await tx.execute(
+        update(destinations)
+        .where(destinations.c.key == key)
+        .values(failures=circuit.failures, retry_at=circuit.retry_at, problem=circuit.problem, failed_at=now)
+    )
+    await tx.execute(
+        update(deliveries)
+        .where(deliveries.c.destination == key, deliveries.c.state == "open", deliveries.c.next_attempt_at.is_not(None))
+        .values(state="waiting", reason=circuit.problem)
+    )
+
+
+async def probe_now(tx: AsyncSession, now: datetime, key: str | None = None) -> None:
+    """Let destinations that could not be reached be tried at once: all, or one."""
+    which = destinations.c.failures > 0
+    await tx.execute(
+        update(destinations)
+        .where(which if key is None else and_(which, destinations.c.key == key))
+        .values(retry_at=now)
+    )
+
+
+async def list_destinations(tx: AsyncSession) -> dict[str, Row[Any]]:
+    """Read what is known of every destination that was ever called."""
+    return {row.key: row for row in await tx.execute(select(destinations))}
+
+
+async def accepted(tx: AsyncSession, key: str) -> dict[tuple[str, str], bool]:
+    """Tell which pairs of SOP class and transfer syntax a destination has accepted, and which not."""
+    found = await tx.execute(
+        select(contexts.c.sop_class_uid, contexts.c.transfer_syntax_uid, contexts.c.accepted).where(
+            contexts.c.destination == key
+        )
+    )
+    return {(row[0], row[1]): row[2] for row in found}
+
+
+async def remember(tx: AsyncSession, key: str, answers: Iterable[tuple[tuple[str, str], bool]], now: datetime) -> None:
+    """Write down what a destination answered to presentation contexts."""
+    rows = [
+        {
+            "destination": key,
+            "sop_class_uid": sop_class,
+            "transfer_syntax_uid": syntax,
+            "accepted": answer,
+            "seen_at": now,
+        }
+        for (sop_class, syntax), answer in answers
+    ]
+    if not rows:
+        return
+    insertion = insert_of(tx)(contexts)
+    await tx.execute(
+        insertion.on_conflict_do_update(
+            index_elements=["destination", "sop_class_uid", "transfer_syntax_uid"],
+            set_={"accepted": insertion.excluded.accepted, "seen_at": insertion.excluded.seen_at},
+        ),
+        rows,
+    )

@@ -1,0 +1,329 @@
+"""What this replica sends to one destination: its shelf, its associations, and the answers that it writes down."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Executor
+from datetime import datetime
+from typing import Any
+
+from libs.clock import Clock
+from libs.messaging.listen import DATABASE_AWAY
+from libs.telemetry import log
+from libs.telemetry.trace import link_to, study_context, tracer
+from services.egress import metric
+from services.egress.backoff import Circuit
+from services.egress.claim import Stretch
+from services.egress.deliveries import Deliveries
+from services.egress.outcome import ARRIVED, Outcome, Verdict
+from services.egress.parcel import Parcel, Readable
+from services.egress.reach import Target
+from services.egress.scu import Call, Ending, Timeouts
+from services.egress.settings import EgressSettings
+from services.egress.shelf import Shelf
+
+_log = log.get(__name__)
+_tracer = tracer(__name__)
+
+
+class Dispatch:
+    """All that goes to one destination from this replica.
+
+    Parameters
+    ----------
+    key
+        Of the destination.
+    deliveries, objects, timeouts, settings, clock
+        As for the sender.
+    pool
+        Runs associations.
+    wake
+        Called when there may be something to do; in the event loop.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        deliveries: Deliveries,
+        objects: Readable,
+        timeouts: Timeouts,
+        settings: EgressSettings,
+        clock: Clock,
+        pool: Executor,
+        wake: Callable[[], None],
+    ) -> None:
+        self.key = key
+        self._deliveries = deliveries
+        self._objects = objects
+        self._timeouts = timeouts
+        self._settings = settings
+        self._clock = clock
+        self._pool = pool
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+        self._shelf = Shelf(settings.hold // 2, self._wake_soon)
+        self._calls: dict[asyncio.Future[Ending], Call] = {}
+        self._stretches: dict[str, Stretch] = {}
+        self._lock = threading.Lock()
+        self._told: list[tuple[Parcel, Outcome]] = []
+        self._endings: list[Ending] = []
+        self._returned: list[Parcel] = []
+        self._accepted: dict[tuple[str, str], bool] | None = None
+        self._recording: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._resting = False
+        #: An association went wrong, and that is not written down yet: what is known of the destination is out of date.
+        self._troubled = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is in hand and nothing under way."""
+        return not (self._calls or self._shelf or self._stretches or self._recording or self._asking or self._resting)
+
+    @property
+    def associations(self) -> int:
+        """How many associations there are."""
+        return len(self._calls)
+
+    def turn(self, target: Target, circuit: Circuit, urgency: int | None, room: int, now: datetime) -> int:
+        """Take in hand what is due and call; give how many associations were begun.
+
+        Parameters
+        ----------
+        target, circuit
+            How the destination is reached, and what is known of reaching it.
+        urgency
+            The most urgent lane of what is due there and in nobody's hand; none if nothing is.
+        room
+            Associations that this process may begin.
+        now
+            The time, UTC.
+        """
+        if self._stopping or self._troubled:
+            return 0
+        allowed = circuit.allowance(now, target.associations)
+        if not allowed and not self._calls:
+            # Taken in hand while it became known that nothing gets through.
+            self.give_back()
+        held = self._shelf.urgency()
+        wanted = (
+            not self._resting
+            and urgency is not None
+            and (len(self._shelf) < self._settings.hold // 2 or (held is not None and urgency < held))
+        )
+        if wanted and (allowed or self._calls) and self._asking is None:
+            self._asking = self._task(self._take_in_hand())
+        waiting = self._shelf.unattended
+        begun = 0
+        while begun < min(room, waiting) and len(self._calls) < allowed:
+            self._begin(target)
+            begun += 1
+        return begun
+
+    async def stop(self, grace: float) -> None:
+        """Let what is under way come to its end, for so many seconds, and write everything down."""
+        self._stopping = True
+        self._shelf.close()
+        for call in self._calls.values():
+            call.stop()
+        if self._calls:
+            _, late = await asyncio.wait(self._calls, timeout=grace)
+            for each in late:
+                self._calls[each].abort()
+            if late:
+                await asyncio.wait(late)
+        if self._asking is not None:
+            await asyncio.wait([self._asking])
+        self.give_back()
+        await asyncio.sleep(0)
+        while self._recording is not None:
+            await asyncio.wait([self._recording])
+
+    def give_back(self) -> None:
+        """Put what is on the shelf into nobody's hand."""
+        returned = self._shelf.clear()
+        if returned:
+            self._returned += returned
+            self._record_soon()
+
+    def abandon(self) -> None:
+        """End everything at once: this replica was taken for dead, and what it held is others' now."""
+        self._shelf.clear()
+        for call in self._calls.values():
+            call.abort()
+
+    async def _take_in_hand(self) -> None:
+        try:
+            if self._accepted is None:
+                self._accepted = await self._deliveries.accepted(self.key)
+            parcels = await self._deliveries.claim(self.key, self._settings.hold, self._stretches)
+        except DATABASE_AWAY:
+            _log.exception("deliveries can't be taken, trying again", destination=self.key)
+            parcels = []
+        finally:
+            self._asking = None
+        self._shelf.put(parcels)
+        if not parcels:
+            # Another replica has them, or will have: asking again at once would be a busy loop.
+            self._resting = True
+            self._loop.call_later(self._settings.poll, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        self._wake()
+
+    def _begin(self, target: Target) -> None:
+        call = Call(
+            target,
+            self._shelf,
+            self._objects,
+            self._timeouts,
+            self._tell,
+            accepted=self._accepted,
+            learned=self._learned,
+            linger=self._settings.linger,
+        )
+        placeholder = asyncio.create_task(self._run(call, target))
+        self._calls[placeholder] = call
+        placeholder.add_done_callback(self._ended)
+
+    async def _run(self, call: Call, target: Target) -> Ending:
+        try:
+            placed = await self._deliveries.take_place(self.key, target.associations)
+        except DATABASE_AWAY:
+            _log.exception("no association can be begun, trying again", destination=self.key)
+            placed = False
+        if not placed:
+            await asyncio.sleep(self._settings.poll)
+            return Ending("stopped", "other replicas have all associations that there may be")
+        with _tracer.start_as_current_span("association", attributes={"kivuko.destination": self.key}) as span:
+            ending = await self._loop.run_in_executor(self._pool, call.run)
+            span.set_attribute("kivuko.outcome", ending.kind)
+        said = _log.info if ending.kind in ("finished", "stopped") else _log.warning
+        said("association ended", destination=self.key, kind=ending.kind, reason=ending.problem)
+        self._endings.append(ending)
+        return ending
+
+    def _ended(self, call: "asyncio.Future[Ending]") -> None:
+        del self._calls[call]
+        error = None if call.cancelled() else call.exception()
+        if error is not None:
+            _log.error("sending broke off inside", destination=self.key, exc_info=error)
+            self._endings.append(
+                Ending("unreachable", f"sending broke off inside Kivuko ({type(error).__name__}): report it")
+            )
+        if self._endings and self._endings[-1].kind not in ("finished", "stopped"):
+            self._troubled = True
+            self._returned += self._shelf.clear()
+        self._record_soon()
+        self._wake()
+
+    def _tell(self, parcel: Parcel, outcome: Outcome) -> None:
+        with self._lock:
+            self._told.append((parcel, outcome))
+            first = len(self._told) == 1
+        if first:
+            self._loop.call_soon_threadsafe(self._record_soon)
+
+    def _wake_soon(self) -> None:
+        self._loop.call_soon_threadsafe(self._wake)
+
+    def _learned(self, answers: Mapping[tuple[str, str], bool]) -> None:
+        self._loop.call_soon_threadsafe(self._learn, answers)
+
+    def _learn(self, answers: Mapping[tuple[str, str], bool]) -> None:
+        known = self._accepted or {}
+        new = {pair: answer for pair, answer in answers.items() if known.get(pair) is not answer}
+        if new:
+            self._accepted = known | new
+            self._task(self._write_learned(new))
+
+    async def _write_learned(self, new: Mapping[tuple[str, str], bool]) -> None:
+        try:
+            await self._deliveries.learn(self.key, new)
+        except DATABASE_AWAY:
+            _log.exception("what a destination accepts was not written down: it is learned again", destination=self.key)
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._worked)
+        return task
+
+    def _worked(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a step of a delivery broke off inside; it is taken again later", exc_info=error)
+        self._wake()
+
+    def _record_soon(self) -> None:
+        if self._recording is None:
+            self._recording = self._task(self._record())
+
+    async def _record(self) -> None:
+        """Write down what has been told, as often as something has."""
+        try:
+            while True:
+                with self._lock:
+                    told = self._told[: self._settings.record_items]
+                    del self._told[: len(told)]
+                endings, self._endings = self._endings, []
+                returned, self._returned = self._returned, []
+                if not (told or endings or returned):
+                    return
+                over = self._after(told, returned)
+                while True:
+                    try:
+                        await self._deliveries.settle(self.key, told, returned, over, endings)
+                    except Exception:  # noqa: BLE001 - an answer that is not written down is sent again: it is kept here
+                        _log.exception("answers can't be written down, trying again", destination=self.key)
+                        await asyncio.sleep(self._settings.poll)
+                    else:
+                        break
+                self._troubled = bool(self._endings)
+                self._count(told, over, endings)
+        finally:
+            self._recording = None
+
+    def _after(self, told: list[tuple[Parcel, Outcome]], returned: list[Parcel]) -> list[Stretch]:
+        """Note outcomes with the attempts that they belong to; give those attempts that are over."""
+        touched = set()
+        for parcel, outcome in told:
+            stretch = self._stretches.get(parcel.delivery_id)
+            if stretch is not None:
+                stretch.outcomes.append(outcome)
+                stretch.in_hand -= 1
+                touched.add(parcel.delivery_id)
+        for parcel in returned:
+            stretch = self._stretches.get(parcel.delivery_id)
+            if stretch is not None:
+                stretch.in_hand -= 1
+                touched.add(parcel.delivery_id)
+        over = [self._stretches[key] for key in touched if self._stretches[key].in_hand <= 0]
+        for stretch in over:
+            del self._stretches[stretch.delivery_id]
+        return over
+
+    def _count(self, told: list[tuple[Parcel, Outcome]], over: list[Stretch], endings: list[Ending]) -> None:
+        metric.count_outcomes(self.key, (outcome for _, outcome in told))
+        for ending in endings:
+            metric.ASSOCIATIONS.labels(self.key, ending.kind).inc()
+        for stretch in over:
+            _trace(stretch)
+            if damaged := stretch.count(Verdict.DAMAGED):
+                _log.error("instances damaged in the object store", delivery=stretch.delivery_id, count=damaged)
+
+
+def _trace(stretch: Stretch) -> None:
+    with _tracer.start_as_current_span(
+        "delivery attempt",
+        context=study_context(stretch.tenant, stretch.study_instance_uid),
+        links=link_to(stretch.traceparent),
+        start_time=int(stretch.started_at.timestamp() * 1e9),
+        attributes={
+            "kivuko.destination": stretch.destination,
+            "kivuko.attempt": stretch.attempt,
+            "kivuko.instances": len(stretch.parcels),
+            "kivuko.count": stretch.count(*ARRIVED),
+        },
+    ):
+        pass

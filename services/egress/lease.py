@@ -1,0 +1,135 @@
+"""Who has what in hand: instances that a worker leased, and its places at destinations. In the caller's transaction.
+
+A lease has no end of its own. Its worker says from time to time that it is alive; what a worker held that has not said
+so in time is free again.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, and_, delete, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.egress.models import deliveries, items, places, workers
+from services.egress.repository import SENDABLE, TURN, insert_of
+
+#: Deliveries looked at to fill one claim.
+_CANDIDATES = 32
+
+
+async def enter(tx: AsyncSession, worker: str, until: datetime) -> None:
+    """Make a worker known."""
+    await tx.execute(insert_of(tx)(workers).on_conflict_do_nothing(), [{"name": worker, "alive_until": until}])
+
+
+async def keep_alive(tx: AsyncSession, worker: str, until: datetime) -> bool:
+    """Keep all leases of a worker for longer; False if it was taken for dead and has none any more."""
+    result: Any = await tx.execute(update(workers).where(workers.c.name == worker).values(alive_until=until))
+    return bool(result.rowcount)
+
+
+async def free_dead(tx: AsyncSession, now: datetime) -> int:
+    """Free what workers held that did not say in time that they are alive; give the number of instances."""
+    dead = list(
+        (await tx.execute(select(workers.c.name).where(workers.c.alive_until <= now).with_for_update())).scalars()
+    )
+    return await _bury(tx, dead) if dead else 0
+
+
+async def free_all(tx: AsyncSession) -> int:
+    """Free everything. Only for a process that knows that it is alone."""
+    found = await tx.execute(select(items.c.leased_by).where(items.c.leased_by.is_not(None)).distinct())
+    known = await tx.execute(select(workers.c.name))
+    return await _bury(tx, [*found.scalars(), *known.scalars()])
+
+
+async def _bury(tx: AsyncSession, dead: Sequence[str]) -> int:
+    held = items.c.leased_by.in_(dead)
+    orphaned = list((await tx.execute(select(items.c.delivery_id).where(held).distinct())).scalars())
+    result: Any = await tx.execute(update(items).where(held).values(leased_by=None))
+    for key in sorted(orphaned):
+        await make_due(tx, key)
+    await tx.execute(delete(places).where(places.c.worker.in_(dead)))
+    await tx.execute(delete(workers).where(workers.c.name.in_(dead)))
+    return int(result.rowcount)
+
+
+async def make_due(tx: AsyncSession, delivery_id: str) -> None:
+    """Note when the first instance of a delivery that nobody has in hand is due."""
+    first = (
+        select(func.min(items.c.next_attempt_at))
+        .where(items.c.delivery_id == delivery_id, SENDABLE, items.c.leased_by.is_(None))
+        .scalar_subquery()
+    )
+    await tx.execute(update(deliveries).where(deliveries.c.id == delivery_id).values(next_attempt_at=first))
+
+
+async def candidates(tx: AsyncSession, destination: str, now: datetime) -> list[str]:
+    """Name the deliveries whose turn could be next: the most urgent lane first, in it the oldest."""
+    found = await tx.execute(
+        select(deliveries.c.id)
+        .where(deliveries.c.destination == destination, TURN, deliveries.c.next_attempt_at <= now)
+        .order_by(deliveries.c.lane, deliveries.c.requested_at, deliveries.c.id)
+        .limit(_CANDIDATES)
+    )
+    return list(found.scalars())
+
+
+async def lock_free(tx: AsyncSession, delivery_id: str, now: datetime) -> Row[Any] | None:
+    """Lock a delivery that still has its turn, unless another transaction has it."""
+    found = await tx.execute(
+        select(deliveries)
+        .where(deliveries.c.id == delivery_id, TURN, deliveries.c.next_attempt_at <= now)
+        .with_for_update(skip_locked=True)
+    )
+    return found.one_or_none()
+
+
+async def take(tx: AsyncSession, delivery_id: str, worker: str, now: datetime, limit: int) -> Sequence[Row[Any]]:
+    """Lease instances of a locked delivery; those that were tried least first, so that one bad is in nobody's way."""
+    found = await tx.execute(
+        select(items)
+        .where(
+            items.c.delivery_id == delivery_id, SENDABLE, items.c.leased_by.is_(None), items.c.next_attempt_at <= now
+        )
+        .order_by(items.c.attempts, items.c.id)
+        .limit(limit)
+    )
+    rows = found.all()
+    if rows:
+        await tx.execute(update(items).where(items.c.id.in_([row.id for row in rows])).values(leased_by=worker))
+    return rows
+
+
+async def give_back(tx: AsyncSession, worker: str, ids: Iterable[int]) -> None:
+    """End leases of a worker."""
+    chosen = list(ids)
+    if chosen:
+        await tx.execute(
+            update(items).where(items.c.id.in_(chosen), items.c.leased_by == worker).values(leased_by=None)
+        )
+
+
+async def take_place(tx: AsyncSession, destination: str, worker: str, most: int, now: datetime) -> bool:
+    """Take a place for one more association, unless all workers together have as many. The destination is locked."""
+    alive = and_(places.c.worker == workers.c.name, or_(workers.c.alive_until > now, workers.c.name == worker))
+    found = await tx.execute(
+        select(func.coalesce(func.sum(places.c.number), 0))
+        .select_from(places.join(workers, alive))
+        .where(places.c.destination == destination)
+    )
+    if int(found.scalar_one()) >= most:
+        return False
+    insertion = insert_of(tx)(places)
+    await tx.execute(
+        insertion.on_conflict_do_update(index_elements=["destination", "worker"], set_={"number": places.c.number + 1}),
+        [{"destination": destination, "worker": worker, "number": 1}],
+    )
+    return True
+
+
+async def leave_place(tx: AsyncSession, destination: str, worker: str) -> None:
+    """Give a place back."""
+    mine = and_(places.c.destination == destination, places.c.worker == worker)
+    await tx.execute(update(places).where(mine, places.c.number > 0).values(number=places.c.number - 1))
