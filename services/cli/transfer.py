@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-import threading
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -18,8 +18,11 @@ from services.cli.output import err
 from services.egress.outcome import Outcome, Verdict
 from services.egress.parcel import Parcel
 from services.egress.reach import Target
-from services.egress.scu import Ending, Scu, Timeouts
+from services.egress.scu import Call, Ending, Timeouts
+from services.egress.shelf import Shelf
 
+#: All files are of the same age: they go in the order in which they were found.
+_NOW = datetime.min.replace(tzinfo=UTC)
 _TIMEOUTS = Timeouts(connect=10, acse=30, response=60, network=60)
 #: The index of a medium (PS3.3 annex F) is no instance that a receiver stores.
 _DICOMDIR = "1.2.840.10008.1.3.10"
@@ -114,12 +117,16 @@ def _parcel(item: int, key: str, content: bytes) -> Parcel:
         raise _NotAnInstanceError
     return Parcel(
         item=item,
+        delivery_id="",
+        rank=(0, _NOW, item),
         sop_class_uid=meta.sop_class_uid,
         sop_instance_uid=meta.sop_instance_uid,
         transfer_syntax_uid=meta.transfer_syntax_uid,
         content_hash=hashlib.sha256(content[offset:]).hexdigest(),
         object_key=key,
         size=len(content),
+        # It was read a moment ago, when its hash was made.
+        fresh=True,
     )
 
 
@@ -140,7 +147,6 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 
 def deliver(parcels: Sequence[Parcel], target: Target, files: Files, *, quiet: bool) -> Result:
     """Send everything, over as many associations as its presentation contexts need, with a progress bar."""
-    scu = Scu(files, _TIMEOUTS)
     outcomes: dict[int, Outcome] = {}
     ending = Ending("finished")
     sizes = {parcel.item: parcel.size for parcel in parcels}
@@ -153,17 +159,16 @@ def deliver(parcels: Sequence[Parcel], target: Target, files: Files, *, quiet: b
     with Progress(*columns, console=err, disable=quiet) as progress:
         task = progress.add_task("sending", total=sum(sizes.values()), done=0, files=len(parcels))
 
-        def tell(outcome: Outcome) -> None:
+        def tell(_parcel: Parcel, outcome: Outcome) -> None:
             outcomes[outcome.item] = outcome
             progress.update(task, advance=sizes.pop(outcome.item, 0), done=len(outcomes))
 
-        waiting = list(parcels)
-        while waiting and ending.kind == "finished":
-            ending = scu.send(target, waiting, tell, threading.Event())
-            left = [parcel for parcel in waiting if parcel.item not in outcomes]
-            if len(left) == len(waiting):
+        shelf = Shelf(0, lambda: None)
+        shelf.put(parcels)
+        while (left := len(shelf)) and ending.kind == "finished":
+            ending = Call(target, shelf, files, _TIMEOUTS, tell).run()
+            if len(shelf) == left:
                 break
-            waiting = left
     return _result(parcels, outcomes, ending)
 
 
