@@ -14,7 +14,7 @@ from sqlalchemy import Row, select
 from contracts.definition import Definition, Snapshot
 from contracts.delivery import DeliveryItem, DeliveryRequested
 from contracts.envelope import Event
-from libs.clock import utc_now
+from libs.clock import Clock, utc_now
 from libs.messaging.outbox import Outbox
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
@@ -71,19 +71,20 @@ class Stand:
         snapshot: Snapshot | None,
         settings: EgressSettings = QUICK,
         name: str = "a",
+        clock: Clock = utc_now,
     ) -> None:
         self.database = Database(database_url, "egress")
         self.objects = FolderStore(folder / "objects")
         self._snapshot = snapshot
         self.network = NetworkView(self._fetch, folder / f"snapshot-{name}.json")
-        outbox = Outbox("egress", "test", utc_now, messaging)
+        outbox = Outbox("egress", "test", clock, messaging)
         self.deliveries = Deliveries(
             self.database,
             outbox,
             self.network,
             settings,
             worker=name,
-            clock=utc_now,
+            clock=clock,
             random=random.Random(1).random,
         )
         timeouts = Timeouts(
@@ -96,7 +97,7 @@ class Stand:
             objects=self.objects,
             timeouts=timeouts,
             settings=settings,
-            clock=utc_now,
+            clock=clock,
         )
         self._committed = asyncio.Event()
         self.database.on_commit(lambda _session: self._committed.set())
@@ -176,9 +177,10 @@ async def stand(
     *,
     database_url: str | None = None,
     name: str = "a",
+    clock: Clock = utc_now,
 ) -> AsyncIterator[Stand]:
     """Run a replica of egress until the block ends."""
-    made = Stand(database_url or f"sqlite://{folder / 'db'}", folder, snapshot, settings, name)
+    made = Stand(database_url or f"sqlite://{folder / 'db'}", folder, snapshot, settings, name, clock)
     await migrate(made.database, "services.egress")
     await made.network.refresh()
     running = asyncio.create_task(made.sender.run())
