@@ -5,7 +5,6 @@ import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -21,8 +20,6 @@ from services.egress.reach import Target
 from services.egress.scu import Call, Ending, Timeouts
 from services.egress.shelf import Shelf
 
-#: All files are of the same age: they go in the order in which they were found.
-_NOW = datetime.min.replace(tzinfo=UTC)
 _TIMEOUTS = Timeouts(connect=10, acse=30, response=60, network=60)
 #: The index of a medium (PS3.3 annex F) is no instance that a receiver stores.
 _DICOMDIR = "1.2.840.10008.1.3.10"
@@ -118,7 +115,7 @@ def _parcel(item: int, key: str, content: bytes) -> Parcel:
     return Parcel(
         item=item,
         delivery_id="",
-        rank=(0, _NOW, item),
+        rank=(0, item),
         sop_class_uid=meta.sop_class_uid,
         sop_instance_uid=meta.sop_instance_uid,
         transfer_syntax_uid=meta.transfer_syntax_uid,

@@ -7,6 +7,7 @@ import secrets
 from libs.messaging.outbox import Outbox
 from libs.service import Platform, Service
 from services.egress.api import make_router
+from services.egress.credentials import Credentials
 from services.egress.deliveries import Deliveries
 from services.egress.handlers import register
 from services.egress.models import messaging
@@ -31,6 +32,7 @@ def build(platform: Platform) -> Service:
         worker=f"{platform.settings.instance}-{secrets.token_hex(4)}",
         clock=platform.clock,
         random=random.random,
+        contexts=Credentials(platform.settings, settings.secrets).of,
     )
     timeouts = Timeouts(
         settings.connect_timeout, settings.acse_timeout, settings.response_timeout, settings.network_timeout

@@ -1,15 +1,23 @@
 """What is known of reaching destinations, and what they accept. Every function works in the caller's transaction."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import Row, and_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.egress.backoff import Circuit
-from services.egress.models import contexts, deliveries, destinations
+from services.egress.delivery import Order
+from services.egress.models import contexts, deliveries, destinations, sent
 from services.egress.repository import insert_of
+
+_CIRCUIT = (
+    destinations.c.failures,
+    destinations.c.retry_at,
+    destinations.c.problem,
+    destinations.c.paused_at.is_not(None),
+)
 
 
 async def lock_circuit(tx: AsyncSession, key: str, *, wait: bool) -> Circuit | None:
@@ -19,18 +27,15 @@ async def lock_circuit(tx: AsyncSession, key: str, *, wait: bool) -> Circuit | N
     Without `wait` it gives None while another transaction has the destination.
     """
     await tx.execute(insert_of(tx)(destinations).on_conflict_do_nothing(), [{"key": key}])
-    columns = (destinations.c.failures, destinations.c.retry_at, destinations.c.problem)
-    found = await tx.execute(select(*columns).where(destinations.c.key == key).with_for_update(skip_locked=not wait))
+    found = await tx.execute(select(*_CIRCUIT).where(destinations.c.key == key).with_for_update(skip_locked=not wait))
     row = found.one_or_none()
     return None if row is None else Circuit(*row)
 
 
 async def circuits(tx: AsyncSession) -> dict[str, Circuit]:
     """Read what is known of every destination."""
-    found = await tx.execute(
-        select(destinations.c.key, destinations.c.failures, destinations.c.retry_at, destinations.c.problem)
-    )
-    return {key: Circuit(failures, retry_at, problem) for key, failures, retry_at, problem in found}
+    found = await tx.execute(select(destinations.c.key, *_CIRCUIT))
+    return {key: Circuit(*known) for key, *known in found}
 
 
 async def reached(tx: AsyncSession, key: str, now: datetime) -> None:
@@ -71,6 +76,29 @@ async def probe_now(tx: AsyncSession, now: datetime, key: str | None = None) -> 
     )
 
 
+def pause_of(row: Row[Any]) -> Order | None:
+    """Tell who paused a destination, of a row with the columns `PAUSE`."""
+    return None if row.paused_at is None else Order("paused", row.paused_by, row.paused_at, row.paused_why)
+
+
+async def paused(tx: AsyncSession, key: str) -> Order | None:
+    """Tell who paused a destination; none if nobody did."""
+    row = (await tx.execute(select(destinations).where(destinations.c.key == key))).one_or_none()
+    return None if row is None else pause_of(row)
+
+
+async def pause(tx: AsyncSession, key: str, by: str, why: str | None, now: datetime) -> None:
+    """Let nothing go to a locked destination."""
+    values = {"paused_by": by, "paused_at": now, "paused_why": why}
+    await tx.execute(update(destinations).where(destinations.c.key == key).values(values))
+
+
+async def resume(tx: AsyncSession, key: str) -> None:
+    """Let things go to a locked destination again."""
+    values = {"paused_by": None, "paused_at": None, "paused_why": None}
+    await tx.execute(update(destinations).where(destinations.c.key == key).values(values))
+
+
 async def list_destinations(tx: AsyncSession) -> dict[str, Row[Any]]:
     """Read what is known of every destination that was ever called."""
     return {row.key: row for row in await tx.execute(select(destinations))}
@@ -108,3 +136,30 @@ async def remember(tx: AsyncSession, key: str, answers: Iterable[tuple[tuple[str
         ),
         rows,
     )
+
+
+async def wait(tx: AsyncSession, key: str, reason: str) -> None:
+    """Show what is due at a destination as waiting, and why."""
+    await tx.execute(
+        update(deliveries)
+        .where(deliveries.c.destination == key, deliveries.c.state == "open", deliveries.c.next_attempt_at.is_not(None))
+        .values(state="waiting", reason=reason)
+    )
+
+
+async def count_bytes(tx: AsyncSession, keys: Iterable[str], day: date, count: int) -> None:
+    """Count bytes that were sent on a day."""
+    insertion = insert_of(tx)(sent)
+    for key in keys:
+        await tx.execute(
+            insertion.on_conflict_do_update(
+                index_elements=["key", "day"], set_={"bytes": sent.c.bytes + insertion.excluded.bytes}
+            ),
+            [{"key": key, "day": day, "bytes": count}],
+        )
+
+
+async def bytes_sent(tx: AsyncSession, key: str, day: date) -> int:
+    """Give the bytes that were sent on a day."""
+    found = await tx.execute(select(sent.c.bytes).where(sent.c.key == key, sent.c.day == day))
+    return int(found.scalar_one_or_none() or 0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import count
 from typing import Any
 
 from sqlalchemy import Row
@@ -17,16 +18,30 @@ from libs.storage.database import Database
 from libs.telemetry import log
 from services.egress import calls, lease, metric, report, repository
 from services.egress.backoff import Backoff, Circuit, Random
+from services.egress.budget import today
 from services.egress.claim import Stretch
-from services.egress.delivery import Closing, Request, State, answered, delivery_id, lane, standing
+from services.egress.delivery import (
+    Closing,
+    Order,
+    Request,
+    State,
+    answered,
+    asks_again,
+    delivery_id,
+    lane,
+    standing,
+)
+from services.egress.limits import Limits, limits
 from services.egress.outcome import ARRIVED, NO_ANSWER, Outcome, Verdict
 from services.egress.parcel import Parcel
-from services.egress.reach import Obstacle, Target, reach, unconfirmed
+from services.egress.reach import Contexts, Obstacle, Target, no_contexts, reach, unconfirmed
 from services.egress.scu import Ending
 from services.egress.settings import EgressSettings
 
 #: Key in a session's `info`: this transaction made work for the sender.
 WORK = "egress.work"
+#: Columns of a delivery of which no person ordered anything.
+NO_ORDER = {"ordered": None, "ordered_by": None, "ordered_at": None, "ordered_why": None}
 _SETTLED_AT_ONCE = 100
 #: The clocks of replicas may differ by so much.
 _CLOCKS_DIFFER = timedelta(minutes=1)
@@ -48,6 +63,8 @@ class Deliveries:
         Name of this replica's run: a restarted process is another worker.
     clock, random
         The time in UTC; a number in [0, 1) for jitter.
+    contexts
+        Where our certificates come from.
     """
 
     def __init__(
@@ -60,6 +77,7 @@ class Deliveries:
         worker: str,
         clock: Clock,
         random: Random,
+        contexts: Contexts = no_contexts,
     ) -> None:
         self._database = database
         self._outbox = outbox
@@ -68,14 +86,16 @@ class Deliveries:
         self.worker = worker
         self._clock = clock
         self._random = random
+        self._contexts = contexts
         self._began_at = clock()
+        self._numbers = count()
         self._reached: set[str] = set()
         self._backoff = Backoff(settings.backoff_first, settings.backoff_cap)
 
     def reach(self, destination: str) -> Target | Obstacle:
         """Tell how a destination is reached now, or why it can't be."""
         snapshot = self._network.current
-        return reach(None if snapshot is None else snapshot.definition, destination)
+        return reach(None if snapshot is None else snapshot.definition, destination, self._contexts)
 
     def destinations(self) -> list[str]:
         """Name the destinations of the network definition in force; groups are none."""
@@ -112,13 +132,17 @@ class Deliveries:
         row = await repository.lock_delivery(tx, key)
         if row is None:
             raise RuntimeError("a delivery vanished between its insertion and its lock")
-        merged = repository.request_of(row).merged(new)
-        await repository.update_delivery(tx, key, **_columns(merged))
+        before = repository.request_of(row)
+        merged = before.merged(new)
+        changes = _columns(merged)
+        if row.ordered == "cancelled" and asks_again(before.closing, merged.closing):
+            changes |= NO_ORDER
+        await repository.update_delivery(tx, key, **changes)
         await repository.add_items(tx, key, wanted.transform, wanted.items, now)
         await self._settle(tx, key)
         tx.info[WORK] = True
 
-    async def claim(self, destination: str, most: int, stretches: dict[str, Stretch]) -> list[Parcel]:
+    async def claim(self, destination: str, most: int, stretches: dict[str, Stretch], in_hand: int = 0) -> list[Parcel]:
         """Take up to so many due instances for a destination in hand, the most urgent first; one to probe with.
 
         Parameters
@@ -126,6 +150,8 @@ class Deliveries:
         stretches
             Attempts of deliveries that this replica is about, by delivery. What is taken in hand is added to them, and
             new ones are begun.
+        in_hand
+            Bytes that this replica has in hand for the destination already.
         """
         taken: list[Parcel] = []
         begun: dict[str, Stretch] = {}
@@ -143,7 +169,9 @@ class Deliveries:
                 row = await lease.lock_free(tx, key, now)
                 if row is None:
                     continue
-                rows = await lease.take(tx, row.id, self.worker, now, most - len(taken))
+                ahead = in_hand + sum(parcel.size for parcel in taken)
+                left = await self._left(tx, destination, ahead)
+                rows = await lease.take(tx, row.id, self.worker, now, most - len(taken), left)
                 await lease.make_due(tx, row.id)
                 if not rows:
                     # A worker died between its last answer and its last word.
@@ -152,7 +180,7 @@ class Deliveries:
                 attempts = row.attempts + (row.id not in stretches)
                 begun[row.id] = _stretch(row, attempts, now)
                 await repository.update_delivery(tx, row.id, state="open", reason=None, attempts=attempts)
-                taken += [_parcel(row, item, self._trusted_since(now)) for item in rows]
+                taken += [_parcel(row, item, next(self._numbers), self._trusted_since(now)) for item in rows]
                 if len(taken) >= most:
                     break
         for key, stretch in begun.items():
@@ -161,7 +189,19 @@ class Deliveries:
             stretches.setdefault(key, stretch).add(mine)
         return taken
 
-    async def take_place(self, destination: str, associations: int) -> bool:
+    def limits(self, destination: str) -> Limits | None:
+        """Tell what limits a destination now; none if it is not in the definition in force."""
+        snapshot = self._network.current
+        if snapshot is None or destination not in snapshot.definition.destinations:
+            return None
+        return limits(snapshot.definition, destination)
+
+    async def wait_for_window(self, destination: str, opens_at: datetime) -> None:
+        """Show what is due at a destination as waiting for its window."""
+        async with self._database.transaction() as tx:
+            await calls.wait(tx, destination, f"the window of destination {destination} opens at {opens_at:%H:%M} UTC")
+
+    async def take_place(self, destination: str, associations: int, alone: Sequence[str]) -> bool:
         """Take a place for one more association with a destination, unless all replicas together have as many."""
         if self._database.dialect == "sqlite":
             return True
@@ -170,7 +210,7 @@ class Deliveries:
             known = await calls.lock_circuit(tx, destination, wait=False)
             if known is None:
                 return False
-            return await lease.take_place(tx, destination, self.worker, known.allowance(now, associations), now)
+            return await lease.take_place(tx, destination, self.worker, known.allowance(now, associations), alone, now)
 
     async def settle(
         self,
@@ -179,6 +219,7 @@ class Deliveries:
         returned: Sequence[Parcel],
         over: Sequence[Stretch],
         endings: Sequence[Ending],
+        left: Sequence[str] = (),
     ) -> None:
         """Write down what became of instances and associations, and tell what follows.
 
@@ -193,7 +234,9 @@ class Deliveries:
         over
             Attempts of deliveries that end with this.
         endings
-            Of associations that end with this; their places are given back.
+            Of associations that end with this.
+        left
+            Places that are given back.
         """
         async with self._database.transaction() as tx:
             now = self._clock()
@@ -205,13 +248,31 @@ class Deliveries:
             await lease.give_back(tx, self.worker, [parcel.item for parcel in returned])
             circuit = await self._judge(tx, destination, moved=moved, endings=endings, known=known)
             if self._database.dialect == "postgresql":
-                for _ in endings:
-                    await lease.leave_place(tx, destination, self.worker)
+                await lease.leave_places(tx, left, self.worker)
+            await self._count_bytes(tx, destination, told)
             ended = {stretch.delivery_id: stretch for stretch in over}
             problem = next((ending.problem for ending in endings if ending.problem is not None), None)
             for key in rows:
                 await self._settle(tx, key, circuit, _telling(ended.get(key), problem, now))
             tx.info[WORK] = True
+
+    async def _count_bytes(self, tx: AsyncSession, destination: str, told: "Sequence[tuple[Parcel, Outcome]]") -> None:
+        found = self.limits(destination)
+        if found is None or not found.budgeted:
+            return
+        count = sum(parcel.size for parcel, outcome in told if outcome.verdict in ARRIVED)
+        if count:
+            await calls.count_bytes(tx, found.budgeted, today(found.timezone, self._clock()), count)
+
+    async def _left(self, tx: AsyncSession, destination: str, in_hand: int) -> int | None:
+        """Give the bytes that are left of today's budgets besides what is in hand; none: no end."""
+        found = self.limits(destination)
+        if found is None or not found.budgeted:
+            return None
+        day = today(found.timezone, self._clock())
+        own = await calls.bytes_sent(tx, destination, day)
+        line = await calls.bytes_sent(tx, found.line, day)
+        return found.caps.left(own + in_hand, line + in_hand)
 
     async def accepted(self, destination: str) -> dict[tuple[str, str], bool]:
         """Tell what a destination is known to accept, and not to."""
@@ -236,19 +297,10 @@ class Deliveries:
                 tx.info[WORK] = True
         return alive
 
-    async def retry(self, key: str) -> int:
-        """Try at once what of a delivery isn't sent, as a person asks; give the number of instances."""
-        async with self._database.transaction() as tx:
-            now = self._clock()
-            destination = await repository.destination_of(tx, key)
-            if destination is None:
-                return 0
-            await calls.probe_now(tx, now, destination)
-            await repository.lock_delivery(tx, key)
-            count = await repository.retry_items(tx, key, now)
-            await self._settle(tx, key)
-            tx.info[WORK] = True
-        return count
+    async def reconsider(self, tx: AsyncSession, key: str) -> None:
+        """Give a delivery the state that follows from what this transaction changed, and wake the sender."""
+        await self._settle(tx, key)
+        tx.info[WORK] = True
 
     async def apply_network(self) -> None:
         """Hold and release deliveries as the network definition in force says."""
@@ -256,14 +308,20 @@ class Deliveries:
             names = await repository.unfinished_destinations(tx)
             await calls.probe_now(tx, self._clock())
             for name in names:
-                target = self.reach(name)
-                if isinstance(target, Obstacle):
-                    await repository.hold(tx, name, target.reason)
-                else:
-                    await repository.release(tx, name)
-            tx.info[WORK] = True
+                await self.hold_or_release(tx, name)
         for name in names:
-            await self._settle_held(name)
+            await self.settle_held(name)
+
+    async def hold_or_release(self, tx: AsyncSession, destination: str) -> None:
+        """Show what is to go to a destination as held, where it is paused or can't be called, or else let it go."""
+        target, paused = self.reach(destination), await calls.paused(tx, destination)
+        if paused is not None:
+            await repository.hold(tx, destination, paused.reason)
+        elif isinstance(target, Obstacle):
+            await repository.hold(tx, destination, target.reason)
+        else:
+            await repository.release(tx, destination)
+        tx.info[WORK] = True
 
     async def follow_clock(self) -> None:
         """Make due what would wait too long because the clock was put back, as after a power cut without a battery."""
@@ -285,7 +343,8 @@ class Deliveries:
                 await lease.free_all(tx)
             await lease.enter(tx, self.worker, self._alive_until(self._clock()))
 
-    async def _settle_held(self, destination: str) -> None:
+    async def settle_held(self, destination: str) -> None:
+        """Give the deliveries that are held, though nothing of them could be sent, the state that follows now."""
         after = ""
         while True:
             async with self._database.reading() as tx:
@@ -367,6 +426,7 @@ class Deliveries:
             obstacle=target.reason if isinstance(target, Obstacle) else None,
             unconfirmed=unconfirmed(None if snapshot is None else snapshot.definition, row.destination),
             set_hash=await repository.set_hash_of(tx, key) if answered(tally, closing) else None,
+            order=_order(row),
         )
         state: State = found.state
         reason = found.reason
@@ -407,6 +467,12 @@ def _next_attempt(state: State, due: datetime | None, circuit: Circuit | None) -
     return max(due, circuit.retry_at) if circuit and circuit.retry_at else due
 
 
+def _order(row: Row[Any]) -> Order | None:
+    if row.ordered is not None:
+        return Order(row.ordered, row.ordered_by, row.ordered_at, row.ordered_why)
+    return calls.pause_of(row)
+
+
 def _request(event: Event[DeliveryRequested]) -> Request:
     wanted = event.data
     closing = None
@@ -440,11 +506,11 @@ def _stretch(delivery: Row[Any], attempt: int, now: datetime) -> Stretch:
     )
 
 
-def _parcel(delivery: Row[Any], item: Row[Any], trusted_since: datetime) -> Parcel:
+def _parcel(delivery: Row[Any], item: Row[Any], number: int, trusted_since: datetime) -> Parcel:
     return Parcel(
         item=item.id,
         delivery_id=delivery.id,
-        rank=(delivery.lane, delivery.requested_at, item.attempts),
+        rank=(delivery.lane, number),
         sop_class_uid=item.sop_class_uid,
         sop_instance_uid=item.sop_instance_uid,
         transfer_syntax_uid=item.transfer_syntax_uid,

@@ -7,7 +7,6 @@ from concurrent.futures import Executor
 from datetime import datetime
 from typing import Any
 
-from libs.clock import Clock
 from libs.messaging.listen import DATABASE_AWAY
 from libs.telemetry import log
 from libs.telemetry.trace import link_to, study_context, tracer
@@ -15,10 +14,11 @@ from services.egress import metric
 from services.egress.backoff import Circuit
 from services.egress.claim import Stretch
 from services.egress.deliveries import Deliveries
+from services.egress.limits import Limits, Paces
 from services.egress.outcome import ARRIVED, Outcome, Verdict
 from services.egress.parcel import Parcel, Readable
 from services.egress.reach import Target
-from services.egress.scu import Call, Ending, Timeouts
+from services.egress.scu import WINDOW, Call, Ending, Timeouts
 from services.egress.settings import EgressSettings
 from services.egress.shelf import Shelf
 
@@ -33,8 +33,12 @@ class Dispatch:
     ----------
     key
         Of the destination.
-    deliveries, objects, timeouts, settings, clock
+    deliveries, objects, timeouts, settings
         As for the sender.
+    paces
+        Caps in use.
+    windowless
+        Destinations that are not asked for a window; added to.
     pool
         Runs associations.
     wake
@@ -48,7 +52,8 @@ class Dispatch:
         objects: Readable,
         timeouts: Timeouts,
         settings: EgressSettings,
-        clock: Clock,
+        paces: Paces,
+        windowless: set[str],
         pool: Executor,
         wake: Callable[[], None],
     ) -> None:
@@ -57,7 +62,8 @@ class Dispatch:
         self._objects = objects
         self._timeouts = timeouts
         self._settings = settings
-        self._clock = clock
+        self._paces = paces
+        self._windowless = windowless
         self._pool = pool
         self._wake = wake
         self._loop = asyncio.get_running_loop()
@@ -67,6 +73,7 @@ class Dispatch:
         self._lock = threading.Lock()
         self._told: list[tuple[Parcel, Outcome]] = []
         self._endings: list[Ending] = []
+        self._left: list[str] = []
         self._returned: list[Parcel] = []
         self._accepted: dict[tuple[str, str], bool] | None = None
         self._recording: asyncio.Task[None] | None = None
@@ -86,13 +93,15 @@ class Dispatch:
         """How many associations there are."""
         return len(self._calls)
 
-    def turn(self, target: Target, circuit: Circuit, urgency: int | None, room: int, now: datetime) -> int:
-        """Take in hand what is due and call; give how many associations were begun.
+    def turn(
+        self, target: Target, limits: Limits, circuit: Circuit, urgency: int | None, room: int, now: datetime
+    ) -> None:
+        """Take in hand what is due and call.
 
         Parameters
         ----------
-        target, circuit
-            How the destination is reached, and what is known of reaching it.
+        target, limits, circuit
+            How the destination is reached, what limits it, and what is known of reaching it.
         urgency
             The most urgent lane of what is due there and in nobody's hand; none if nothing is.
         room
@@ -101,7 +110,7 @@ class Dispatch:
             The time, UTC.
         """
         if self._stopping or self._troubled:
-            return 0
+            return
         allowed = circuit.allowance(now, target.associations)
         if not allowed and not self._calls:
             # Taken in hand while it became known that nothing gets through.
@@ -117,9 +126,8 @@ class Dispatch:
         waiting = self._shelf.unattended
         begun = 0
         while begun < min(room, waiting) and len(self._calls) < allowed:
-            self._begin(target)
+            self._begin(target, limits)
             begun += 1
-        return begun
 
     async def stop(self, grace: float) -> None:
         """Let what is under way come to its end, for so many seconds, and write everything down."""
@@ -147,6 +155,21 @@ class Dispatch:
             self._returned += returned
             self._record_soon()
 
+    def pause(self) -> None:
+        """Let nothing begin for now; what is under way comes to its end."""
+        self.give_back()
+        for call in self._calls.values():
+            call.stop()
+
+    def _bytes_in_hand(self) -> int:
+        told = {outcome.item for stretch in self._stretches.values() for outcome in stretch.outcomes}
+        return sum(
+            parcel.size
+            for stretch in self._stretches.values()
+            for parcel in stretch.parcels.values()
+            if parcel.item not in told
+        )
+
     def abandon(self) -> None:
         """End everything at once: this replica was taken for dead, and what it held is others' now."""
         self._shelf.clear()
@@ -157,7 +180,9 @@ class Dispatch:
         try:
             if self._accepted is None:
                 self._accepted = await self._deliveries.accepted(self.key)
-            parcels = await self._deliveries.claim(self.key, self._settings.hold, self._stretches)
+            parcels = await self._deliveries.claim(
+                self.key, self._settings.hold, self._stretches, self._bytes_in_hand()
+            )
         except DATABASE_AWAY:
             _log.exception("deliveries can't be taken, trying again", destination=self.key)
             parcels = []
@@ -173,7 +198,7 @@ class Dispatch:
         self._resting = False
         self._wake()
 
-    def _begin(self, target: Target) -> None:
+    def _begin(self, target: Target, limits: Limits) -> None:
         call = Call(
             target,
             self._shelf,
@@ -183,14 +208,16 @@ class Dispatch:
             accepted=self._accepted,
             learned=self._learned,
             linger=self._settings.linger,
+            paces=self._paces.of(limits),
+            window=1 if self.key in self._windowless else WINDOW,
         )
-        placeholder = asyncio.create_task(self._run(call, target))
+        placeholder = asyncio.create_task(self._run(call, target, limits))
         self._calls[placeholder] = call
         placeholder.add_done_callback(self._ended)
 
-    async def _run(self, call: Call, target: Target) -> Ending:
+    async def _run(self, call: Call, target: Target, limits: Limits) -> Ending:
         try:
-            placed = await self._deliveries.take_place(self.key, target.associations)
+            placed = await self._deliveries.take_place(self.key, target.associations, limits.shared)
         except DATABASE_AWAY:
             _log.exception("no association can be begun, trying again", destination=self.key)
             placed = False
@@ -200,9 +227,13 @@ class Dispatch:
         with _tracer.start_as_current_span("association", attributes={"kivuko.destination": self.key}) as span:
             ending = await self._loop.run_in_executor(self._pool, call.run)
             span.set_attribute("kivuko.outcome", ending.kind)
+        if ending.kind == "unreachable" and not call.answered:
+            # There are receivers that drop the connection of who asks for a window, at the first request.
+            self._windowless.add(self.key)
         said = _log.info if ending.kind in ("finished", "stopped") else _log.warning
         said("association ended", destination=self.key, kind=ending.kind, reason=ending.problem)
         self._endings.append(ending)
+        self._left += dict.fromkeys((self.key, *limits.shared))
         return ending
 
     def _ended(self, call: "asyncio.Future[Ending]") -> None:
@@ -268,12 +299,13 @@ class Dispatch:
                     del self._told[: len(told)]
                 endings, self._endings = self._endings, []
                 returned, self._returned = self._returned, []
+                left, self._left = self._left, []
                 if not (told or endings or returned):
                     return
                 over = self._after(told, returned)
                 while True:
                     try:
-                        await self._deliveries.settle(self.key, told, returned, over, endings)
+                        await self._deliveries.settle(self.key, told, returned, over, endings, left)
                     except Exception:  # noqa: BLE001 - an answer that is not written down is sent again: it is kept here
                         _log.exception("answers can't be written down, trying again", destination=self.key)
                         await asyncio.sleep(self._settings.poll)

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Row, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from services.egress.budget import startable
 from services.egress.models import deliveries, items, places, workers
 from services.egress.repository import SENDABLE, TURN, insert_of
 
@@ -86,8 +87,13 @@ async def lock_free(tx: AsyncSession, delivery_id: str, now: datetime) -> Row[An
     return found.one_or_none()
 
 
-async def take(tx: AsyncSession, delivery_id: str, worker: str, now: datetime, limit: int) -> Sequence[Row[Any]]:
-    """Lease instances of a locked delivery; those that were tried least first, so that one bad is in nobody's way."""
+async def take(
+    tx: AsyncSession, delivery_id: str, worker: str, now: datetime, limit: int, left: int | None = None
+) -> Sequence[Row[Any]]:
+    """Lease instances of a locked delivery; those that were tried least first, so that one bad is in nobody's way.
+
+    `left` are the bytes of today's budget; none: no end.
+    """
     found = await tx.execute(
         select(items)
         .where(
@@ -97,6 +103,7 @@ async def take(tx: AsyncSession, delivery_id: str, worker: str, now: datetime, l
         .limit(limit)
     )
     rows = found.all()
+    rows = rows[: startable((row.size for row in rows), left)]
     if rows:
         await tx.execute(update(items).where(items.c.id.in_([row.id for row in rows])).values(leased_by=worker))
     return rows
@@ -111,8 +118,13 @@ async def give_back(tx: AsyncSession, worker: str, ids: Iterable[int]) -> None:
         )
 
 
-async def take_place(tx: AsyncSession, destination: str, worker: str, most: int, now: datetime) -> bool:
-    """Take a place for one more association, unless all workers together have as many. The destination is locked."""
+async def take_place(
+    tx: AsyncSession, destination: str, worker: str, most: int, alone: Sequence[str], now: datetime
+) -> bool:
+    """Take a place for one more association, unless all workers together have as many. The destination is locked.
+
+    `alone` names what only one worker at a time may use: a place is taken there, too.
+    """
     alive = and_(places.c.worker == workers.c.name, or_(workers.c.alive_until > now, workers.c.name == worker))
     found = await tx.execute(
         select(func.coalesce(func.sum(places.c.number), 0))
@@ -121,15 +133,29 @@ async def take_place(tx: AsyncSession, destination: str, worker: str, most: int,
     )
     if int(found.scalar_one()) >= most:
         return False
+    keys = list(dict.fromkeys((destination, *alone)))
+    # Of two who take places at once, the one who writes second sees the other's.
     insertion = insert_of(tx)(places)
-    await tx.execute(
-        insertion.on_conflict_do_update(index_elements=["destination", "worker"], set_={"number": places.c.number + 1}),
-        [{"destination": destination, "worker": worker, "number": 1}],
+    for key in keys:
+        await tx.execute(
+            insertion.on_conflict_do_update(
+                index_elements=["destination", "worker"], set_={"number": places.c.number + 1}
+            ),
+            [{"destination": key, "worker": worker, "number": 1}],
+        )
+    others = await tx.execute(
+        select(func.count())
+        .select_from(places.join(workers, alive))
+        .where(places.c.destination.in_(alone), places.c.worker != worker, places.c.number > 0)
     )
+    if others.scalar_one():
+        await leave_places(tx, keys, worker)
+        return False
     return True
 
 
-async def leave_place(tx: AsyncSession, destination: str, worker: str) -> None:
-    """Give a place back."""
-    mine = and_(places.c.destination == destination, places.c.worker == worker)
-    await tx.execute(update(places).where(mine, places.c.number > 0).values(number=places.c.number - 1))
+async def leave_places(tx: AsyncSession, keys: Iterable[str], worker: str) -> None:
+    """Give places back, one at each of these."""
+    for key in keys:
+        mine = and_(places.c.destination == key, places.c.worker == worker)
+        await tx.execute(update(places).where(mine, places.c.number > 0).values(number=places.c.number - 1))

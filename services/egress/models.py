@@ -4,6 +4,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     ForeignKey,
     Index,
     Integer,
@@ -51,6 +52,7 @@ deliveries = Table(
     Column("ordered", String(16), nullable=True),
     Column("ordered_by", Text, nullable=True),
     Column("ordered_at", Instant, nullable=True),
+    Column("ordered_why", Text, nullable=True),
     UniqueConstraint("tenant", "study_instance_uid", "destination", name="deliveries_business_key"),
     Index("deliveries_due", "destination", "state", "lane", "next_attempt_at"),
     Index("deliveries_listed", "requested_at", "id"),
@@ -84,6 +86,7 @@ items = Table(
     UniqueConstraint("delivery_id", "sop_instance_uid", "content_hash", "transform", name="items_business_key"),
     Index("items_due", "delivery_id", "state", "next_attempt_at"),
     Index("items_leased", "leased_by"),
+    Index("items_sent", "sent_at"),
 )
 
 destinations = Table(
@@ -97,6 +100,7 @@ destinations = Table(
     Column("failed_at", Instant, nullable=True),
     Column("paused_by", Text, nullable=True),
     Column("paused_at", Instant, nullable=True),
+    Column("paused_why", Text, nullable=True),
 )
 
 workers = Table(
@@ -124,4 +128,13 @@ contexts = Table(
     Column("transfer_syntax_uid", String(64), primary_key=True),
     Column("accepted", Boolean, nullable=False),
     Column("seen_at", Instant, nullable=False),
+)
+
+#: Bytes sent a day, by destination or line of a site; only where there is a budget.
+sent = Table(
+    "sent",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("bytes", BigInteger, nullable=False),
 )

@@ -1,10 +1,10 @@
 """One instance on its way, and its dataset: read, and checked against the hash under which it was taken in."""
 
 import hashlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from libs.dicom import part10
 from libs.storage.objects import ObjectMissingError
@@ -38,7 +38,7 @@ class Parcel:
     delivery_id
         Of which delivery it is.
     rank
-        Its place in the queue: number of the lane, time of the first request, tries so far.
+        Its place in the queue: number of the lane, and its number in it.
     sop_class_uid, sop_instance_uid, transfer_syntax_uid
         As in the C-STORE request and its presentation context.
     content_hash
@@ -53,7 +53,7 @@ class Parcel:
 
     item: int
     delivery_id: str
-    rank: tuple[int, datetime, int]
+    rank: tuple[int, int]
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
@@ -111,6 +111,30 @@ def _pieces(parcel: Parcel, file: BinaryIO, first: bytes) -> Iterator[bytes]:
         piece = file.read(_PIECE)
         digest.update(piece)
     _check(parcel, digest.hexdigest())
+
+
+class Joined(io.RawIOBase):
+    """The pieces of a dataset as a file, for what reads files."""
+
+    def __init__(self, pieces: Iterator[bytes | memoryview]) -> None:
+        self._pieces = pieces
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        """Say that it is read."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read what is there of the next piece; 0 at the end."""
+        while not self._left:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._left = memoryview(piece)
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
 
 
 def _check_length(parcel: Parcel, found: int) -> None:

@@ -37,11 +37,20 @@ class Obstacle:
 NO_DEFINITION = Obstacle("there is no network definition yet: run `kivuko apply FILE`")
 
 
-def reach(definition: Definition | None, key: str) -> Target | Obstacle:
+#: Gives the TLS context of connections to a node, by the name of the secret with our certificate; none: the network's.
+Contexts = Callable[[str | None], "Callable[[], ssl.SSLContext] | Obstacle"]
+
+
+def no_contexts(_secret: str | None) -> Obstacle:
+    """Have no certificate."""
+    return Obstacle("there is no certificate to call with")
+
+
+def reach(definition: Definition | None, key: str, contexts: Contexts) -> Target | Obstacle:
     """Tell how a destination is reached under a network definition.
 
     What the definition asks for and this release can't do is an obstacle, never left out: a destination with a
-    transform gets nothing untransformed, a node with TLS nothing in plain, a window nothing outside it.
+    transform gets nothing untransformed, a node with TLS nothing in plain.
     """
     if definition is None:
         return NO_DEFINITION
@@ -53,27 +62,32 @@ def reach(definition: Definition | None, key: str) -> Target | Obstacle:
         return Obstacle(f"destination {key} is of kind {kind}, to which this release cannot send")
     if destination.transform is not None:
         return Obstacle(f"destination {key} has the transform {destination.transform}, which this release cannot do")
-    if destination.window is not None:
-        return Obstacle(f"destination {key} has a window, which this release cannot keep: remove it to send now")
-    return _node(definition, key, destination.node, destination.associations)
+    return _node(definition, key, destination.node, destination.associations, contexts)
 
 
-def _node(definition: Definition, key: str, node_key: str, associations: int | None) -> Target | Obstacle:
+def _node(
+    definition: Definition, key: str, node_key: str, associations: int | None, contexts: Contexts
+) -> Target | Obstacle:
     node = definition.nodes.get(node_key)
     if node is None:
         return Obstacle(f"node {node_key} of destination {key} is not in the network definition")
     if node.retired:
         return Obstacle(f"node {node_key} of destination {key} is retired")
-    if node.tls is not False:
-        return Obstacle(f"node {node_key} of destination {key} asks for TLS, which this release cannot do")
     if node.host is None or node.port is None:
         return Obstacle(f"node {node_key} of destination {key} has no host and port to call")
+    tls = None
+    if node.tls is not False:
+        found = contexts(None if node.tls is True else node.tls.client)
+        if isinstance(found, Obstacle):
+            return Obstacle(f"node {node_key} of destination {key} asks for TLS: {found.reason}")
+        tls = found
     return Target(
         host=node.host,
         port=node.port,
         called_aet=definition.aet_of(node_key),
         calling_aet=definition.aets[0],
         associations=associations or node.associations,
+        tls=tls,
     )
 
 

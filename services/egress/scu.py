@@ -1,13 +1,15 @@
 """The edge to C-STORE and C-ECHO service class providers: one association in the caller's thread. PS3.4 annex B."""
 
+import io
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Final, Literal
+from typing import BinaryIO, Final, Literal, cast
 
+from libs.dicom.reencode import EXPLICIT, NotReencodableError, can_reencode, reencoded
 from libs.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from libs.dimse import command as commands
 from libs.dimse.connection import LostError, StoppedError, TimedOutError
@@ -25,7 +27,8 @@ from services.egress.outcome import (
     Verdict,
     of_status,
 )
-from services.egress.parcel import WHOLE, DamagedError, Parcel, Readable, dataset
+from services.egress.pace import Pace, piece
+from services.egress.parcel import WHOLE, DamagedError, Joined, Parcel, Readable, dataset
 from services.egress.reach import Target
 from services.egress.shelf import Shelf
 
@@ -39,6 +42,9 @@ WINDOW: Final = 8
 _MAX_PDU: Final = 1 << 16
 _VERIFICATION: Final = "1.2.840.10008.1.1"
 _IMPLICIT: Final = "1.2.840.10008.1.2"
+#: What uncompressed data can be given in instead, the better first.
+_UNCOMPRESSED: Final = (EXPLICIT, _IMPLICIT)
+_IN_OTHER_WORDS: Final = "Sent in transfer syntax {}: the receiver does not take the one in which it is kept."
 _DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 _LAST_MESSAGE_ID: Final = 65_535
 _OVER: Final = (LostError, TimedOutError, AbortedError, ReleasedError, MalformedError)
@@ -111,6 +117,15 @@ class Call:
         Called with what it answered this time.
     linger
         How long an association is kept when nothing is to be sent, in seconds.
+    paces
+        Caps that hold for it, the narrowest first.
+    window
+        Operations that may be under way, if the receiver grants it; with 1 it is not asked.
+
+    Attributes
+    ----------
+    answered
+        Whether any instance was answered.
     """
 
     def __init__(
@@ -124,7 +139,10 @@ class Call:
         accepted: Mapping[tuple[str, str], bool] | None = None,
         learned: Learned = lambda _answers: None,
         linger: float = 0.0,
+        paces: Sequence[Pace] = (),
+        window: int = WINDOW,
     ) -> None:
+        self._paces = paces
         self._target = target
         self._shelf = shelf
         self._objects = objects
@@ -134,12 +152,16 @@ class Call:
         self._learned = learned
         self._linger = linger
         self._stop = threading.Event()
+        self._abort = threading.Event()
         self._association: Association | None = None
         self._proposed: set[tuple[str, str]] = set()
         self._under_way: dict[int, Parcel] = {}
         self._ahead: tuple[Parcel, list[bytes | memoryview]] | None = None
         self._message_id = 0
         self._busy = 0
+        self._last_status = ""
+        self._window = window
+        self.answered = False
 
     def stop(self) -> None:
         """End the association after what is under way; from any thread."""
@@ -148,6 +170,7 @@ class Call:
     def abort(self) -> None:
         """End the association now; from any thread."""
         self._stop.set()
+        self._abort.set()
         association = self._association
         if association is not None:
             association.stop()
@@ -156,7 +179,7 @@ class Call:
         """Call, send, and take leave."""
         pairs = self._wanted()
         try:
-            association = connect(self._target, _contexts(pairs), self._timeouts, self._known)
+            association = connect(self._target, _contexts(pairs), self._timeouts, self._known, self._window)
         except _EndError as end:
             return _STOPPED if self._stop.is_set() else end.ending
         self._proposed = set(pairs)
@@ -172,7 +195,7 @@ class Call:
             self._drop(association, f"No answer: {error}.")
             return _STOPPED
         except BaseException:
-            association.abort()
+            self._drop(association, "No answer: sending it broke off inside Kivuko; report it.")
             raise
         association.release()
         return ending
@@ -186,10 +209,18 @@ class Call:
         """Name what to propose: what is needed, and what was accepted before, in case it is needed next."""
         needed = self._shelf.pairs()
         known = [pair for pair, accepted in self._accepted.items() if accepted]
-        return list(dict.fromkeys((*needed, *known)))[:MAX_CONTEXTS]
+        # Besides, what may be taken instead; not where it is known that the other is taken.
+        others = [
+            (sop_class, syntax)
+            for sop_class, kept in needed
+            if not self._accepted.get((sop_class, kept))
+            for syntax in _UNCOMPRESSED
+            if can_reencode(kept, syntax)
+        ]
+        return list(dict.fromkeys((*needed, *others, *known)))[:MAX_CONTEXTS]
 
     def _send_all(self, association: Association) -> Ending:
-        window = min(association.window or WINDOW, WINDOW)
+        window = min(association.window or self._window, self._window)
         while True:
             while len(self._under_way) < window and not self._stop.is_set():
                 parcel = self._shelf.take(0 if self._under_way else self._linger, self._can_go)
@@ -197,7 +228,10 @@ class Call:
                     break
                 self._begin(association, parcel)
             if not self._under_way:
-                return _STOPPED if self._stop.is_set() else Ending("finished")
+                if self._stop.is_set():
+                    return _STOPPED
+                # A probe is one instance: what it was answered is all that is known.
+                return self._full() if self._busy else Ending("finished")
             self._look_ahead(association)
             self._hear(association.receive())
 
@@ -206,8 +240,8 @@ class Call:
         return parcel.pair in self._proposed
 
     def _begin(self, association: Association, parcel: Parcel) -> None:
-        context_id = association.contexts.get(parcel.pair)
-        if context_id is None:
+        syntax = _syntax(parcel, association)
+        if syntax is None:
             self._tell(parcel, _no_context(parcel))
             return
         self._message_id = self._message_id % _LAST_MESSAGE_ID + 1
@@ -216,17 +250,22 @@ class Call:
         except ValueError:
             self._tell(parcel, _unsendable(parcel, "Its UIDs can't be put into a C-STORE request."))
             return
+        # From here on it is told of, whatever breaks.
+        self._under_way[self._message_id] = parcel
         try:
-            pieces = self._ready(parcel)
+            pieces = self._ready(parcel, syntax)
         except StoreUnavailableError as error:
+            del self._under_way[self._message_id]
             self._shelf.put([parcel])
             raise _EndError(Ending("store-away", str(error))) from error
         except (DamagedError, _UnsendableError) as error:
+            del self._under_way[self._message_id]
             self._tell(parcel, _unfit(parcel, error))
             return
-        self._under_way[self._message_id] = parcel
         try:
-            association.send(context_id, request, pieces)
+            if self._paces:
+                pieces = self._paced(pieces)
+            association.send(association.contexts[parcel.sop_class_uid, syntax], request, pieces)
         except (DamagedError, _UnsendableError, StoreUnavailableError) as error:
             # Part of it has left: only an abort keeps the receiver from taking it for the whole.
             del self._under_way[self._message_id]
@@ -236,29 +275,46 @@ class Call:
             self._tell(parcel, _unfit(parcel, error))
             raise _EndError(Ending("stopped", "an object turned out to be unfit while it was sent")) from error
 
-    def _ready(self, parcel: Parcel) -> Iterator[bytes | memoryview]:
+    def _paced(self, pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        """Give pieces when their time has come, none longer than what may go at once."""
+        for whole in pieces:
+            at, view = 0, memoryview(whole)
+            while at < len(view):
+                part = view[at : at + piece(self._paces[0].rate)]
+                at += len(part)
+                for pace in self._paces:
+                    if self._abort.wait(pace.take(len(part))):
+                        raise StoppedError("this side was asked to end the association")
+                yield part
+
+    def _ready(self, parcel: Parcel, syntax: str) -> Iterator[bytes | memoryview]:
         """Give the pieces of a dataset, of a small one when it has been checked."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead[0] is parcel:
             return iter(ahead[1])
-        pieces = _even(parcel, dataset(parcel, self._objects))
+        pieces = self._encoded(parcel, syntax)
         if parcel.size <= WHOLE:
             return iter(list(pieces))
         # What is missing, or can't be read at all, is found out before anything has left.
-        return chain([next(pieces)], pieces)
+        return chain([next(pieces, b"")], pieces)
+
+    def _encoded(self, parcel: Parcel, syntax: str) -> Iterator[bytes | memoryview]:
+        pieces = dataset(parcel, self._objects)
+        if syntax == parcel.transfer_syntax_uid:
+            return _even(parcel, pieces)
+        file = cast("BinaryIO", io.BufferedReader(Joined(pieces)))
+        return _reencoded(file, parcel.transfer_syntax_uid, syntax)
 
     def _look_ahead(self, association: Association) -> None:
         """Read and check what comes next while the receiver is at work on what it has."""
         following = self._shelf.next()
-        if (
-            following is None
-            or following.size > WHOLE
-            or following.pair not in association.contexts
-            or (self._ahead is not None and self._ahead[0] is following)
-        ):
+        if following is None or following.size > WHOLE or (self._ahead is not None and self._ahead[0] is following):
+            return
+        syntax = _syntax(following, association)
+        if syntax is None:
             return
         try:
-            self._ahead = following, list(_even(following, dataset(following, self._objects)))
+            self._ahead = following, list(self._encoded(following, syntax))
         except (DamagedError, _UnsendableError, StoreUnavailableError):
             self._ahead = None  # it is found out again, and told, when its turn has come
 
@@ -270,10 +326,19 @@ class Call:
         if parcel is None:
             raise MalformedError(Reason.UNEXPECTED_PARAMETER, "the receiver answered a request that was not made")
         outcome = of_status(parcel.item, command.status)
+        if outcome.verdict is Verdict.SENT and self._association is not None:
+            syntax = _syntax(parcel, self._association)
+            if syntax is not None and syntax != parcel.transfer_syntax_uid:
+                outcome = replace(outcome, reason=_IN_OTHER_WORDS.format(syntax))
         self._tell(parcel, outcome)
         self._busy = self._busy + 1 if outcome.verdict is Verdict.LATER else 0
+        self._last_status = outcome.status
+        self.answered = True
         if self._busy == BUSY_ANSWERS:
-            raise _EndError(Ending("busy", f"the receiver is out of resources (status {outcome.status})"))
+            raise _EndError(self._full())
+
+    def _full(self) -> Ending:
+        return Ending("busy", f"the receiver is out of resources (status {self._last_status})")
 
     def _broken(self, association: Association, error: Exception) -> Ending:
         for message in association.come():
@@ -283,10 +348,13 @@ class Call:
             except (MalformedError, _EndError):
                 break
         problem = str(error)
+        if isinstance(error, ReleasedError):
+            association.close()
         self._drop(association, f"No answer: {problem}.")
         return Ending("unreachable", problem)
 
     def _drop(self, association: Association, reason: str | None) -> None:
+        """End an association, and tell of what was under way that nobody knows whether it arrived."""
         association.abort()
         for parcel in self._under_way.values():
             said = reason or "No answer: the association was ended before it came."
@@ -298,12 +366,31 @@ class _UnsendableError(Exception):
     """No association can carry the instance; the text is a sentence for people."""
 
 
+def _syntax(parcel: Parcel, association: Association) -> str | None:
+    """Tell in which transfer syntax an instance can go: as it is kept, or else in one that says the same."""
+    for syntax in (parcel.transfer_syntax_uid, *_UNCOMPRESSED):
+        if (parcel.sop_class_uid, syntax) in association.contexts and (
+            syntax == parcel.transfer_syntax_uid or can_reencode(parcel.transfer_syntax_uid, syntax)
+        ):
+            return syntax
+    return None
+
+
+def _reencoded(file: BinaryIO, source: str, target: str) -> Iterator[bytes]:
+    try:
+        yield from reencoded(file, source, target)
+    except NotReencodableError as error:
+        raise _UnsendableError(f"It can't be given in a transfer syntax that the receiver takes: {error}.") from error
+
+
 def _even(parcel: Parcel, pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
     """See that the dataset has an even length. PS3.8 annex E allows no other; receivers abort at an odd one."""
     count = 0
-    for piece in pieces:
-        count += len(piece)
-        yield piece
+    for each in pieces:
+        count += len(each)
+        yield each
+    if count == 0:
+        raise _UnsendableError("Its dataset is empty.")
     if count % 2 == 0:
         return
     if parcel.transfer_syntax_uid != _DEFLATED:
@@ -363,6 +450,7 @@ def connect(
     pairs: tuple[tuple[str, str], ...],
     timeouts: Timeouts,
     known: Callable[[Association], None] = lambda _association: None,
+    window: int = 1,
 ) -> Association:
     """Open an association that proposes each pair of abstract and transfer syntax. Raises _EndError.
 
@@ -379,7 +467,7 @@ def connect(
         max_pdu=_MAX_PDU,
         implementation_class_uid=IMPLEMENTATION_CLASS_UID,
         implementation_version=IMPLEMENTATION_VERSION_NAME,
-        window=(WINDOW, 1),
+        window=(window, 1) if window > 1 else None,
     )
     try:
         association.ask(request)

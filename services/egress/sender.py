@@ -1,6 +1,7 @@
 """The loop that sends: looks what is due where, has it dispatched, sleeps until something else is due."""
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
@@ -14,6 +15,7 @@ from services.egress import calls, listing, metric, repository
 from services.egress.backoff import Circuit
 from services.egress.deliveries import WORK, Deliveries
 from services.egress.dispatch import Dispatch
+from services.egress.limits import Paces
 from services.egress.parcel import Readable
 from services.egress.reach import Obstacle
 from services.egress.scu import Timeouts
@@ -50,6 +52,8 @@ class Sender:
         self._clock = clock
         self._dispatches: dict[str, Dispatch] = {}
         self._network_changed = True
+        self._paces = Paces(time.monotonic)
+        self._windowless: set[str] = set()
         self._wake = asyncio.Event()
         database.on_commit(lambda session: self._wake.set() if session.info.get(WORK) else None)
         network.on_change(lambda _snapshot: self._apply_soon())
@@ -110,6 +114,7 @@ class Sender:
         try:
             if self._network_changed:
                 self._network_changed = False
+                self._windowless.clear()
                 await self._deliveries.apply_network()
             return await self._start_due()
         except DATABASE_AWAY:
@@ -123,32 +128,41 @@ class Sender:
             due = await repository.due_destinations(tx)
             urgent = await repository.urgent_destinations(tx, now)
             circuits = await calls.circuits(tx)
-        later: list[datetime] = []
-        room = self._settings.associations - sum(each.associations for each in self._dispatches.values())
-        for key in {*due, *self._dispatches}:
-            circuit = circuits.get(key, Circuit())
-            if key in due and (at := max(due[key], circuit.retry_at or now)) > now:
-                later.append(at)
-            target = self._deliveries.reach(key)
-            dispatch = self._dispatches.get(key)
-            if isinstance(target, Obstacle):
-                if dispatch is not None:
-                    dispatch.give_back()
-                continue
-            if dispatch is None:
-                if key not in urgent or not circuit.allowance(now, target.associations):
-                    continue
-                dispatch = self._dispatches[key] = self._dispatch(key)
-            room -= dispatch.turn(target, circuit, urgent.get(key), room, now)
-            if dispatch.idle:
-                del self._dispatches[key]
+        later = [
+            at for key, first in due.items() if (at := max(first, circuits.get(key, Circuit()).retry_at or now)) > now
+        ]
+        for key in {*urgent, *self._dispatches}:
+            later += await self._serve(key, urgent.get(key), circuits.get(key, Circuit()), now)
+        seconds = max(0.0, (min(later) - now).total_seconds()) if later else None
         if self._database.dialect == "postgresql":
-            return (
-                self._settings.poll
-                if not later
-                else min(self._settings.poll, max(0.0, (min(later) - now).total_seconds()))
-            )
-        return max(0.0, (min(later) - now).total_seconds()) if later else None
+            return self._settings.poll if seconds is None else min(self._settings.poll, seconds)
+        return seconds
+
+    async def _serve(self, key: str, urgency: int | None, circuit: Circuit, now: datetime) -> list[datetime]:
+        """See to one destination; give when it is to be looked at again, besides when something else is due there."""
+        target, limits = self._deliveries.reach(key), self._deliveries.limits(key)
+        dispatch = self._dispatches.get(key)
+        if isinstance(target, Obstacle) or limits is None:
+            if dispatch is not None:
+                dispatch.pause()
+            return []
+        opens_at = limits.opens_at(now)
+        if opens_at is not None:
+            if dispatch is not None:
+                dispatch.pause()
+            if urgency is not None:
+                await self._deliveries.wait_for_window(key, opens_at)
+            return [opens_at]
+        if dispatch is None:
+            if urgency is None or not circuit.allowance(now, target.associations):
+                return []
+            dispatch = self._dispatches[key] = self._dispatch(key)
+        room = self._settings.associations - sum(each.associations for each in self._dispatches.values())
+        dispatch.turn(target, limits, circuit, urgency, room, now)
+        if dispatch.idle:
+            del self._dispatches[key]
+        closes_at = limits.closes_at(now)
+        return [] if closes_at is None else [closes_at]
 
     def _dispatch(self, key: str) -> Dispatch:
         return Dispatch(
@@ -157,7 +171,8 @@ class Sender:
             self._objects,
             self._timeouts,
             self._settings,
-            self._clock,
+            self._paces,
+            self._windowless,
             self._pool,
             self._wake.set,
         )

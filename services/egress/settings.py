@@ -20,6 +20,12 @@ class EgressSettings(BaseSettings):
     associations: int = Field(64, ge=1, description="Associations at a time, of this process to all destinations.")
     hold: int = Field(64, ge=2, description="Most instances that this process has in hand for a destination.")
     linger: float = Field(1, ge=0, description="How long an association is kept when nothing is to be sent.")
+    secrets: Path | None = Field(
+        None, description="Folder of secrets that the definition names: NAME/tls.crt, NAME/tls.key, NAME/ca.crt."
+    )
+    give_up: float = Field(
+        1_209_600, gt=0, description="Age of a delivery at which people must look, unless its destination says another."
+    )
     verify_after: float = Field(
         3600, ge=0, description="Age from which an instance's hash is computed again before it is sent; 0: always."
     )

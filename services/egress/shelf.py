@@ -23,7 +23,7 @@ class Shelf:
         self._low = low
         self._wanting = wanting
         self._numbers = count()
-        self._heap: list[tuple[tuple[object, ...], int, Parcel]] = []
+        self._heap: list[tuple[tuple[int, int], int, Parcel]] = []
         self._changed = threading.Condition()
         self._closed = False
         self._idle = 0
@@ -41,7 +41,7 @@ class Shelf:
         """Add instances."""
         with self._changed:
             for parcel in parcels:
-                heapq.heappush(self._heap, ((*parcel.rank, parcel.delivery_id), next(self._numbers), parcel))
+                heapq.heappush(self._heap, (parcel.rank, next(self._numbers), parcel))
             self._changed.notify_all()
 
     def take(self, seconds: float, may: Callable[[Parcel], bool] = lambda _parcel: True) -> Parcel | None:

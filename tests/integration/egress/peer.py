@@ -5,7 +5,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ def keep(objects: ObjectStore, path: Path, number: int) -> Parcel:
     return Parcel(
         item=number,
         delivery_id="d",
-        rank=(1, datetime(2026, 11, 20, tzinfo=UTC), number),
+        rank=(1, number),
         sop_class_uid=meta.sop_class_uid,
         sop_instance_uid=meta.sop_instance_uid,
         transfer_syntax_uid=meta.transfer_syntax_uid,

@@ -1,5 +1,6 @@
 """The edge to receivers, against dcmtk, Orthanc and receivers that misbehave."""
 
+import hashlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 from pynetdicom.presentation import build_context
 
+from libs.dicom import part10
+from libs.dicom.reencode import reencoded
 from libs.storage.folder import FolderStore
 from services.egress.outcome import NO_ANSWER, NO_CONTEXT, OBJECT_DAMAGED, Outcome, Verdict
 from services.egress.parcel import Parcel
@@ -15,7 +18,9 @@ from services.egress.scu import Call, Ending, Timeouts, echo
 from services.egress.shelf import Shelf
 from tests.conftest import StoreScpFactory
 from tests.integration.egress.peer import at, keep, mute, receiver
+from tests.support.behaviour import Behaviour
 from tests.support.dicomset import dataset_bytes, real_set
+from tests.support.misbehaving import Destination
 from tests.support.orthanc import Orthanc
 from tests.support.port import free_port
 from tests.support.synthetic import (
@@ -91,11 +96,28 @@ def test_one_that_the_receiver_does_not_take_is_in_nobodys_way(objects: FolderSt
         ending, told = send(objects, at(peer.port), parcels)
     assert ending.kind == "finished"
     assert [(o.item, o.verdict, o.status) for o in told] == [
-        (0, Verdict.REFUSED, NO_CONTEXT),
+        (0, Verdict.WARNING, "B000"),
         (1, Verdict.REFUSED, "C001"),
         (2, Verdict.WARNING, "B000"),
     ]
+
+
+def test_uncompressed_data_go_in_the_syntax_that_is_taken(objects: FolderStore, tmp_path: Path) -> None:
+    paths = [make_ct(tmp_path), make_ct(tmp_path, implicit=True)]
+    parcels = [keep(objects, path, n) for n, path in enumerate(paths)]
+    with Destination(Behaviour(syntaxes=(IMPLICIT_LITTLE_ENDIAN,))) as peer:
+        ending, told = send(objects, at(peer.port), parcels)
+        assert peer.record.violations == []
+        received = {each.sop_uid: each.sha256 for each in peer.record.received}
+    assert ending == Ending("finished")
+    assert [(outcome.item, outcome.status) for outcome in told] == [(0, "0000"), (1, "0000")]
     assert IMPLICIT_LITTLE_ENDIAN in told[0].reason
+    assert told[1].reason == ""
+    assert received[parcels[1].sop_instance_uid] == parcels[1].content_hash
+    with objects.open(parcels[0].object_key) as file:
+        part10.decode(file)
+        implicit = b"".join(reencoded(file, parcels[0].transfer_syntax_uid, IMPLICIT_LITTLE_ENDIAN))
+    assert received[parcels[0].sop_instance_uid] == hashlib.sha256(implicit).hexdigest()
 
 
 def test_a_receiver_that_takes_none_of_the_classes_refuses_each(objects: FolderStore, tmp_path: Path) -> None:
