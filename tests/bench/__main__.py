@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from tests.bench import idle, index, ingest, large, routing
+from tests.bench import idle, index, ingest, large, routing, sending
 from tests.bench.figure import COLUMNS, FOLDER, Figure, load, rows, save, table
 
 BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {
@@ -18,6 +18,7 @@ BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {
     "ingest": ingest.run,
     "large": large.run,
     "routing": routing.run,
+    "sending": sending.run,
 }
 _PAGE = Path("docs/benchmarks.md")
 _METHOD = """# Benchmarks

@@ -28,9 +28,10 @@ class Load:
     name: str
     count: int
     pixels: int
+    least: float
 
 
-LOADS = (Load("CT 512x512", 100, 512), Load("small 64x64", 300, 64))
+LOADS = (Load("CT 512x512", 100, 512, 3), Load("small 64x64", 300, 64, 10))
 
 
 def run(progress: Progress) -> list[Figure]:
@@ -59,7 +60,9 @@ def run(progress: Progress) -> list[Figure]:
                 system.kill()
                 for started in (peer, peer_archive, archive):
                     started.stop()
-            figures.append(beside(f"{load.name}, received to delivered", "instances/s", ours, "Orthanc", theirs))
+            figures.append(
+                beside(f"{load.name}, received to delivered", "instances/s", ours, "Orthanc", theirs, least=load.least)
+            )
         peer.close()
     return figures
 
