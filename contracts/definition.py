@@ -24,6 +24,7 @@ from contracts.routing import Priority, Trigger
 
 DEFAULT_TENANT = "default"
 _WINDOW = r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HOST_NAME = re.compile(r"^(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?$")
 
 
@@ -70,6 +71,15 @@ def _fingerprint(value: str) -> str:
 def _without_secret(value: str) -> str:
     if "@" in value.partition("://")[2].partition("/")[0]:
         raise ValueError("the address holds a user or password: secrets are named in a definition, never written in it")
+    return value
+
+
+def _folder(value: str) -> str:
+    parts = value.split("/")[1:]
+    if not value.startswith("/") or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"{value!r} is not the absolute path of a folder: write such as /srv/research")
+    if _CONTROL.search(value):
+        raise ValueError("the path of the folder holds a control character")
     return value
 
 
@@ -196,11 +206,14 @@ class Node(Part):
 
 
 class Destination(Part):
-    """Where studies can go: exactly one of node, stow, s3, group."""
+    """Where studies can go: exactly one of node, stow, s3, folder, group."""
 
     node: str | None = Field(None, description="Key of a node with a port.")
     stow: Annotated[str, _addressed("https", "http")] | None = Field(None, description="DICOMweb STOW-RS address.")
     s3: Annotated[str, _addressed("s3")] | None = Field(None, description="S3 address, s3://bucket/prefix.")
+    folder: Annotated[str, AfterValidator(_folder)] | None = Field(
+        None, description="Folder for files, an absolute path that is there where egress runs, such as /srv/research."
+    )
     group: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="Keys of other destinations."
     )
@@ -228,10 +241,10 @@ class Destination(Part):
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Destination":
-        kinds = [name for name in ("node", "stow", "s3", "group") if getattr(self, name) is not None]
+        kinds = [name for name in ("node", "stow", "s3", "folder", "group") if getattr(self, name) is not None]
         if len(kinds) != 1:
             said = " and ".join(kinds) or "none"
-            raise ValueError(f"a destination is exactly one of node, stow, s3 or group; this one has {said}")
+            raise ValueError(f"a destination is exactly one of node, stow, s3, folder or group; this one has {said}")
         return self
 
     @model_validator(mode="after")
@@ -245,6 +258,9 @@ class Destination(Part):
             raise ValueError("pick belongs to a group only")
         if self.stow is None and self.oauth is not None:
             raise ValueError("oauth belongs to a stow address only")
+        for asked in ("confirm", "skip_existing"):
+            if self.folder is not None and asked in given:
+                raise ValueError(f"a folder has no {_hyphenated(asked)}: what is written to it is there")
         return self
 
 

@@ -318,9 +318,7 @@ def _trouble(target: FolderTarget, error: OSError) -> str:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return f"the folder {target.path} is not there ({_said(error)}): make it, or mount its disk"
     if error.errno in _FORBIDDEN:
-        return (
-            f"the folder {target.path} can't be written ({_said(error)}): let the user that Kivuko runs as write to it"
-        )
+        return f"the folder {target.path} can't be written ({_said(error)}): let Kivuko's user write to it"
     return f"the folder {target.path} can't be used ({_said(error)}): see to its disk"
 
 

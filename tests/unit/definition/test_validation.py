@@ -134,6 +134,16 @@ def test_both_examples_apply_as_they_stand() -> None:
         ("{stow:", "{failover: pacs}\n  x: {stow:", 18, 8, "destinations.hub", "this one has none"),
         ("{node: PACS, ", "{node: PACS, budget: 5GB, ", 17, 30, "destinations.pacs.budget", "write a size a day"),
         ("{node: PACS, ", "{node: PACS, give-up: 7days, ", 17, 31, "destinations.pacs.give-up", "is not a duration"),
+        ('stow: "https://hub.example/dicom-web"', "folder: srv", 18, 17, "destinations.hub.folder", "/srv/research"),
+        ('stow: "https://hub.example/dicom-web"', "folder: /a/../b", 18, 17, "destinations.hub.folder", "absolute"),
+        (
+            'stow: "https://hub.example/dicom-web"',
+            "folder: /srv, confirm: commit",
+            18,
+            8,
+            "destinations.hub",
+            "a folder has no confirm",
+        ),
         ("https://hub", "hub", 18, 15, "destinations.hub.stow", "has to start with https:// or http://"),
         ("https://hub", "https://me:pw@hub", 18, 15, "destinations.hub.stow", "secrets are named in a definition"),
         (
