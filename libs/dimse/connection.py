@@ -1,6 +1,7 @@
 """One connection: bytes through one fixed buffer, each wait bounded. Knows nothing of what the bytes mean."""
 
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -102,6 +103,8 @@ class Connection:
 
     def __init__(self, connected: Socket, interrupt: Callable[[bool], None], now: Callable[[], float]) -> None:
         self._socket = connected
+        # One of TLS has the method only to say that it can't.
+        self._gather = None if isinstance(connected, ssl.SSLSocket) else getattr(connected, "sendmsg", None)
         self._interrupt = interrupt
         self._now = now
         self._until: float | None = None
@@ -186,7 +189,7 @@ class Connection:
 
     def send_parts(self, parts: "list[bytes | bytearray | memoryview]") -> None:
         """Hand all bytes of many buffers to the network. Raises as `send`, and TimedOutError only if none was taken."""
-        gather = getattr(self._socket, "sendmsg", None)
+        gather = self._gather
         if gather is None:
             return self.send(b"".join(parts))
         self._sending = True
@@ -216,9 +219,9 @@ class Connection:
             count -= here
 
     def dismiss(self, farewell: bytes) -> None:
-        """Say the last word to a peer that need not hear it, and wait for nothing."""
+        """Say the last word to a peer that need not hear it, and wait for nothing. Never raises."""
         self._until, self._stopping = self._now() + _STOPPING, False
-        with suppress(LostError, TimedOutError):
+        with suppress(LostError, TimedOutError, StoppedError):
             self.send(farewell)
 
     def part(self, farewell: bytes, seconds: float) -> None:

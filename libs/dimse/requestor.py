@@ -30,6 +30,8 @@ _BUFFERS: Final = 1000
 _BUFFER: Final = 1 << 16
 _HEAD: Final = HEADER.size + FRAGMENT.size
 _P_DATA: Final = int(Kind.P_DATA)
+#: Seconds in which what a peer said before it went away is read.
+_LAST_WORDS: Final = 0.5
 
 Buffer = bytes | bytearray | memoryview
 
@@ -116,6 +118,8 @@ class Association:
         Operations that may be under way; 0: any number.
     max_pdu
         Longest P-DATA-TF that the peer takes, bytes without the header; 0: any.
+    implementation
+        What the peer says of its software: class UID and version name, PS3.7 section D.3.3.2.
     """
 
     def __init__(
@@ -131,12 +135,15 @@ class Association:
         self._patience = patience
         self._messages: deque[Message] = deque()
         self._command = bytearray()
+        self._context_id = 0
+        self._accepted: frozenset[int] = frozenset()
         self._dataset: bytearray | None = None
         self._asking: tuple[int, Command] | None = None
         self.contexts: dict[tuple[str, str], int] = {}
         self.refused: dict[tuple[str, tuple[str, ...]], int] = {}
         self.window = 1
         self.max_pdu = 0
+        self.implementation = ("", "")
 
     def ask(self, request: Request) -> Agreement:
         """Ask for the association, PS3.8 section 9.3.2.
@@ -286,24 +293,25 @@ class Association:
                 self.refused[(wanted.abstract_syntax, wanted.transfer_syntaxes)] = each.reason
             elif each.transfer_syntax in wanted.transfer_syntaxes:
                 self.contexts[(wanted.abstract_syntax, each.transfer_syntax)] = each.id
+        self._accepted = frozenset(self.contexts.values())
         self.max_pdu = agreement.max_pdu
+        self.implementation = (agreement.implementation_class_uid, agreement.implementation_version)
         if request.window is not None and agreement.window is not None:
             granted, wished = agreement.window[0], request.window[0]
             self.window = max(granted, wished) if 0 in (granted, wished) else min(granted, wished)
 
     def _answer(self) -> Agreement:
         kind, length = self._header()
+        if kind == Kind.ABORT:
+            raise AbortedError("the peer aborted in place of an answer to the association request")
+        if kind not in (Kind.ASSOCIATE_AC, Kind.ASSOCIATE_RJ):
+            raise _unexpected(kind, "answers the association request")
         if length > LONGEST_AGREEMENT:
-            raise MalformedError(Reason.INVALID_PARAMETER_VALUE, "the answer claims more bytes than any answer has")
+            raise _malformed("the answer to the association request claims more bytes than any has")
         body = bytes(self._link.take(length))
-        match kind:
-            case Kind.ASSOCIATE_AC:
-                return associate.decode_agreement(body)
-            case Kind.ASSOCIATE_RJ:
-                raise RejectedError(pdu.decode_rejection(body))
-            case Kind.ABORT:
-                raise AbortedError("the peer aborted in place of an answer to the association request")
-        raise MalformedError(Reason.UNEXPECTED_PDU, f"a PDU of type {kind:02X}H answers the association request")
+        if kind == Kind.ASSOCIATE_AC:
+            return associate.decode_agreement(body)
+        raise RejectedError(pdu.decode_rejection(body))
 
     def _header(self) -> tuple[int, int]:
         link = self._link
@@ -320,12 +328,16 @@ class Association:
         elif kind == Kind.ABORT:
             raise AbortedError("the peer aborted the association")
         elif kind == Kind.RELEASE_RQ:
+            # To its end: the answer would be lost if the connection was closed with bytes unread.
+            self._link.skip(min(length, FRAGMENT.size))
             raise ReleasedError("the peer released the association")
         else:
-            raise MalformedError(Reason.UNEXPECTED_PDU, f"a PDU of type {kind:02X}H came while data are transferred")
+            raise _unexpected(kind, "came while data are transferred")
 
     def _p_data(self, left: int) -> None:
         link = self._link
+        if not left:
+            raise _malformed("a P-DATA-TF has no fragment")
         while left:
             if left < FRAGMENT.size:
                 raise _malformed("a P-DATA-TF ends within the head of a fragment")
@@ -336,6 +348,8 @@ class Association:
             left -= size + FRAGMENT.size
             if size < 0 or left < 0:
                 raise _malformed("a fragment does not fit into its P-DATA-TF")
+            if context_id not in self._accepted:
+                raise _malformed("a fragment came in a presentation context that was not accepted")
             if flags & pdu.COMMAND:
                 self._command_fragment(context_id, size, last=bool(flags & pdu.LAST))
             else:
@@ -344,8 +358,11 @@ class Association:
     def _command_fragment(self, context_id: int, size: int, *, last: bool) -> None:
         if self._asking is not None:
             raise _malformed("a command came before the dataset of the last had ended")
+        if self._command and context_id != self._context_id:
+            raise _malformed("a command came in two presentation contexts")
         if len(self._command) + size > LONGEST_COMMAND:
             raise _malformed("a command set is longer than any command is")
+        self._context_id = context_id
         self._command += self._link.take(size)
         if not last:
             return
@@ -369,7 +386,7 @@ class Association:
             self._asking = self._dataset = None
 
     def _last_words(self, lost: LostError) -> Exception:
-        self._link.patient(0.1)
+        self._link.within(_LAST_WORDS)
         try:
             while True:
                 self._pdu()
@@ -403,6 +420,12 @@ def _fragment_head(context_id: int, count: int, *, last: bool) -> bytes:
     return HEADER.pack(_P_DATA, FRAGMENT.size + count) + FRAGMENT.pack(
         count + pdu.FRAGMENT_OVERHEAD, context_id, pdu.LAST if last else 0
     )
+
+
+def _unexpected(kind: int, what: str) -> MalformedError:
+    known = kind in {each.value for each in Kind}
+    reason = Reason.UNEXPECTED_PDU if known else Reason.UNRECOGNIZED_PDU
+    return MalformedError(reason, f"a PDU of type {kind:02X}H {what}" if known else f"what is no DICOM {what}")
 
 
 def _malformed(problem: str) -> MalformedError:
