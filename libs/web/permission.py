@@ -47,6 +47,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = MappingProxyType(
         "deliveries.read": _for("operator", "auditor", "viewer", recorded="patient-data"),
         "deliveries.manage": _for("operator", recorded="change"),
         "destinations.read": _for("operator", "auditor", "viewer"),
+        "destinations.manage": _for("operator", recorded="change"),
         "destinations.test": _for("operator", recorded="change"),
         "dead-letters.read": _for("operator", "auditor", recorded="patient-data"),
         "dead-letters.replay": _for("operator", recorded="change"),

@@ -9,8 +9,12 @@ from libs.service import Platform, Service
 from services.egress.api import make_router
 from services.egress.credentials import Credentials
 from services.egress.deliveries import Deliveries
+from services.egress.destination_api import Destinations, make_destination_router
 from services.egress.handlers import register
+from services.egress.measurement import Measurement
 from services.egress.models import messaging
+from services.egress.order_api import make_order_router
+from services.egress.orders import Orders
 from services.egress.receipt_api import make_receipt_router
 from services.egress.scu import Timeouts
 from services.egress.sender import Sender
@@ -48,7 +52,10 @@ def build(platform: Platform) -> Service:
     )
     register(platform.broker, deliveries, database, platform.clock)
 
-    router = make_router(database, deliveries, timeouts)
+    orders = Orders(database, deliveries, platform.clock)
+    router = make_router(database)
+    router.include_router(make_order_router(database, orders))
+    router.include_router(make_destination_router(Destinations(database, deliveries, orders, timeouts, platform.clock)))
     # Where there may be replicas, each would make a key of its own.
     own_key = platform.settings.home / FILE if database.dialect == "sqlite" else None
     key = ReceiptKey(settings.receipt_key, own_key)
@@ -62,6 +69,6 @@ def build(platform: Platform) -> Service:
         database=database,
         tables=messaging,
         router=router,
-        loops=(sender.run, sender.measure, sender.follow_clock),
+        loops=(sender.run, Measurement(database, platform.clock).run, sender.follow_clock),
         checks={"objects": objects},
     )

@@ -44,19 +44,24 @@ class Circuit:
         When the next probe is due, UTC.
     problem
         Why the last association failed.
+    paused
+        Whether a person let nothing go there.
     """
 
     failures: int = 0
     retry_at: datetime | None = None
     problem: str | None = None
+    paused: bool = False
 
     def failed(self, problem: str, now: datetime, backoff: Backoff, random: Random) -> "Circuit":
         """Record an association that failed."""
         failures = self.failures + 1
-        return Circuit(failures, backoff.after(failures, now, random), problem)
+        return Circuit(failures, backoff.after(failures, now, random), problem, self.paused)
 
     def allowance(self, now: datetime, associations: int) -> int:
         """Tell how many associations there may be at a time."""
+        if self.paused:
+            return 0
         if self.failures == 0:
             return associations
         return 1 if self.retry_at is None or self.retry_at <= now else 0

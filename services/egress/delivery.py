@@ -7,7 +7,7 @@ from typing import Literal
 
 from contracts.routing import PRIORITIES, Priority
 
-State = Literal["open", "waiting", "done", "failed", "held"]
+State = Literal["open", "waiting", "done", "failed", "held", "cancelled"]
 
 
 def delivery_id(tenant: str, study_instance_uid: str, destination: str) -> str:
@@ -104,6 +104,39 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class Order:
+    """What a person ordered: nothing more of a delivery goes (`held`, `cancelled`), or nothing to a destination.
+
+    Attributes
+    ----------
+    kind
+        A cancelled delivery is not wanted any more. A held one waits for a person, a paused one for its destination.
+    by, at, why
+        Who, when (UTC), and the reason, if one was given.
+    """
+
+    kind: Literal["held", "cancelled", "paused"]
+    by: str
+    at: datetime
+    why: str | None = None
+
+    @property
+    def reason(self) -> str:
+        """Say it as a sentence."""
+        what = "its destination is paused" if self.kind == "paused" else self.kind
+        said = f"{what} by {self.by} since {self.at:%Y-%m-%d %H:%M} UTC"
+        return f"{said}: {self.why}" if self.why else said
+
+
+def asks_again(before: Closing | None, after: Closing | None) -> bool:
+    """Tell whether a later version of the study asks for a delivery than the one that was asked for before.
+
+    What was asked for before the study was complete is its first version.
+    """
+    return after is not None and after.study_version > (1 if before is None else before.study_version)
+
+
+@dataclass(frozen=True)
 class Standing:
     """State of a delivery and, where it does not go on by itself, why."""
 
@@ -125,6 +158,7 @@ def standing(
     obstacle: str | None,
     unconfirmed: str | None,
     set_hash: str | None = None,
+    order: Order | None = None,
 ) -> Standing:
     """Decide the state of a delivery.
 
@@ -143,9 +177,13 @@ def standing(
     set_hash
         Hash of the set of instances, where all of them are `answered`. If it differs from what is expected, one of the
         version is missing and one that came later makes up the number.
+    order
+        What a person ordered. It comes before everything else: what is cancelled never is done.
     """
+    if order is not None and order.kind != "paused":
+        return Standing(order.kind, order.reason)
     if tally.due or tally.blocked:
-        return _unsent(tally, now, obstacle)
+        return _unsent(tally, now, obstacle if order is None else order.reason)
     if tally.failed:
         return Standing("failed", "all that is left was refused for good: see its instances, then try again")
     if closing is None or not answered(tally, closing) or closing.expected_hash not in (None, set_hash):

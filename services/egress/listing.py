@@ -7,8 +7,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.egress.models import deliveries, items
+from services.egress.forecast import Flow, Queue
+from services.egress.models import deliveries, items, places
 from services.egress.repository import UNFINISHED
+
+#: More reasons than so many nobody reads.
+_REASONS = 20
 
 
 async def count_by_state(tx: AsyncSession) -> dict[str, int]:
@@ -20,6 +24,80 @@ async def count_by_state(tx: AsyncSession) -> dict[str, int]:
 async def destinations_of(tx: AsyncSession, condition: ColumnElement[bool]) -> set[str]:
     """Name the destinations of deliveries."""
     return set((await tx.execute(select(deliveries.c.destination).where(condition).distinct())).scalars())
+
+
+async def queues(tx: AsyncSession, conditions: Sequence[ColumnElement[bool]] = ()) -> dict[str, Queue]:
+    """Give for each destination what is not sent yet, of the deliveries of which something is true."""
+    held = deliveries.c.state == "held"
+    key = deliveries.c.id.distinct()
+    unsent = [deliveries.c.state.in_(UNFINISHED), items.c.state == "pending", items.c.current, *conditions]
+    found = await tx.execute(
+        select(
+            deliveries.c.destination,
+            func.count(key),
+            func.count(),
+            func.sum(items.c.size),
+            func.count(key).filter(held),
+            func.coalesce(func.sum(items.c.size).filter(held), 0),
+            func.min(deliveries.c.requested_at),
+        )
+        .join_from(deliveries, items)
+        .where(*unsent)
+        .group_by(deliveries.c.destination)
+    )
+    return {
+        name: Queue(count, instances, int(size), stuck, int(stuck_size), oldest)
+        for name, count, instances, size, stuck, stuck_size, oldest in found
+    }
+
+
+async def flows(tx: AsyncSession, since: datetime) -> dict[str, Flow]:
+    """Give for each destination what arrived there since a time."""
+    found = await tx.execute(
+        select(deliveries.c.destination, func.count(), func.sum(items.c.size), func.min(items.c.sent_at))
+        .join_from(items, deliveries)
+        .where(items.c.sent_at > since)
+        .group_by(deliveries.c.destination)
+    )
+    return {name: Flow(count, int(size), first) for name, count, size, first in found}
+
+
+async def standstills(tx: AsyncSession, conditions: Sequence[ColumnElement[bool]]) -> list[tuple[str, str | None, int]]:
+    """Count deliveries that are not done by their state and by what keeps them, the most first."""
+    number = func.count()
+    found = await tx.execute(
+        select(deliveries.c.state, deliveries.c.reason, number)
+        .where(deliveries.c.state.not_in(("done", "cancelled")), *conditions)
+        .group_by(deliveries.c.state, deliveries.c.reason)
+        .order_by(number.desc())
+        .limit(_REASONS)
+    )
+    return [(state, reason, count) for state, reason, count in found]
+
+
+async def needed(tx: AsyncSession, destination: str) -> dict[tuple[str, str], int]:
+    """Count what is not sent yet to a destination by SOP class and transfer syntax."""
+    pair = (items.c.sop_class_uid, items.c.transfer_syntax_uid)
+    found = await tx.execute(
+        select(*pair, func.count())
+        .join_from(deliveries, items)
+        .where(
+            deliveries.c.destination == destination,
+            deliveries.c.state.in_((*UNFINISHED, "failed")),
+            items.c.state != "sent",
+            items.c.current,
+        )
+        .group_by(*pair)
+    )
+    return {(sop_class, syntax): count for sop_class, syntax, count in found}
+
+
+async def associations(tx: AsyncSession, destination: str) -> int:
+    """Count the associations that replicas have with a destination, or are about to have."""
+    found = await tx.execute(
+        select(func.coalesce(func.sum(places.c.number), 0)).where(places.c.destination == destination)
+    )
+    return int(found.scalar_one())
 
 
 async def backlog(tx: AsyncSession, condition: ColumnElement[bool] | None = None) -> dict[str, tuple[int, datetime]]:
@@ -50,6 +128,14 @@ async def list_deliveries(
         )
     found = await tx.execute(query.order_by(deliveries.c.requested_at.desc(), deliveries.c.id.desc()).limit(limit))
     return found.all()
+
+
+async def keys_by_state(tx: AsyncSession, conditions: Sequence[ColumnElement[bool]]) -> dict[str, list[str]]:
+    """Name the deliveries of which something is true, by their state."""
+    found: dict[str, list[str]] = {}
+    for key, state in await tx.execute(select(deliveries.c.id, deliveries.c.state).where(*conditions)):
+        found.setdefault(state, []).append(key)
+    return found
 
 
 async def list_items(tx: AsyncSession, delivery_id: str, after: int, limit: int) -> Sequence[Row[Any]]:

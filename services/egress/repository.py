@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Table, and_, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, Table, and_, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -19,6 +19,8 @@ UNFINISHED: tuple[State, ...] = ("open", "waiting", "held")
 SENDABLE = and_(items.c.state == "pending", items.c.transform == "", items.c.current)
 #: Deliveries that may be sent when they are due.
 TURN = deliveries.c.state.in_(("open", "waiting"))
+#: Who let nothing go to a destination, since when, and why.
+PAUSE = (destinations.c.paused_by, destinations.c.paused_at, destinations.c.paused_why)
 _IDENTITY = ("delivery_id", "sop_instance_uid", "content_hash", "transform")
 
 
@@ -27,17 +29,27 @@ async def ensure_delivery(tx: AsyncSession, **values: Any) -> None:
     await _insert_new(tx, deliveries, [values])
 
 
-async def destination_of(tx: AsyncSession, delivery_id: str) -> str | None:
-    """Give the key of a delivery's destination."""
-    found = await tx.execute(select(deliveries.c.destination).where(deliveries.c.id == delivery_id))
-    key: str | None = found.scalar_one_or_none()
-    return key
+async def destinations_of(tx: AsyncSession, keys: Iterable[str]) -> set[str]:
+    """Name the destinations of deliveries."""
+    found = await tx.execute(select(deliveries.c.destination).where(deliveries.c.id.in_(list(keys))).distinct())
+    return set(found.scalars())
 
 
 async def lock_delivery(tx: AsyncSession, delivery_id: str) -> Row[Any] | None:
-    """Read a delivery and keep others from changing it until the transaction ends."""
-    found = await tx.execute(select(deliveries).where(deliveries.c.id == delivery_id).with_for_update())
+    """Read a delivery and the pause of its destination, and keep others from changing it until the transaction ends."""
+    # In the same query, for it is asked at each answer.
+    pause = [
+        select(column).where(destinations.c.key == deliveries.c.destination).scalar_subquery().label(column.name)
+        for column in PAUSE
+    ]
+    found = await tx.execute(select(deliveries, *pause).where(deliveries.c.id == delivery_id).with_for_update())
     return found.one_or_none()
+
+
+async def lock_fitting(tx: AsyncSession, delivery_id: str, condition: ColumnElement[bool]) -> bool:
+    """Lock a delivery if something is true of it; tell whether it is."""
+    query = select(deliveries.c.id).where(deliveries.c.id == delivery_id, condition).with_for_update()
+    return (await tx.execute(query)).one_or_none() is not None
 
 
 async def update_delivery(tx: AsyncSession, delivery_id: str, **values: Any) -> None:
@@ -240,26 +252,28 @@ async def unfinished_destinations(tx: AsyncSession) -> list[str]:
 
 
 async def hold(tx: AsyncSession, key: str, reason: str) -> None:
-    """Hold what is to go to a destination, but for what is under way."""
+    """Hold what is to go to a destination, but for what is under way and what a person ordered."""
     await tx.execute(
         update(deliveries)
         .where(
             deliveries.c.destination == key,
             deliveries.c.state.in_(UNFINISHED),
             deliveries.c.next_attempt_at.is_not(None),
+            deliveries.c.ordered.is_(None),
         )
         .values(state="held", reason=reason)
     )
 
 
 async def release(tx: AsyncSession, key: str) -> None:
-    """Let what was held for a destination go."""
+    """Let what was held for a destination go, but for what a person holds."""
     await tx.execute(
         update(deliveries)
         .where(
             deliveries.c.destination == key,
             deliveries.c.state == "held",
             deliveries.c.next_attempt_at.is_not(None),
+            deliveries.c.ordered.is_(None),
         )
         .values(state="open", reason=None)
     )

@@ -22,6 +22,7 @@ from libs.storage.folder import FolderStore
 from libs.storage.migration import migrate
 from services.egress.deliveries import Deliveries
 from services.egress.models import deliveries, items, messaging
+from services.egress.orders import Orders
 from services.egress.parcel import Parcel
 from services.egress.scu import Timeouts
 from services.egress.sender import Sender
@@ -87,6 +88,7 @@ class Stand:
             clock=clock,
             random=random.Random(1).random,
         )
+        self.orders = Orders(self.database, self.deliveries, utc_now)
         timeouts = Timeouts(
             settings.connect_timeout, settings.acse_timeout, settings.response_timeout, settings.network_timeout
         )

@@ -11,6 +11,7 @@ from sqlalchemy import insert, update
 from contracts.manifest import set_hash
 from libs.clock import utc_now
 from services.egress.models import deliveries, destinations, items, workers
+from services.egress.orders import Given
 from tests.conftest import StoreScpFactory
 from tests.integration.egress.peer import ABORT, mute, receiver
 from tests.integration.egress.stand import QUICK, archive, network, stand
@@ -142,7 +143,7 @@ async def test_one_bad_instance_does_not_keep_the_rest_and_people_can_try_it_aga
             failed = await egress.events("delivery.failed")
             assert await egress.events("delivery.completed") == []
             mended.set()
-            assert await egress.deliveries.retry(row.id) == 1
+            assert await egress.orders.give(Given("retry", "op"), [row.id]) == (1, 1)
             await egress.until_state("done")
     assert [(told["failed_count"], told["sent_count"]) for told in failed] == [(1, 5)]
     assert [each["status"] for each in failed[0]["failures"]] == ["C000"]

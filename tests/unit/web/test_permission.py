@@ -28,6 +28,7 @@ EXPECTED = {
     "deliveries.read": "admin operator auditor viewer",
     "deliveries.manage": "admin operator",
     "destinations.read": "admin operator auditor viewer",
+    "destinations.manage": "admin operator",
     "destinations.test": "admin operator",
     "dead-letters.read": "admin operator auditor",
     "dead-letters.replay": "admin operator",

@@ -1,0 +1,117 @@
+"""What people order: deliveries are held, cancelled, released, tried again; destinations paused and resumed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import ColumnElement, and_
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from libs.clock import Clock
+from libs.storage.database import Database
+from services.egress import calls, repository
+from services.egress.deliveries import NO_ORDER, Deliveries
+from services.egress.models import deliveries as table
+
+Verb = Literal["hold", "release", "cancel", "retry"]
+#: States in which something may still go; what is done has gone.
+_UNFINISHED = table.c.state.in_(("open", "waiting", "held", "failed"))
+_AT_ONCE = 100
+
+#: To which deliveries an order can be given.
+FITTING: dict[Verb, ColumnElement[bool]] = {
+    "hold": table.c.state != "done",
+    "cancel": _UNFINISHED,
+    "release": table.c.ordered.is_not(None),
+    "retry": and_(table.c.state != "done", table.c.ordered.is_distinct_from("held")),
+}
+#: To which of them it is given where many are meant, and no state is named.
+MEANT: dict[Verb, ColumnElement[bool]] = {
+    "hold": and_(_UNFINISHED, table.c.ordered.is_(None)),
+    "cancel": _UNFINISHED,
+    "release": table.c.ordered == "held",
+    "retry": table.c.state == "failed",
+}
+
+
+@dataclass(frozen=True)
+class Given:
+    """An order of a person.
+
+    Attributes
+    ----------
+    by
+        Who gives it.
+    why
+        The reason, if one was given; without data of patients.
+    """
+
+    verb: Verb
+    by: str
+    why: str | None = None
+
+
+class Orders:
+    """Carries out what people order. Each order wins over all that egress would do by itself."""
+
+    def __init__(self, database: Database, deliveries: Deliveries, clock: Clock) -> None:
+        self._database = database
+        self._deliveries = deliveries
+        self._clock = clock
+
+    async def give(self, order: Given, keys: Sequence[str]) -> tuple[int, int]:
+        """Give an order to deliveries; those that it does not fit (any more) stay as they are.
+
+        Returns
+        -------
+        tuple
+            How many deliveries it was given to, and how many instances of them are tried again by it.
+        """
+        count = instances = 0
+        chosen = sorted(set(keys))
+        for start in range(0, len(chosen), _AT_ONCE):
+            # In parts, for each makes all others wait; in the order in which everybody locks.
+            async with self._database.transaction() as tx:
+                batch = chosen[start : start + _AT_ONCE]
+                if order.verb == "retry":
+                    # Whoever locks destinations and deliveries locks the destinations first.
+                    for destination in sorted(await repository.destinations_of(tx, batch)):
+                        await calls.probe_now(tx, self._clock(), destination)
+                for key in batch:
+                    again = await self._give(tx, order, key)
+                    if again is not None:
+                        count += 1
+                        instances += again
+        return count, instances
+
+    async def pause(self, destination: str, by: str, why: str | None) -> None:
+        """Let nothing go to a destination until it is resumed; what is under way comes to its end."""
+        async with self._database.transaction() as tx:
+            await calls.lock_circuit(tx, destination, wait=True)
+            await calls.pause(tx, destination, by, why, self._clock())
+            await self._deliveries.hold_or_release(tx, destination)
+        await self._deliveries.settle_held(destination)
+
+    async def resume(self, destination: str) -> None:
+        """Let things go to a destination again; if it could not be reached before, one association probes it now."""
+        async with self._database.transaction() as tx:
+            await calls.lock_circuit(tx, destination, wait=True)
+            await calls.resume(tx, destination)
+            await calls.probe_now(tx, self._clock(), destination)
+            await self._deliveries.hold_or_release(tx, destination)
+        await self._deliveries.settle_held(destination)
+
+    async def _give(self, tx: AsyncSession, order: Given, key: str) -> int | None:
+        now, again = self._clock(), 0
+        if not await repository.lock_fitting(tx, key, FITTING[order.verb]):
+            return None
+        if order.verb in ("hold", "cancel"):
+            kind = "held" if order.verb == "hold" else "cancelled"
+            values = {"ordered": kind, "ordered_by": order.by, "ordered_at": now, "ordered_why": order.why}
+            await repository.update_delivery(tx, key, **values)
+        else:
+            await repository.update_delivery(tx, key, **NO_ORDER)
+        if order.verb == "retry":
+            again = await repository.retry_items(tx, key, now)
+        await self._deliveries.reconsider(tx, key)
+        return again
