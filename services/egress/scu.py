@@ -266,6 +266,11 @@ class Call:
             if self._paces:
                 pieces = self._paced(pieces)
             association.send(association.contexts[parcel.sop_class_uid, syntax], request, pieces)
+        except (*_OVER, StoppedError) as error:
+            # Whatever it has answered already: a success can't mean a dataset that it has not got.
+            del self._under_way[self._message_id]
+            self._tell(parcel, Outcome(parcel.item, Verdict.LATER, NO_ANSWER, f"No answer: {error}."))
+            raise
         except (DamagedError, _UnsendableError, StoreUnavailableError) as error:
             # Part of it has left: only an abort keeps the receiver from taking it for the whole.
             del self._under_way[self._message_id]

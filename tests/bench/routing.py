@@ -9,7 +9,7 @@ from pathlib import Path
 from pydicom.uid import generate_uid
 from rich.progress import Progress
 
-from tests.bench.figure import Figure, beside
+from tests.bench.figure import Figure, at_most, beside
 from tests.e2e.conftest import definition
 from tests.support.dcmtk import StoreScp, storescu
 from tests.support.dicomset import dataset_bytes
