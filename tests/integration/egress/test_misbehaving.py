@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Row
 
 from tests.integration.egress.stand import QUICK, Stand, network, stand
-from tests.support.behaviour import NEVER, SOONER_OR_LATER
+from tests.support.behaviour import NEVER, SOONER_OR_LATER, Answers, Behaviour, Do, Fault, When
 from tests.support.dicomset import dataset_bytes
 from tests.support.misbehaving import Destination
 from tests.support.synthetic import make_ct, make_study
@@ -135,3 +135,24 @@ def unconfirmed(destination: Destination) -> int:
 def implicit(folder: Path) -> list[Path]:
     """Make images for a destination that accepts implicit little endian only."""
     return [make_ct(folder, rows=128, cols=128, implicit=True) for _ in range(3)]
+
+
+@pytest.mark.parametrize("do", [Do.RESET, Do.CLOSE])
+async def test_a_success_for_half_a_dataset_is_none(do: Do, tmp_path: Path) -> None:
+    # Longer than what kernels take of it before anybody reads.
+    path = make_ct(tmp_path, rows=4096, cols=2048)
+    early = Behaviour(Fault(do, When.DATASET), answers=Answers.EARLY)
+    with Destination(early) as bad, Destination() as good:
+        async with stand(tmp_path, network(1, **two(bad, good)), PATIENT) as egress:  # type: ignore[arg-type]
+            await egress.request(egress.keep([path]), destination="bad")
+
+            async def tried() -> bool:
+                row = await egress.delivery(_STUDY, "bad")
+                return row is not None and (row.state == "done" or len(await attempts(egress, "bad")) >= _TRIES)
+
+            await egress.until(tried)
+            assert [each.state for each in await egress.items()] == ["pending"]
+            assert await egress.events("delivery.completed") == []
+            bad.behave(Behaviour(answers=Answers.EARLY))
+            await egress.until_state("done", destination="bad")
+        assert bad.record.digests() == hashes([path])
