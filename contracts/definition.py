@@ -104,6 +104,8 @@ SameUid = Literal["quarantine", "keep-first", "new-version"]
 Certificate = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,253}$"), AfterValidator(_fingerprint)]
 #: Key of a node; it is also the node's AE title, where no other is given and it is fit to be one.
 NodeKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,62}$")]
+#: Key of a partner: deliveries that tell it have a name of their own, with this in it.
+PartnerKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,54}$")]
 Network = Annotated[
     IPv4Network | IPv6Network,
     BeforeValidator(_network),
@@ -317,7 +319,7 @@ class Partner(Part):
 
     tenant: Slug = Field(description="The partner's tenant.")
     events: tuple[str, ...] = Field(description="Events that it gets.")
-    sites: tuple[str, ...] = Field((), description="Sites whose studies it may ever get.")
+    sites: tuple[str, ...] = Field((), description="Sites whose studies it may ever get; of no other it is told.")
 
 
 class Assembly(Part):
@@ -394,7 +396,7 @@ class Definition(Part):
     rules: tuple[Rule, ...] = Field((), description="Rules; all that match count.")
     tests: tuple[RuleTest, ...] = Field((), description="Cases that the rules must decide as written.")
     hl7_mappings: dict[Slug, Hl7Mapping] = Field(default_factory=dict, description="Mappings by key.")
-    partners: dict[Slug, Partner] = Field(default_factory=dict, description="Partners by key.")
+    partners: dict[PartnerKey, Partner] = Field(default_factory=dict, description="Partners by key.")
     assembly: Assembly = Field(Assembly(), description="When a study is taken to be complete.")
     same_uid: SameUid = Field("quarantine", description="What is done with other content under a known UID.")
     retention: tuple[Retention, ...] = Field((), description="First match counts.")

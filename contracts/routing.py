@@ -17,6 +17,7 @@ class RuleMatch(Fact):
     destinations: tuple[str, ...] = plain("Destinations that the rule names, groups resolved.")
     priority: Priority = plain("Lane that the rule asks for.")
     instance_count: int = plain("How many of the instances matched.", ge=1)
+    notify: tuple[str, ...] = plain("Partners that are to be told.", default=())
     inputs: Attributes = personal("The attributes that the condition reads, as they were for the first match.")
 
 

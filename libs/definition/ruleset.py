@@ -38,7 +38,7 @@ class Match:
         Destinations as the rule names them.
     destinations
         The same with groups resolved, each once.
-    priority, transform
+    priority, transform, notify
         As the rule says.
     inputs
         What the condition read: attributes by keyword, and such as `source.site`, `calendars.office`, `now` as text.
@@ -50,6 +50,7 @@ class Match:
     priority: Priority
     transform: str | None
     inputs: Attributes
+    notify: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,9 @@ class RuleSet:
                 continue
             destinations = self.resolve(rule.deliver, inputs.source.get("node"))
             seen = _seen(condition, bound, inputs)
-            matches.append(Match(rule.name, rule.deliver, destinations, rule.priority, rule.transform, seen))
+            matches.append(
+                Match(rule.name, rule.deliver, destinations, rule.priority, rule.transform, seen, rule.notify)
+            )
         return Evaluation(len(rules), tuple(matches), tuple(errors))
 
     def resolve(self, names: tuple[str, ...], source_node: str | None) -> tuple[str, ...]:
@@ -169,6 +172,11 @@ class RuleSet:
         """Tell whether a delivery to a destination would go back to the node that sent it: a loop."""
         target = self.definition.destinations.get(destination)
         return target is not None and target.node == node
+
+    def may_have(self, partner: str, site: str) -> bool:
+        """Tell whether a partner may ever get what a site sent."""
+        found = self.definition.partners.get(partner)
+        return found is not None and site in found.sites
 
     def _members(self, name: str, source_node: str | None, above: frozenset[str]) -> list[str]:
         target = self.definition.destinations.get(name)

@@ -33,6 +33,7 @@ from services.rules.plan import (
     requests,
     united,
     wishes,
+    within_sites,
     without_loops,
 )
 from services.rules.repository import Completion, Study
@@ -195,9 +196,10 @@ class Decider:
                 evaluations[seen] = evaluation
             wanted, notes = wishes(evaluation.matches)
             going, left_out = without_loops([one], wanted, in_force.rules.returns)
+            going, withheld = within_sites(going, in_force.rules.may_have)
             made += going
             problems = (*unread, *evaluation.errors, *notes)
-            tally.add(evaluation.matches, evaluation.rules_evaluated, problems=problems, notes=left_out)
+            tally.add(evaluation.matches, evaluation.rules_evaluated, problems=problems, notes=(*left_out, *withheld))
         await repository.keep_requests(tx, made, in_force.version)
         await repository.mark_decided(tx, undecided, in_force.version)
         for source, tally in decisions.items():
@@ -214,6 +216,7 @@ class Decider:
         evaluation = in_force.rules.evaluate("study", replace(inputs, study=attributes))
         wanted, notes = wishes(evaluation.matches)
         going, left_out = without_loops(chosen, wanted, in_force.rules.returns)
+        going, withheld = within_sites(going, in_force.rules.may_have)
         before = await repository.requested_of(tx, chosen)
         everything, changed = united(before, going)
         had = await repository.requested_before(tx, study, said.version)
@@ -221,7 +224,7 @@ class Decider:
         await repository.close_completion(tx, study, completion, in_force.version)
         tally = Tally(count=len(chosen))
         problems = (*unread, *evaluation.errors, *notes, *changed)
-        tally.add(evaluation.matches, evaluation.rules_evaluated, problems=problems, notes=left_out)
+        tally.add(evaluation.matches, evaluation.rules_evaluated, problems=problems, notes=(*left_out, *withheld))
         decided = tally.decided(
             "study", study.study_instance_uid, in_force.version, said.source, said.version, everything
         )

@@ -9,6 +9,7 @@ from typing import Any, Final
 from contracts.delivery import DeliveryItem, DeliveryRequested
 from contracts.fact import Attributes, AttributeValue, Source
 from contracts.manifest import set_hash
+from contracts.partner import partner_destination, partner_of
 from contracts.routing import PRIORITIES, Priority
 from libs.definition.ruleset import Match
 
@@ -17,6 +18,8 @@ MOST_ITEMS: Final = 500
 NOTHING: Final[Mapping[str, Any]] = {}
 #: Tells whether a destination is the node that an instance came from.
 Returns = Callable[[str, str], bool]
+#: Tells whether a partner may ever get what a site sent.
+MayHave = Callable[[str, str], bool]
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,13 @@ def wishes(matches: Iterable[Match]) -> tuple[dict[str, Wish], list[str]]:
     Returns
     -------
     tuple[dict[str, Wish], list[str]]
-        By destination; and what people should know of rules that contradict each other.
+        By destination, of which a partner that is to be told is one; and what people should know of rules that
+        contradict each other.
     """
     found: dict[str, Wish] = {}
     notes = []
     for match in matches:
-        for destination in match.destinations:
+        for destination in (*match.destinations, *map(partner_destination, match.notify)):
             new = Wish(match.priority, match.transform, (match.rule,))
             before = found.get(destination)
             found[destination] = new if before is None else before.merged(new)
@@ -116,6 +120,24 @@ def without_loops(
         if len(going) < len(instances):
             notes.append(f"destination `{destination}` doesn't get back what came from its own node")
     return made, notes
+
+
+def within_sites(made: Sequence[Requested], may_have: MayHave) -> tuple[list[Requested], list[str]]:
+    """Leave out what a partner may not get: what sites sent that are not among its own.
+
+    Returns
+    -------
+    tuple[list[Requested], list[str]]
+        The other requests; and which partners don't hear of all of the instances.
+    """
+    going, without = [], set()
+    for one in made:
+        partner = partner_of(one.destination)
+        if partner is None or may_have(partner, one.instance.source.site):
+            going.append(one)
+        else:
+            without.add(partner)
+    return going, [f"partner `{partner}` may not get what other sites than its own sent" for partner in sorted(without)]
 
 
 def united(before: Sequence[Requested], going: Sequence[Requested]) -> tuple[list[Requested], list[str]]:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from contracts.fact import Source
+from contracts.partner import partner_of
 from contracts.routing import RoutingDecided, RuleMatch, Trigger
 from libs.definition.ruleset import Match
 from services.rules.plan import Requested
@@ -61,12 +62,16 @@ class Tally:
                     destinations=first.destinations,
                     priority=first.priority,
                     instance_count=count,
+                    notify=first.notify,
                     inputs=first.inputs,
                 )
                 for first, count in self._matches.values()
             ),
             errors=(*self.problems, *_counted(self._notes)),
-            destinations=None if everything is None else tuple(sorted({one.destination for one in everything})),
+            # A partner keeps nothing: what has to go to it does not keep a copy here either.
+            destinations=None
+            if everything is None
+            else tuple(sorted({one.destination for one in everything if partner_of(one.destination) is None})),
         )
 
 

@@ -212,3 +212,20 @@ def test_an_explanation_names_rules_and_inputs() -> None:
     (match,) = evaluations["instance"].matches
     assert (match.names, match.destinations, match.inputs) == (("both",), ("pacs", "hub"), {"Modality": "CT"})
     assert evaluations["study"].matches == ()
+
+
+def test_a_partner_may_have_what_its_sites_sent_and_without_sites_nothing() -> None:
+    document: dict[str, Any] = {
+        "kivuko": 1,
+        "name": "n",
+        "sites": {"a": {"name": "A"}, "b": {"name": "B"}},
+        "destinations": {"d": {"s3": "s3://x"}},
+        "partners": {
+            "reader": {"tenant": "reader", "events": ["study.available"], "sites": ["a"]},
+            "none": {"tenant": "none", "events": ["study.available"]},
+        },
+        "rules": [{"name": "r", "trigger": "study", "deliver": "d", "notify": ["reader", "none"]}],
+    }
+    rules = RuleSet(Definition.model_validate(document))
+    assert [rules.may_have(partner, "a") for partner in ("reader", "none", "unknown")] == [True, False, False]
+    assert not rules.may_have("reader", "b")

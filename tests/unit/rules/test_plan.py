@@ -12,7 +12,19 @@ from contracts.manifest import set_hash
 from contracts.routing import PRIORITIES
 from libs.definition.ruleset import Match
 from services.rules.headers import pick
-from services.rules.plan import Known, Requested, Wish, aggregate, of_version, requests, united, wishes, without_loops
+from services.rules.plan import (
+    Known,
+    Requested,
+    Wish,
+    aggregate,
+    of_version,
+    requests,
+    united,
+    wishes,
+    within_sites,
+    without_loops,
+)
+from services.rules.tally import Tally
 from tests.unit.rules.scene import CT1, NOW, PACS, STUDY
 
 
@@ -171,3 +183,37 @@ def test_the_version_before_is_found_though_its_successor_s_content_is_known() -
     first, second = content("1.1", "a", 1), content("1.1", "b", 2)
     assert of_version([second, first], 1, set_hash([first.identity]), first.received_at) == [first]
     assert of_version([second, first], 1, set_hash([second.identity]), second.received_at) == [second]
+
+
+def test_a_partner_that_is_to_be_told_is_a_destination_of_its_own() -> None:
+    """Of the same name as a destination it is another one; the rule's transform holds for it too."""
+    found, notes = wishes(
+        [
+            replace(match("one", "reader", transform="ids"), notify=("reader", "other")),
+            replace(match("two", "archive", priority="stat", transform="ids"), notify=("reader",)),
+        ]
+    )
+    assert set(found) == {"reader", "archive", "partner:reader", "partner:other"}
+    assert found["partner:reader"] == Wish("stat", "ids", ("one", "two"))
+    assert found["partner:other"] == Wish("routine", "ids", ("one",))
+    assert notes == []
+
+
+def test_a_partner_gets_nothing_of_a_site_that_is_not_among_its_own() -> None:
+    wanted = Wish("routine", None, ("r",))
+    near, far = known(1), replace(known(2), source=CT1.model_copy(update={"site": "far"}))
+    made = [Requested(one, to, wanted) for one in (near, far) for to in ("archive", "partner:reader")]
+    going, notes = within_sites(made, lambda partner, site: (partner, site) == ("reader", CT1.site))
+    assert [(one.instance.id, one.destination) for one in going] == [
+        (1, "archive"),
+        (1, "partner:reader"),
+        (2, "archive"),
+    ]
+    assert notes == ["partner `reader` may not get what other sites than its own sent"]
+    assert within_sites(made, lambda _partner, _site: True) == (made, [])
+
+
+def test_no_copy_waits_for_a_partner() -> None:
+    wanted = Wish("routine", None, ("r",))
+    everything = [Requested(known(1), to, wanted) for to in ("archive", "partner:reader")]
+    assert Tally().decided("study", STUDY, 1, CT1, 1, everything).destinations == ("archive",)
