@@ -31,6 +31,7 @@ from services.egress.delivery import (
     lane,
     standing,
 )
+from services.egress.fairness import Group, Shares, turn
 from services.egress.limits import Limits, limits
 from services.egress.outcome import ARRIVED, NO_ANSWER, Outcome, Verdict
 from services.egress.parcel import Parcel
@@ -43,6 +44,8 @@ WORK = "egress.work"
 #: Columns of a delivery of which no person ordered anything.
 NO_ORDER = {"ordered": None, "ordered_by": None, "ordered_at": None, "ordered_why": None}
 _SETTLED_AT_ONCE = 100
+#: Instances that one of several who wait gets in its turn.
+_TURN = 4
 #: The clocks of replicas may differ by so much.
 _CLOCKS_DIFFER = timedelta(minutes=1)
 _log = log.get(__name__)
@@ -89,6 +92,7 @@ class Deliveries:
         self._contexts = contexts
         self._began_at = clock()
         self._numbers = count()
+        self._shares: dict[tuple[str, int], Shares] = {}
         self._reached: set[str] = set()
         self._backoff = Backoff(settings.backoff_first, settings.backoff_cap)
 
@@ -165,29 +169,49 @@ class Deliveries:
                 if stretches:
                     return []
                 most = 1
-            for key in await lease.candidates(tx, destination, now):
-                row = await lease.lock_free(tx, key, now)
-                if row is None:
-                    continue
-                ahead = in_hand + sum(parcel.size for parcel in taken)
-                left = await self._left(tx, destination, ahead)
-                rows = await lease.take(tx, row.id, self.worker, now, most - len(taken), left)
-                await lease.make_due(tx, row.id)
-                if not rows:
-                    # A worker died between its last answer and its last word.
-                    await self._settle(tx, row.id)
-                    continue
-                attempts = row.attempts + (row.id not in stretches)
-                begun[row.id] = _stretch(row, attempts, now)
-                await repository.update_delivery(tx, row.id, state="open", reason=None, attempts=attempts)
-                taken += [_parcel(row, item, next(self._numbers), self._trusted_since(now)) for item in rows]
-                if len(taken) >= most:
-                    break
+            lanes: dict[int, list[Group[None]]] = {}
+            for number, group in await lease.groups(tx, destination, now):
+                lanes.setdefault(number, []).append(group)
+            for number, waiting in lanes.items():
+                while waiting and len(taken) < most:
+                    room = most - len(taken) if len(waiting) == 1 else min(_TURN, most - len(taken))
+                    shares = self._shares.get((destination, number), Shares())
+                    group, self._shares[destination, number] = turn(waiting, shares)
+                    row = await lease.lock_oldest(tx, destination, number, group, now)
+                    left = await self._left(tx, destination, in_hand + sum(parcel.size for parcel in taken))
+                    if row is None or left == 0:
+                        waiting.remove(group)
+                        continue
+                    taken += await self._take(tx, row, room, left, begun, stretches)
         for key, stretch in begun.items():
             # One that was there may have come to its end meanwhile.
             mine = [parcel for parcel in taken if parcel.delivery_id == key]
             stretches.setdefault(key, stretch).add(mine)
         return taken
+
+    async def _take(
+        self,
+        tx: AsyncSession,
+        row: Row[Any],
+        most: int,
+        left: int | None,
+        begun: dict[str, Stretch],
+        stretches: Mapping[str, Stretch],
+    ) -> list[Parcel]:
+        """Take instances of a locked delivery in hand."""
+        now = self._clock()
+        rows = await lease.take(tx, row.id, self.worker, now, most, left)
+        await lease.make_due(tx, row.id)
+        if not rows:
+            # A worker died between its last answer and its last word.
+            await self._settle(tx, row.id)
+            return []
+        attempts = row.attempts
+        if row.id not in begun:
+            attempts += row.id not in stretches
+            begun[row.id] = _stretch(row, attempts, now)
+        await repository.update_delivery(tx, row.id, state="open", reason=None, attempts=attempts)
+        return [_parcel(row, item, next(self._numbers), self._trusted_since(now)) for item in rows]
 
     def limits(self, destination: str) -> Limits | None:
         """Tell what limits a destination now; none if it is not in the definition in force."""

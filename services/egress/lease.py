@@ -12,11 +12,9 @@ from sqlalchemy import Row, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.egress.budget import startable
+from services.egress.fairness import Group
 from services.egress.models import deliveries, items, places, workers
 from services.egress.repository import SENDABLE, TURN, insert_of
-
-#: Deliveries looked at to fill one claim.
-_CANDIDATES = 32
 
 
 async def enter(tx: AsyncSession, worker: str, until: datetime) -> None:
@@ -66,22 +64,33 @@ async def make_due(tx: AsyncSession, delivery_id: str) -> None:
     await tx.execute(update(deliveries).where(deliveries.c.id == delivery_id).values(next_attempt_at=first))
 
 
-async def candidates(tx: AsyncSession, destination: str, now: datetime) -> list[str]:
-    """Name the deliveries whose turn could be next: the most urgent lane first, in it the oldest."""
+async def groups(tx: AsyncSession, destination: str, now: datetime) -> list[tuple[int, Group[None]]]:
+    """Tell who waits for a destination, by lane, the most urgent first: each source node of each tenant once."""
     found = await tx.execute(
-        select(deliveries.c.id)
+        select(deliveries.c.lane, deliveries.c.tenant, deliveries.c.source_node, func.min(deliveries.c.requested_at))
         .where(deliveries.c.destination == destination, TURN, deliveries.c.next_attempt_at <= now)
-        .order_by(deliveries.c.lane, deliveries.c.requested_at, deliveries.c.id)
-        .limit(_CANDIDATES)
+        .group_by(deliveries.c.lane, deliveries.c.tenant, deliveries.c.source_node)
+        .order_by(deliveries.c.lane)
     )
-    return list(found.scalars())
+    return [(lane, Group(tenant, source, since, 1, None)) for lane, tenant, source, since in found]
 
 
-async def lock_free(tx: AsyncSession, delivery_id: str, now: datetime) -> Row[Any] | None:
-    """Lock a delivery that still has its turn, unless another transaction has it."""
+async def lock_oldest(
+    tx: AsyncSession, destination: str, lane: int, group: Group[None], now: datetime
+) -> Row[Any] | None:
+    """Lock the oldest due delivery of a group that no other transaction has."""
     found = await tx.execute(
         select(deliveries)
-        .where(deliveries.c.id == delivery_id, TURN, deliveries.c.next_attempt_at <= now)
+        .where(
+            deliveries.c.destination == destination,
+            deliveries.c.lane == lane,
+            deliveries.c.tenant == group.tenant,
+            deliveries.c.source_node == group.source,
+            TURN,
+            deliveries.c.next_attempt_at <= now,
+        )
+        .order_by(deliveries.c.requested_at, deliveries.c.id)
+        .limit(1)
         .with_for_update(skip_locked=True)
     )
     return found.one_or_none()
