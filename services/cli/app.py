@@ -4,7 +4,22 @@ from importlib.util import find_spec
 
 import typer
 
-from services.cli import dead, delivery, demo, doctor, host, network, quarantine, receipt, retention, send, study, token
+from services.cli import (
+    dead,
+    delivery,
+    demo,
+    destination,
+    doctor,
+    host,
+    network,
+    order,
+    quarantine,
+    receipt,
+    retention,
+    send,
+    study,
+    token,
+)
 
 app = typer.Typer(
     name="kivuko",
@@ -25,8 +40,13 @@ app.command(epilog=network.APPLY)(network.apply)
 app.add_typer(network.app, name="network")
 app.add_typer(study.app, name="study")
 app.add_typer(delivery.app, name="delivery")
+delivery.app.command(epilog=order.RETRY)(order.retry)
+delivery.app.command(epilog=order.HOLD)(order.hold)
+delivery.app.command(epilog=order.RELEASE)(order.release)
+delivery.app.command(epilog=order.CANCEL)(order.cancel)
 delivery.app.command(epilog=receipt.RECEIPT)(receipt.receipt)
 delivery.app.command(epilog=receipt.KEY)(receipt.key)
+app.add_typer(destination.app, name="destination")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(retention.app, name="retention")
 app.add_typer(dead.app, name="dead")

@@ -1,4 +1,4 @@
-"""`kivuko delivery`: what is on its way, what keeps it, and trying again."""
+"""`kivuko delivery`: what is on its way, and what keeps it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -14,13 +14,14 @@ from services.cli.client import Client, connect
 from services.cli.output import Json, in_bytes, local_time, out, print_json, print_table
 
 app = typer.Typer(
-    help="Follow deliveries, try them again, and prove that they arrived: see docs/receipts.md.", no_args_is_help=True
+    help="Follow deliveries, hold, cancel and retry them, and prove that they arrived: see docs/receipts.md.",
+    no_args_is_help=True,
 )
 
 _LIST = "Example: kivuko delivery list --state waiting --destination archive"
 _SHOW = "Example: kivuko delivery show 0123456789abcdef0123456789abcdef"
-_RETRY = "Example: kivuko delivery retry 0123456789abcdef0123456789abcdef"
-_PATH = "/v1/egress/deliveries"
+#: Path of the routes of deliveries.
+PATH = "/v1/egress/deliveries"
 #: Instances in one answer.
 _PAGE = 500
 
@@ -32,8 +33,9 @@ _STATES = {
     "held": "held: nothing may be sent",
     "failed": "failed: it does not go on by itself",
     "done": "done: the receiver said success for every instance",
+    "cancelled": "cancelled: a person gave up what is not sent; it is not done",
 }
-_COLOURS = {"failed": "bold red", "held": "yellow", "waiting": "yellow", "done": "green"}
+_COLOURS = {"failed": "bold red", "held": "yellow", "waiting": "yellow", "done": "green", "cancelled": "bold red"}
 #: What people look at first.
 _WORST = {"failed": -2, "pending": -1}
 
@@ -41,7 +43,9 @@ _WORST = {"failed": -2, "pending": -1}
 @app.command("list", epilog=_LIST)
 def list_deliveries(
     *,
-    state: Annotated[str | None, typer.Option(help="Only those that are open, waiting, held, failed or done.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Only those that are open, waiting, held, failed, done or cancelled.")
+    ] = None,
     destination: Annotated[str | None, typer.Option(help="Only those to this destination, by its key.")] = None,
     study: Annotated[str | None, typer.Option(help="Only those of this study, by its Study Instance UID.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500, help="How many, the latest first.")] = 50,
@@ -50,7 +54,7 @@ def list_deliveries(
 ) -> None:
     """List deliveries, the latest request first: each is one study on its way to one destination."""
     client = connect(json_output=json_output)
-    found = client.get(_PATH, state=state, destination=destination, study=study, limit=limit, before=before)
+    found = client.get(PATH, state=state, destination=destination, study=study, limit=limit, before=before)
     if json_output:
         print_json(found)
         return
@@ -115,25 +119,15 @@ def show(
     _print_groups(items)
     if found["state"] == "failed":
         out.print(f"Once the cause is mended: `kivuko delivery retry {escape(delivery)}`.")
+    if found["ordered"]:
+        out.print(f"To let it go: `kivuko delivery release {escape(delivery)}`.")
     if found["state"] == "done":
         out.print(f"The proof: `kivuko delivery receipt {escape(delivery)} -o FILE`.")
 
 
-@app.command(epilog=_RETRY)
-def retry(delivery: Id, *, json_output: Json = False) -> None:
-    """Try at once what of a delivery is not sent, refused instances included, with all attempts before them."""
-    answer = connect(json_output=json_output).post(f"{path(delivery)}/retry")
-    if json_output:
-        print_json(answer)
-    elif answer["instances"]:
-        out.print(f"{_instances(answer['instances'])} tried again. See `kivuko delivery show {escape(delivery)}`.")
-    else:
-        out.print("There is nothing to try again: every instance that came so far is sent.")
-
-
 def path(delivery: str) -> str:
     """Give the path of a delivery's routes."""
-    return f"{_PATH}/{quote(delivery, safe='')}"
+    return f"{PATH}/{quote(delivery, safe='')}"
 
 
 def _items(client: Client, delivery: str, page: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -155,9 +149,9 @@ def _print_lines(rows: Sequence[tuple[str, ...]]) -> None:
     width = max(len(row[1]) for row in rows)
     for state, destination, asked, delivery, study, ahead in rows:
         colour = _COLOURS.get(state, "default")
-        out.print(f"[{colour}]{state:<8}[/] {escape(destination):<{width}}  {asked}  {delivery}")
+        out.print(f"[{colour}]{state:<9}[/] {escape(destination):<{width}}  {asked}  {delivery}")
         for line in (f"study {study}", ahead):
-            out.print(Padding(escape(line), (0, 0, 0, 9)), soft_wrap=False)
+            out.print(Padding(escape(line), (0, 0, 0, 10)), soft_wrap=False)
 
 
 def _print_groups(items: Iterable[Mapping[str, Any]]) -> None:
@@ -218,7 +212,7 @@ def _next(delivery: Mapping[str, Any], retries: Mapping[str, str]) -> str:
 def _version(delivery: Mapping[str, Any]) -> str:
     if delivery["study_version"] is None:
         return "none yet: the study is not complete"
-    return f"{delivery['study_version']} of the study, of {_instances(delivery['expected_count'])}"
+    return f"{delivery['study_version']} of the study, of {instances(delivery['expected_count'])}"
 
 
 def _counts(delivery: Mapping[str, Any]) -> str:
@@ -230,5 +224,6 @@ def _counts(delivery: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, counts))
 
 
-def _instances(count: int) -> str:
+def instances(count: int) -> str:
+    """Say how many instances, for people."""
     return "1 instance" if count == 1 else f"{count} instances"

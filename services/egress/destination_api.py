@@ -19,7 +19,7 @@ from services.egress import calls, listing, scope
 from services.egress.deliveries import Deliveries
 from services.egress.examination import common_pairs, examine
 from services.egress.examination_view import ExaminationView, examination_view
-from services.egress.forecast import LATELY, Flow, Queue, rate, seconds_left
+from services.egress.forecast import Flow, Queue, rate, seconds_left
 from services.egress.models import deliveries as table
 from services.egress.order_api import Reason
 from services.egress.orders import Orders
@@ -58,7 +58,7 @@ class DestinationView(BaseModel):
     instances: int = Field(description="Instances that are not sent yet.")
     bytes: int
     oldest_request_at: datetime | None
-    bytes_per_second: float | None = Field(description="Over the last minutes; none if nothing was sent.")
+    bytes_per_second: float | None = Field(description="Lately; none if nothing was sent, or nothing is to go.")
     empty_in: float | None = Field(description="Seconds until all that may go has gone; none if that is not known.")
 
 
@@ -119,7 +119,7 @@ class Destinations:
             within = [scope.within(caller)] + ([] if only is None else [table.c.destination == only])
             known = await calls.list_destinations(tx)
             queues = await listing.queues(tx, within)
-            flows = await listing.flows(tx, now - LATELY)
+            flows = await listing.flows(tx, now)
         return [self._view(key, known.get(key), queues.get(key), flows.get(key), now) for key in sorted(keys)]
 
     async def view(self, caller: Principal, key: str) -> DestinationView:
@@ -211,7 +211,7 @@ class Destinations:
             instances=0 if queue is None else queue.instances,
             bytes=0 if queue is None else queue.size,
             oldest_request_at=None if queue is None else queue.oldest,
-            bytes_per_second=rate(flow, now),
+            bytes_per_second=None if queue is None else rate(flow, now),
             empty_in=None if still and queue is not None else seconds_left(queue, flow, now),
             **{name: None if known is None else getattr(known, name) for name in _KNOWN},
         )

@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-#: How far back it is looked. Longer would not notice that a line became slow, shorter would take a pause for the end.
+#: How far back it is looked: so short that a pause before does not count, or longer where little arrives in that time.
+JUST_NOW = timedelta(minutes=1)
 LATELY = timedelta(minutes=5)
+#: So many instances are enough to tell a rate by.
+_ENOUGH = 10
 #: Less than so many seconds say nothing of a rate.
 _LEAST = 1.0
 
@@ -48,6 +51,11 @@ class Flow:
     instances: int
     size: int
     since: datetime
+
+
+def chosen(just_now: Flow | None, lately: Flow) -> Flow:
+    """Choose by what to tell the rate: by what arrived just now, if that is enough."""
+    return just_now if just_now is not None and just_now.instances >= _ENOUGH else lately
 
 
 def rate(flow: Flow | None, now: datetime) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.egress.forecast import Flow, Queue
+from services.egress.forecast import JUST_NOW, LATELY, Flow, Queue, chosen
 from services.egress.models import deliveries, items, places
 from services.egress.repository import UNFINISHED
 
@@ -51,15 +51,20 @@ async def queues(tx: AsyncSession, conditions: Sequence[ColumnElement[bool]] = (
     }
 
 
-async def flows(tx: AsyncSession, since: datetime) -> dict[str, Flow]:
-    """Give for each destination what arrived there since a time."""
+async def flows(tx: AsyncSession, now: datetime) -> dict[str, Flow]:
+    """Give for each destination what arrived there lately."""
+    just_now = items.c.sent_at > now - JUST_NOW
+    figures = (func.count(), func.sum(items.c.size), func.min(items.c.sent_at))
     found = await tx.execute(
-        select(deliveries.c.destination, func.count(), func.sum(items.c.size), func.min(items.c.sent_at))
+        select(deliveries.c.destination, *figures, *(figure.filter(just_now) for figure in figures))
         .join_from(items, deliveries)
-        .where(items.c.sent_at > since)
+        .where(items.c.sent_at > now - LATELY)
         .group_by(deliveries.c.destination)
     )
-    return {name: Flow(count, int(size), first) for name, count, size, first in found}
+    return {
+        name: chosen(Flow(few, int(few_size), last) if few else None, Flow(count, int(size), first))
+        for name, count, size, first, few, few_size, last in found
+    }
 
 
 async def standstills(tx: AsyncSession, conditions: Sequence[ColumnElement[bool]]) -> list[tuple[str, str | None, int]]:

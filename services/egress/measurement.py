@@ -6,7 +6,7 @@ import time
 from libs.clock import Clock
 from libs.storage.database import Database
 from services.egress import calls, listing, metric
-from services.egress.forecast import LATELY, seconds_left
+from services.egress.forecast import seconds_left
 
 _OFTEN = 15
 #: A backlog of days takes a while to count: no more than a part in so many of the time goes into that.
@@ -33,7 +33,7 @@ class Measurement:
         async with self._database.reading() as tx:
             states = await listing.count_by_state(tx)
             queues = await listing.queues(tx)
-            flows = await listing.flows(tx, now - LATELY)
+            flows = await listing.flows(tx, now)
             circuits = await calls.circuits(tx)
         metric.show(states, {key: (queue.deliveries, queue.oldest) for key, queue in queues.items()}, now)
         away = {key for key, circuit in circuits.items() if circuit.failures or circuit.paused}

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table, and_, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, Table, and_, bindparam, func, insert, not_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -169,6 +169,12 @@ async def due_destinations(tx: AsyncSession) -> dict[str, datetime]:
         .group_by(deliveries.c.destination)
     )
     return {row[0]: row[1] for row in found}
+
+
+async def stopped(tx: AsyncSession, keys: Iterable[str]) -> set[str]:
+    """Name those of the deliveries of which nothing may begin: somebody ordered it, or something keeps them."""
+    found = await tx.execute(select(deliveries.c.id).where(deliveries.c.id.in_(list(keys)), not_(TURN)))
+    return set(found.scalars())
 
 
 async def urgent_destinations(tx: AsyncSession, now: datetime) -> dict[str, int]:

@@ -1,0 +1,312 @@
+"""`kivuko destination`: what waits where, pause and resume, and what a destination can do."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+from rich.markup import escape
+
+from libs.clock import utc_now
+from services.cli.client import EXIT_REFUSED, connect
+from services.cli.delivery import instances
+from services.cli.order import Reason
+from services.cli.output import Json, in_bytes, local_time, out, print_json, print_table
+
+app = typer.Typer(
+    help="See what waits for each destination, pause, resume and test them: see docs/destinations.md.",
+    no_args_is_help=True,
+)
+
+_LIST = "Example: kivuko destination list"
+_SHOW = "Example: kivuko destination show archive"
+_PAUSE = 'Example: kivuko destination pause archive --reason "new disks, until 18:00"'
+_RESUME = "Example: kivuko destination resume archive"
+_TEST = "Example: kivuko destination test archive --store"
+_PATH = "/v1/egress/destinations"
+#: Many associations with a slow peer take their time.
+_TEST_TIMEOUT_S = 600
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Key of the destination in the network definition.")]
+
+
+@app.command("list", epilog=_LIST)
+def list_destinations(*, json_output: Json = False) -> None:
+    """List destinations: state, what waits, since when, when it will be there, and what is wrong."""
+    found = connect(json_output=json_output).get(_PATH)
+    if json_output:
+        print_json(found)
+        return
+    rows = [(each["key"], each["state"], _queue(each), _age(each), _empty(each), _wrong(each)) for each in found]
+    print_table(
+        "Destinations",
+        ("destination", "state", "to send", "oldest", "empty", "what is wrong"),
+        rows,
+        empty="There are no destinations: `kivuko apply FILE` puts a definition with some in force.",
+    )
+
+
+@app.command(epilog=_SHOW)
+def show(name: Name, *, json_output: Json = False) -> None:
+    """Show one destination: how it is called, what waits for it, how fast it goes, and what keeps it."""
+    found = connect(json_output=json_output).get(_path(name))
+    if json_output:
+        print_json(found)
+        return
+    speed = found["bytes_per_second"]
+    rows = [
+        ("state", found["state"]),
+        ("paused", _paused(found)),
+        ("problem", found["problem"]),
+        ("next try", _later(found["retry_at"]) if found["failures"] else None),
+        ("failures", f"{found['failures']} in a row, the last {local_time(found['failed_at'])}")
+        if found["failures"]
+        else ("failures", None),
+        ("last reached", local_time(found["reached_at"]) or "never"),
+        ("at", _address(found)),
+        ("associations", _associations(found)),
+        ("to send", _queue(found)),
+        ("oldest", _age(found)),
+        ("goes at", f"{in_bytes(speed)}/s over the last minutes" if speed else None),
+        ("empty", _empty(found)),
+        ("takes", _takes(found)),
+    ]
+    print_table(f"Destination {escape(name)}", ("", ""), [row for row in rows if row[1]], empty="")
+    _print_standstills(found["standstills"], name)
+
+
+@app.command(epilog=_PAUSE)
+def pause(name: Name, *, reason: Reason = None, json_output: Json = False) -> None:
+    """Let nothing go to a destination until it is resumed. What is under way comes to its end; nothing is lost."""
+    answer = connect(json_output=json_output).post(f"{_path(name)}/pause", json={"reason": reason})
+    if json_output:
+        print_json(answer)
+        return
+    out.print(
+        f"Nothing goes to {escape(name)} until `kivuko destination resume {escape(name)}`. "
+        f"What comes meanwhile waits: {_queue(answer) or 'nothing yet'}."
+    )
+
+
+@app.command(epilog=_RESUME)
+def resume(name: Name, *, json_output: Json = False) -> None:
+    """Let things go to a destination again."""
+    answer = connect(json_output=json_output).post(f"{_path(name)}/resume")
+    if json_output:
+        print_json(answer)
+        return
+    out.print(f"Resumed. To send: {_queue(answer) or 'nothing'}. See `kivuko destination show {escape(name)}`.")
+
+
+@app.command("test", epilog=_TEST)
+def examine(
+    name: Name,
+    *,
+    store: Annotated[
+        bool,
+        typer.Option("--store", help="Store a test object of 1 MB there, of the patient KIVUKO-TEST; it measures too."),
+    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every SOP class, a line each.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Ask a destination what it can do: C-ECHO, what it takes, what it offers, and how fast it answers.
+
+    Exits 0 only if nothing went wrong. What it takes is remembered for sending.
+    """
+    client = connect(json_output=json_output)
+    found = client.post(f"{_path(name)}/test", json={"store": store}, timeout=_TEST_TIMEOUT_S)
+    if json_output:
+        print_json(found)
+    else:
+        _print_test(name, found, store=store, everything=everything)
+    raise typer.Exit(0 if found["ok"] else EXIT_REFUSED)
+
+
+def _path(name: str) -> str:
+    return f"{_PATH}/{quote(name, safe='')}"
+
+
+def _queue(found: Mapping[str, Any]) -> str:
+    if not found["backlog"]:
+        return ""
+    studies = "1 study" if found["backlog"] == 1 else f"{found['backlog']} studies"
+    held = f", {found['held']} held" if found["held"] and found["state"] != "paused" else ""
+    return f"{studies}{held}: {instances(found['instances'])}, {in_bytes(found['bytes'])}"
+
+
+def _age(found: Mapping[str, Any]) -> str:
+    if not found["oldest_request_at"]:
+        return ""
+    asked = datetime.fromisoformat(found["oldest_request_at"])
+    return duration(max(0.0, (utc_now() - asked).total_seconds()))
+
+
+def _empty(found: Mapping[str, Any]) -> str:
+    if not found["backlog"]:
+        return ""
+    return "not known" if found["empty_in"] is None else f"in about {duration(found['empty_in'])}"
+
+
+def _wrong(found: Mapping[str, Any]) -> str:
+    if found["paused_at"]:
+        return _paused(found)
+    if found["failures"] and found["problem"]:
+        return f"{found['problem']}; next try {_later(found['retry_at'])}"
+    return found["problem"] or ""
+
+
+def _paused(found: Mapping[str, Any]) -> str:
+    if not found["paused_at"]:
+        return ""
+    why = f": {found['paused_why']}" if found["paused_why"] else ""
+    return f"by {found['paused_by']} since {local_time(found['paused_at'])}{why}"
+
+
+def _later(at: str | None) -> str:
+    if at is None or datetime.fromisoformat(at) <= utc_now():
+        return "now"
+    return local_time(at)
+
+
+def _address(found: Mapping[str, Any]) -> str | None:
+    if found["address"] is None:
+        return None
+    how = " with TLS" if found["tls"] else ""
+    return f"{found['called_aet']} at {found['address']}{how}, as {found['calling_aet']}"
+
+
+def _associations(found: Mapping[str, Any]) -> str | None:
+    if found["associations_allowed"] is None:
+        return None
+    most = f"at most {found['associations_allowed']}"
+    return most if found["associations"] is None else f"{found['associations']} at present, {most}"
+
+
+def _takes(found: Mapping[str, Any]) -> str:
+    taken, refused = found["contexts_accepted"], found["contexts_refused"]
+    if not taken + refused:
+        return "not known yet: `kivuko destination test` finds it out"
+    return f"{taken} of {taken + refused} pairs of SOP class and transfer syntax that it was asked for"
+
+
+def _print_standstills(found: Sequence[Mapping[str, Any]], name: str) -> None:
+    rows = [(each["deliveries"], each["state"], each["reason"] or "") for each in found]
+    if not rows:
+        return
+    print_table("Deliveries that are not done", ("number", "state", "because"), rows, empty="")
+    out.print(f"`kivuko delivery list --destination {escape(name)}` names them.")
+    if any(each["state"] == "failed" for each in found):
+        out.print(f"Once the cause is mended: `kivuko delivery retry --destination {escape(name)}`.")
+
+
+def _print_test(name: str, found: Mapping[str, Any], *, store: bool, everything: bool) -> None:
+    echo = found["round_trip"]
+    software = (found["implementation_version"], found["implementation_class_uid"])
+    rows = [
+        ("at", _address(found)),
+        ("connection", None if found["connected_in"] is None else f"stood after {_short(found['connected_in'])}"),
+        ("C-ECHO", None if echo is None else f"success, round trip {_short(echo)}"),
+        ("software", ", ".join(filter(None, software))),
+        ("grants", None if found["connected_in"] is None else _granted(found)),
+        *_offers(found["services"]),
+        ("test object", None if found["problem"] and not found["stored"] else _stored(found, store=store)),
+    ]
+    print_table(f"Test of {escape(name)}", ("", ""), [row for row in rows if row[1]], empty="")
+    _print_contexts(found["contexts"], everything=everything)
+    stuck = [each for each in found["contexts"] if each["needed"] and not each["goes"]]
+    for each in stuck:
+        out.print(
+            f"[bold red]{instances(each['needed'])} can't go[/]: {each['sop_class']} in {each['transfer_syntax']} is "
+            f"not taken ({each['refusal']})."
+        )
+    if found["problem"]:
+        out.print(f"[bold red]It went no further:[/] {escape(found['problem'])}.")
+
+
+def _granted(found: Mapping[str, Any]) -> str:
+    longest = f"PDUs of {found['max_pdu']} bytes" if found["max_pdu"] else "PDUs of any length"
+    window = found["window"]
+    if window == 1:
+        return f"{longest}, one operation at a time"
+    return f"{longest}, {f'{window} operations' if window else 'any number of operations'} at a time"
+
+
+def _offers(services: Mapping[str, bool]) -> Iterable[tuple[str, str]]:
+    if not services:
+        return
+    yield "offers", ", ".join(name for name, offered in services.items() if offered) or "nothing besides"
+    yield "does not offer", ", ".join(name for name, offered in services.items() if not offered)
+
+
+def _stored(found: Mapping[str, Any], *, store: bool) -> str:
+    stored = found["stored"]
+    if stored is None:
+        return "was not stored" if store else "none was stored: --store does, and measures"
+    if not stored["ok"]:
+        return f"refused with status {stored['status']}: {stored['reason']}"
+    said = f" {stored['reason']}" if stored["reason"] else ""
+    return (
+        f"stored, {in_bytes(stored['bytes'])} {stored['transfer_syntax']} in {_short(stored['seconds'])}: "
+        f"{in_bytes(stored['bytes_per_second'])}/s. Patient KIVUKO-TEST, study {stored['study_instance_uid']}.{said}"
+    )
+
+
+def _print_contexts(contexts: Sequence[Mapping[str, Any]], *, everything: bool) -> None:
+    if not contexts:
+        return
+    syntaxes = list(dict.fromkeys(each["transfer_syntax"] for each in contexts))
+    taken: dict[str, list[str]] = {}
+    for each in contexts:
+        mine = taken.setdefault(each["sop_class"], [])
+        if each["accepted"]:
+            mine.append(each["transfer_syntax"])
+    if everything:
+        rows = [(name, *("yes" if syntax in mine else "-" for syntax in syntaxes)) for name, mine in taken.items()]
+        print_table("What it takes", ("SOP class", *syntaxes), rows, empty="")
+        return
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, mine in taken.items():
+        groups.setdefault(tuple(syntax for syntax in syntaxes if syntax in mine), []).append(name)
+    print_table(
+        "What it takes",
+        ("SOP classes", "in", "such as"),
+        [
+            (len(names), _in(mine, syntaxes), "; ".join(names[:_NAMED]) + ("; ..." if len(names) > _NAMED else ""))
+            for mine, names in sorted(groups.items(), key=lambda group: -len(group[1]))
+        ],
+        empty="",
+    )
+    out.print("`--all` shows every SOP class.")
+
+
+#: SOP classes that are named of each group.
+_NAMED = 3
+
+
+def _in(mine: Sequence[str], syntaxes: Sequence[str]) -> str:
+    if not mine:
+        return "nothing: it does not take them"
+    missing = [syntax for syntax in syntaxes if syntax not in mine]
+    if not missing:
+        return "all that was asked for"
+    return f"all but {', '.join(missing)}" if len(missing) < len(mine) else ", ".join(mine)
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+
+
+def duration(seconds: float) -> str:
+    """Show a duration in the two largest units that say something."""
+    whole = round(seconds)
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min"
+    if whole < _DAY:
+        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
+    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
