@@ -34,16 +34,10 @@ def not_in_force(definition: Definition) -> list[str]:
 
 def _sites_and_nodes(definition: Definition) -> Iterator[str]:
     nodes = {key: node for key, node in definition.nodes.items() if not node.retired}
-    lines = [key for key, site in definition.sites.items() if site.link]
-    yield from _of_many("sites", "link", lines, "what a line carries is not limited")
     for asked in _NOT_ANSWERED:
         those = [key for key, node in nodes.items() if asked in node.may]
         yield from _of_many("nodes", f"may: {asked}", those, "no such request is answered")
-    for field, missing in (
-        ("hl7", "no orders are taken"),
-        ("tls", "the node is never called without TLS"),
-    ):
-        yield from _of_many("nodes", field, [key for key, node in nodes.items() if getattr(node, field)], missing)
+    yield from _of_many("nodes", "hl7", [key for key, node in nodes.items() if node.hl7], "no orders are taken")
 
 
 def _of_many(section: str, part: str, keys: list[str], missing: str) -> Iterator[str]:
@@ -59,13 +53,8 @@ def _destination(definition: Definition, key: str, destination: Destination) -> 
         yield f"{where}: stow is not in force; {_HELD}"
     if destination.s3 is not None:
         yield f"{where}: s3 is not in force; {_HELD}"
-    node = definition.nodes.get(destination.node or "")
-    if node is not None and node.tls:
-        yield f"{where}: TLS to the node {destination.node} is not in force; {_HELD}"
     if destination.transform is not None:
         yield f"{where}: the transform {destination.transform} is not in force; {_HELD}, never untransformed"
-    if destination.window is not None:
-        yield f"{where}: window is not in force; {_HELD}"
     if destination.confirm == "commit":
         yield f"{where}: confirm: commit is not in force; studies are sent, but not shown as delivered until confirmed"
     yield from _comfort(key, destination)
@@ -73,10 +62,6 @@ def _destination(definition: Definition, key: str, destination: Destination) -> 
 
 def _comfort(key: str, destination: Destination) -> Iterator[str]:
     where = f"destinations.{key}"
-    if destination.bandwidth is not None:
-        yield f"{where}: bandwidth is not in force; sending is not limited"
-    if destination.budget is not None:
-        yield f"{where}: budget is not in force; sending is not limited"
     if destination.give_up is not None:
         yield f"{where}: give-up is not in force; a delivery is tried without end"
     if destination.failover is not None:
