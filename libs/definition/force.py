@@ -18,7 +18,7 @@ def not_in_force(definition: Definition) -> list[str]:
     """
     said = list(_sites_and_nodes(definition))
     for key, destination in definition.destinations.items():
-        said += _destination(definition, key, destination)
+        said += _destination(key, destination)
     for rule in definition.rules:
         if rule.transform is not None:
             said.append(
@@ -47,7 +47,7 @@ def _of_many(section: str, part: str, keys: list[str], missing: str) -> Iterator
         yield f"{section}: {part} is not in force; {missing} ({', '.join(keys[:_NAMED])}{more})"
 
 
-def _destination(definition: Definition, key: str, destination: Destination) -> Iterator[str]:
+def _destination(key: str, destination: Destination) -> Iterator[str]:
     where = f"destinations.{key}"
     if destination.stow is not None:
         yield f"{where}: stow is not in force; {_HELD}"
