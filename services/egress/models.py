@@ -138,3 +138,13 @@ sent = Table(
     Column("day", Date, primary_key=True),
     Column("bytes", BigInteger, nullable=False),
 )
+
+#: The events that tell partners of versions of studies. One is confirmed when the outbox has its message no more.
+announcements = Table(
+    "announcements",
+    metadata,
+    Column("delivery_id", String(32), ForeignKey("deliveries.id"), primary_key=True),
+    Column("study_version", Integer, primary_key=True),
+    Column("message_id", String(36), nullable=False),
+    Column("made_at", Instant, nullable=False),
+)

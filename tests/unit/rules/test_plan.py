@@ -216,4 +216,8 @@ def test_a_partner_gets_nothing_of_a_site_that_is_not_among_its_own() -> None:
 def test_no_copy_waits_for_a_partner() -> None:
     wanted = Wish("routine", None, ("r",))
     everything = [Requested(known(1), to, wanted) for to in ("archive", "partner:reader")]
-    assert Tally().decided("study", STUDY, 1, CT1, 1, everything).destinations == ("archive",)
+    tally = Tally()
+    tally.add([replace(match("r", "archive"), notify=("reader",))], 1, problems=(), notes=())
+    decided = tally.decided("study", STUDY, 1, CT1, 1, everything)
+    assert decided.destinations == ("archive",)
+    assert decided.matches[0].notify == ("reader",)
