@@ -395,7 +395,7 @@ class Deliveries:
             )
             for outcome in outcomes
         ]
-        await repository.record(tx, after, now)
+        await repository.record(tx, after, now, self.worker)
         arrived = [o.item for o in outcomes if o.verdict in ARRIVED]
         metric.REPEATED.inc(sum(before[i][0].state == "sent" or before[i][1] == NO_ANSWER for i in arrived))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table, and_, bindparam, func, insert, not_, select, update
+from sqlalchemy import ColumnElement, Row, String, Table, and_, bindparam, func, insert, not_, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -197,8 +197,12 @@ async def standings(tx: AsyncSession, ids: Iterable[int]) -> dict[int, tuple[Sta
     return {row.id: (Standing(row.state, row.attempts, row.refusals, row.next_attempt_at), row.status) for row in found}
 
 
-async def record(tx: AsyncSession, outcomes: Iterable[tuple[Outcome, Standing]], now: datetime) -> None:
-    """Write outcomes. An item that was answered with success stays sent, whatever is said later."""
+async def record(tx: AsyncSession, outcomes: Iterable[tuple[Outcome, Standing]], now: datetime, worker: str) -> None:
+    """Write outcomes of a worker, and end its leases.
+
+    An item that was answered with success stays sent, whatever is said later. Of an item that the worker does not hold
+    any more only a success counts: another has it in hand.
+    """
     rows = [
         {
             "item": outcome.item,
@@ -215,7 +219,11 @@ async def record(tx: AsyncSession, outcomes: Iterable[tuple[Outcome, Standing]],
     if rows:
         await tx.execute(
             update(items)
-            .where(items.c.id == bindparam("item"), items.c.state != "sent")
+            .where(
+                items.c.id == bindparam("item"),
+                items.c.state != "sent",
+                or_(items.c.leased_by == worker, bindparam("new_state", type_=String) == "sent"),
+            )
             .values(
                 state=bindparam("new_state"),
                 status=bindparam("new_status"),
