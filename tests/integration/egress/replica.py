@@ -10,7 +10,13 @@ from tests.integration.egress.stand import QUICK, archive, stand
 async def main(database_url: str, folder: str, port: str, name: str) -> None:
     """Send until killed."""
     settings = QUICK.model_copy(update={"lease": 2})
-    async with stand(Path(folder), archive(int(port)), settings, database_url=database_url, name=name):
+    async with stand(
+        Path(folder),
+        archive(int(port), destination={"associations": 4}),
+        settings,
+        database_url=database_url,
+        name=name,
+    ):
         await asyncio.Event().wait()
 
 
