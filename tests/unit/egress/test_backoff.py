@@ -47,3 +47,10 @@ def test_an_unreachable_destination_gets_one_probe_and_only_when_it_is_due(
         assert circuit.allowance(circuit.retry_at - timedelta(microseconds=1), associations) == 0
         assert circuit.allowance(circuit.retry_at, associations) == 1
     assert circuit.failures == len(luck)
+
+
+@given(st.integers(0, 5), st.integers(1, 64))
+def test_a_paused_destination_gets_nothing_and_stays_paused_when_it_fails(failures: int, associations: int) -> None:
+    circuit = Circuit(failures, None, None, paused=True)
+    assert circuit.allowance(NOW, associations) == 0
+    assert circuit.failed("x", NOW, Backoff(2, 900), lambda: 0.5).paused

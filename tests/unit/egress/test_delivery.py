@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.egress.delivery import Closing, Request, Tally, delivery_id, lane, standing
+from services.egress.delivery import Closing, Order, Request, Tally, asks_again, delivery_id, lane, standing
 
 NOW = datetime(2026, 11, 20, 10, tzinfo=UTC)
 closings = st.none() | st.builds(Closing, st.integers(1, 5), st.integers(1, 900))
@@ -96,3 +96,40 @@ def test_an_obstacle_holds_what_is_not_sent_and_nothing_else() -> None:
     held = standing(unsent, Closing(1, 2), NOW, obstacle="retired", unconfirmed=None)
     assert (held.state, held.reason) == ("held", "retired")
     assert standing(sent, Closing(1, 2), NOW, obstacle="retired", unconfirmed=None).state == "done"
+
+
+orders = st.builds(Order, st.sampled_from(["held", "cancelled"]), st.just("op"), st.just(NOW), st.none() | st.just("x"))
+
+
+@given(tallies, closings, st.none() | st.just("no way"), st.none() | st.just("not committed"), orders)
+def test_what_a_person_ordered_comes_before_everything_else(
+    tally: Tally, closing: Closing | None, obstacle: str | None, unconfirmed: str | None, order: Order
+) -> None:
+    found = standing(tally, closing, NOW, obstacle=obstacle, unconfirmed=unconfirmed, order=order)
+    assert (found.state, found.reason) == (order.kind, order.reason)
+
+
+@given(tallies, closings, st.none() | st.just("no way"))
+def test_a_pause_keeps_what_is_not_sent_and_changes_nothing_else(
+    tally: Tally, closing: Closing | None, obstacle: str | None
+) -> None:
+    pause = Order("paused", "op", NOW, "new disks")
+    found = standing(tally, closing, NOW, obstacle=obstacle, unconfirmed=None, order=pause)
+    if tally.due or tally.blocked:
+        assert (found.state, found.reason) == ("held", pause.reason)
+    else:
+        assert found == standing(tally, closing, NOW, obstacle=obstacle, unconfirmed=None)
+
+
+def test_an_order_is_told_with_who_when_and_why() -> None:
+    assert Order("cancelled", "op", NOW, "phantom").reason == "cancelled by op since 2026-11-20 10:00 UTC: phantom"
+    assert Order("paused", "op", NOW).reason == "its destination is paused by op since 2026-11-20 10:00 UTC"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "again"),
+    [(None, None, False), (None, 1, False), (None, 2, True), (1, 1, False), (1, 2, True), (3, 3, False)],
+)
+def test_a_later_version_asks_again_the_first_one_does_not(before: int | None, after: int | None, again: bool) -> None:
+    closing = [None if version is None else Closing(version, 1) for version in (before, after)]
+    assert asks_again(closing[0], closing[1]) is again
