@@ -40,12 +40,14 @@ class Process:
     platform: Platform
     database: Database
     client: httpx.AsyncClient
+    uses: list[AccessUsed]
 
-    async def publish(self, paths: list[Path], study: str = "1.2.3") -> None:
+    async def publish(self, paths: list[Path], study: str = "1.2.3", site: str | None = None) -> None:
         """Publish a request as the relay of rules does."""
         kept = [item(keep(self.platform.objects, path, n)) for n, path in enumerate(paths)]
+        event = request(kept, study=study).model_copy(update={"site": site})
         await self.platform.broker.publish(
-            request(kept, study=study).model_dump_json().encode(),
+            event.model_dump_json().encode(),
             exchange=EVENTS,
             routing_key=f"delivery.requested.v1.{TENANT}",
             persist=True,
@@ -73,11 +75,17 @@ async def run(folder: Path, snapshot: Snapshot) -> AsyncIterator[Process]:
             ),
             # The site of the archive, from which nothing was sent.
             AccessEntry(token_id="4", token_hash=token_hash("near"), name="near", role="viewer", sites=("a",)),
+            AccessEntry(
+                token_id="5", token_hash=token_hash("own"), name="own", role="operator", tenants=frozenset({TENANT})
+            ),
+            AccessEntry(token_id="6", token_hash=token_hash("guest"), name="guest", role="operator", sites=("b",)),
         ]
         return AccessList(entries=tuple(entries))
 
-    async def record(_service: str, _use: AccessUsed, _tenant: str) -> None:
-        return
+    uses: list[AccessUsed] = []
+
+    async def record(_service: str, use: AccessUsed, _tenant: str) -> None:
+        uses.append(use)
 
     platform = Platform(
         settings=settings,
@@ -98,7 +106,7 @@ async def run(folder: Path, snapshot: Snapshot) -> AsyncIterator[Process]:
     await platform.broker.start()
     loops = [asyncio.ensure_future(loop()) for loop in service.loops]
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://kivuko") as client:
-        yield Process(service, platform, database, client)
+        yield Process(service, platform, database, client, uses)
     for loop in loops:
         loop.cancel()
     await asyncio.gather(*loops, return_exceptions=True)
