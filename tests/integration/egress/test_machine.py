@@ -30,6 +30,7 @@ from services.egress.scu import Ending
 from tests.integration.egress.stand import QUICK, Stand, archive
 from tests.support.synthetic import CT_IMAGE_STORAGE, EXPLICIT_LITTLE_ENDIAN
 
+pytestmark = pytest.mark.integration
 _BEGAN = datetime(2026, 11, 20, 10, tzinfo=UTC)
 _STUDIES = ("1.2.1", "1.2.2")
 #: Which contents each version of a study has, as instance and edition: the third has another edition of one.
@@ -314,15 +315,13 @@ class Machine(RuleBasedStateMachine):
 
 
 Machine.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 
-class TestMachine(Machine.TestCase):  # type: ignore[misc, name-defined]  # made at run time by hypothesis
-    pytestmark = pytest.mark.integration
+TestMachine = Machine.TestCase
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("verdict", [Verdict.LATER, Verdict.REFUSED, Verdict.SENT])
 def test_late_words_of_the_dead_take_nothing_out_of_anothers_hand(verdict: Verdict) -> None:
     machine = Machine()
