@@ -185,6 +185,47 @@ def test_trying_again(clinic: Clinic) -> None:
     assert "There is no delivery" in missing.stderr
 
 
+def test_one_is_held_cancelled_and_released(clinic: Clinic) -> None:
+    away = clinic.delivery("away")["id"]
+    text = clinic.run("hold", away, "--reason", "wrong [rule]").stdout
+    assert f"kivuko delivery release {away}" in text
+    shown = clinic.run("show", away).stdout
+    assert "held by local since" in shown
+    assert ": wrong [rule]" in shown
+    assert "To let it go" in shown
+    assert "wrong [rule]" in clinic.run("list", "--state", "held").stdout
+    refused = clinic.run("retry", away)
+    assert refused.returncode == 1
+    assert "Release it instead." in refused.stderr
+    assert "what has arrived there, stays there" in clinic.run("cancel", away).stdout
+    assert "it is not done" in clinic.run("show", away).stdout
+    assert clinic.run("release", away).stdout.startswith("Released. It is ")
+    refused = clinic.run("cancel", clinic.delivery("archive")["id"])
+    assert refused.returncode == 1
+    assert "can't be called back" in refused.stderr
+
+
+def test_many_are_ordered_only_when_it_was_said_how_many(clinic: Clinic) -> None:
+    counted = clinic.run("hold", "--destination", "away")
+    assert counted.returncode == 2
+    assert "1 delivery would be held: 1 waiting." in counted.stderr
+    assert "--yes" in counted.stderr
+    assert json.loads(clinic.run("hold", "--destination", "away", "--json").stderr)["deliveries"] == 1
+    assert clinic.delivery("away")["state"] == "waiting"
+    done = clinic.run("hold", "--destination", "away", "--yes").stdout
+    assert "1 delivery held." in done
+    [back] = [line.split("`")[1] for line in done.splitlines() if "`" in line]
+    assert clinic.run(*back.split()[2:], "--yes").stdout == "1 delivery released.\n"
+    assert clinic.delivery("away")["ordered"] is None
+    assert clinic.answer("cancel", "--study", clinic.study, "--destination", "away", "--yes")["deliveries"] == 1
+    assert "No delivery fits" in clinic.run("cancel", "--destination", "away").stdout
+    assert clinic.answer("retry", "--destination", "away", "--state", "cancelled", "--yes")["instances"] == 3
+    for wrong in ((), (clinic.delivery("away")["id"], "--destination", "away")):
+        refused = clinic.run("hold", *wrong)
+        assert refused.returncode == 2
+        assert "not both" in refused.stderr
+
+
 def test_there_is_no_receipt_for_what_is_not_done(clinic: Clinic, tmp_path: Path) -> None:
     file = tmp_path / "receipt.json"
     refused = clinic.run("receipt", clinic.delivery("away")["id"], "-o", str(file))

@@ -28,6 +28,16 @@ async def count(process: Process) -> int:
     return int((await post(process, "deliveries/hold", **ALL, dry_run=True))[1]["deliveries"])
 
 
+async def until_count(process: Process, wanted: int) -> None:
+    """Wait until so many can be held, looking after each commit."""
+    committed = asyncio.Event()
+    process.database.on_commit(lambda _session: committed.set())
+    async with asyncio.timeout(60):
+        while await count(process) < wanted:
+            await committed.wait()
+            committed.clear()
+
+
 async def destination(process: Process) -> dict[str, Any]:
     answer = await process.client.get("/v1/egress/destinations/archive", headers=VIEWER)
     return dict(answer.raise_for_status().json())
@@ -66,18 +76,10 @@ async def test_one_delivery_is_held_cancelled_and_released(tmp_path: Path) -> No
 
 async def test_many_are_counted_first_and_ordered_together(tmp_path: Path) -> None:
     async for process in run(tmp_path, archive(free_port())):
-        committed = asyncio.Event()
-        process.database.on_commit(lambda _session: committed.set())
         for n in range(3):
             await process.publish([make_ct(tmp_path)], study=f"1.2.{n}")
 
-        # The three requests come one after the other.
-        async with asyncio.timeout(60):
-            while True:
-                committed.clear()
-                if await count(process) == 3:
-                    break
-                await committed.wait()
+        await until_count(process, 3)
         assert (await post(process, "deliveries/hold", reason="x"))[0] == 422
         assert (await post(process, "deliveries/hold", VIEWER, **ALL))[0] == 403
         assert (await post(process, "deliveries/hold", FAR, **ALL))[1]["deliveries"] == 0
