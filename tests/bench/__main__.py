@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from tests.bench import idle, index, ingest, large, routing, sending
+from tests.bench import idle, index, ingest, large, link, routing, sending
 from tests.bench.figure import COLUMNS, FOLDER, Figure, load, rows, save, table
 
 BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {
@@ -17,6 +17,7 @@ BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {
     "index": index.run,
     "ingest": ingest.run,
     "large": large.run,
+    "link": link.run,
     "routing": routing.run,
     "sending": sending.run,
 }
