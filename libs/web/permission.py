@@ -40,6 +40,8 @@ PERMISSIONS: Final[Mapping[str, Permission]] = MappingProxyType(
         "tokens.manage": _for(recorded="change"),
         "studies.read": _for("operator", "auditor", "viewer", recorded="patient-data"),
         "studies.manage": _for("operator", recorded="change"),
+        # What a partner was told of, with a token for its tenant.
+        "studies.fetch": _for("integrator", recorded="patient-data"),
         "quarantine.read": _for("operator", "auditor", recorded="patient-data"),
         "quarantine.manage": _for("operator", recorded="change"),
         "decisions.read": _for("operator", "auditor", "viewer", recorded="patient-data"),

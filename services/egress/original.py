@@ -1,7 +1,7 @@
 """An instance as it is kept, byte for byte: a Part 10 file, read and checked."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from hashlib import sha256
 from typing import BinaryIO, Final
 
@@ -13,7 +13,7 @@ _HEAD: Final = 4096
 _PIECE: Final = 1 << 20
 
 
-def original(parcel: Parcel, objects: Readable) -> Iterator[bytes]:
+def original(parcel: Parcel, objects: Readable) -> Generator[bytes]:
     """Read a Part 10 object a piece at a time, the first one short.
 
     What is raised instead of the end says that all pieces together are not what was taken in.

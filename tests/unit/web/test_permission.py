@@ -21,6 +21,7 @@ EXPECTED = {
     "tokens.manage": "admin",
     "studies.read": "admin operator auditor viewer",
     "studies.manage": "admin operator",
+    "studies.fetch": "admin integrator",
     "quarantine.read": "admin operator auditor",
     "quarantine.manage": "admin operator",
     "decisions.read": "admin operator auditor viewer",
