@@ -1,5 +1,7 @@
 """Events about deliveries. A delivery is (study, destination). Requests come from rules, the rest from egress."""
 
+from typing import Literal
+
 from contracts.fact import Fact, Instant, Sha256, Uid, plain, pseudonym
 from contracts.routing import Priority
 
@@ -90,3 +92,14 @@ class DeliveryFailed(_DeliveryState):
     failed_count: int = plain("Instances that were refused for good.", ge=1)
     sent_count: int = plain("Instances that did arrive.", ge=0)
     failures: tuple[InstanceFailure, ...] = pseudonym("The first 20 instances that failed.")
+
+
+class DeliveryOrdered(_DeliveryState):
+    """A person decided about a delivery; until that is taken back, it wins over all that egress would do by itself."""
+
+    order: Literal["held", "released", "cancelled", "retried"] = plain(
+        "held: nothing more goes until it is released. cancelled: what is not sent is given up, until it is released, "
+        "tried again, or a later version of the study asks for it."
+    )
+    actor: str = plain("Who did it: name of the token, or `local` for the local socket.")
+    reason: str | None = plain("Why, as the person wrote it; without personal data.", default=None)

@@ -6,7 +6,7 @@ Every queue and binding of the broker is derived from this table; nothing else i
 from dataclasses import dataclass
 
 from contracts.access import AccessUsed, TokenChanged
-from contracts.delivery import DeliveryAttempted, DeliveryCompleted, DeliveryFailed, DeliveryRequested
+from contracts.delivery import DeliveryAttempted, DeliveryCompleted, DeliveryFailed, DeliveryOrdered, DeliveryRequested
 from contracts.fact import Fact
 from contracts.instances import (
     AssociationRefused,
@@ -90,6 +90,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("delivery.attempted.v1", DeliveryAttempted, ("egress",)),
     Topic("delivery.completed.v1", DeliveryCompleted, ("egress",), ("ingest",)),
     Topic("delivery.failed.v1", DeliveryFailed, ("egress",)),
+    Topic("delivery.ordered.v1", DeliveryOrdered, ("egress",)),
     Topic("order.placed.v1", OrderPlaced, ("worklist",)),
     Topic("order.changed.v1", OrderChanged, ("worklist",)),
     Topic("order.cancelled.v1", OrderCancelled, ("worklist",)),

@@ -9,6 +9,7 @@ from contracts.delivery import (
     DeliveryAttempted,
     DeliveryCompleted,
     DeliveryFailed,
+    DeliveryOrdered,
     DeliveryRequested,
 )
 from contracts.fact import PERSONAL_KEY, Fact
@@ -201,6 +202,11 @@ def _delivery_failed(data: DeliveryFailed) -> str:
     )
 
 
+def _delivery_ordered(data: DeliveryOrdered) -> str:
+    why = f": {data.reason}" if data.reason else ""
+    return f"{data.actor} had the delivery to {data.destination} {data.order}{why}."
+
+
 def _order_placed(data: OrderPlaced) -> str:
     return f"An order for {data.modality} was placed ({data.priority})."
 
@@ -264,6 +270,7 @@ _SENTENCES = _by_type(
     _delivery_attempted,
     _delivery_completed,
     _delivery_failed,
+    _delivery_ordered,
     _order_placed,
     _order_changed,
     _order_cancelled,

@@ -321,8 +321,12 @@ class Deliveries:
                 tx.info[WORK] = True
         return alive
 
-    async def reconsider(self, tx: AsyncSession, key: str) -> None:
-        """Give a delivery the state that follows from what this transaction changed, and wake the sender."""
+    async def reconsider(self, tx: AsyncSession, key: str, ordered: Callable[[Row[Any]], Fact]) -> None:
+        """Tell what a person ordered, and give the delivery the state that follows from it."""
+        row = await repository.lock_delivery(tx, key)
+        if row is None:
+            raise RuntimeError("a delivery vanished while something was ordered for it")
+        await self._emit(tx, row, ordered(row))
         await self._settle(tx, key)
         tx.info[WORK] = True
 

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.clock import Clock
 from libs.storage.database import Database
-from services.egress import calls, repository
+from services.egress import calls, report, repository
 from services.egress.deliveries import NO_ORDER, Deliveries
 from services.egress.models import deliveries as table
 
@@ -17,6 +17,12 @@ Verb = Literal["hold", "release", "cancel", "retry"]
 #: States in which something may still go; what is done has gone.
 _UNFINISHED = table.c.state.in_(("open", "waiting", "held", "failed"))
 _AT_ONCE = 100
+_TOLD: dict[Verb, Literal["held", "released", "cancelled", "retried"]] = {
+    "hold": "held",
+    "release": "released",
+    "cancel": "cancelled",
+    "retry": "retried",
+}
 
 #: To which deliveries an order can be given.
 FITTING: dict[Verb, ColumnElement[bool]] = {
@@ -113,5 +119,7 @@ class Orders:
             await repository.update_delivery(tx, key, **NO_ORDER)
         if order.verb == "retry":
             again = await repository.retry_items(tx, key, now)
-        await self._deliveries.reconsider(tx, key)
+        await self._deliveries.reconsider(
+            tx, key, lambda row: report.ordered(row, _TOLD[order.verb], order.by, order.why)
+        )
         return again

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Row
 
-from contracts.delivery import DeliveryAttempted, DeliveryCompleted, DeliveryFailed, InstanceFailure
+from contracts.delivery import DeliveryAttempted, DeliveryCompleted, DeliveryFailed, DeliveryOrdered, InstanceFailure
 from services.egress.claim import Stretch
 from services.egress.delivery import Closing, Tally
 from services.egress.outcome import ARRIVED, Verdict
@@ -42,6 +42,20 @@ def failed(delivery: Row[Any], failures: Sequence[Row[Any]], tally: Tally) -> De
             InstanceFailure(sop_instance_uid=each.sop_instance_uid, status=each.status, reason=each.reason)
             for each in failures
         ),
+    )
+
+
+def ordered(
+    delivery: Row[Any], order: Literal["held", "released", "cancelled", "retried"], by: str, why: str | None
+) -> DeliveryOrdered:
+    """Tell what a person decided."""
+    return DeliveryOrdered(
+        delivery_id=delivery.id,
+        study_instance_uid=delivery.study_instance_uid,
+        destination=delivery.destination,
+        order=order,
+        actor=by,
+        reason=why,
     )
 
 

@@ -69,6 +69,8 @@ async def test_what_is_held_stays_until_it_is_released(tmp_path: Path, url: str)
             assert await egress.orders.give(RELEASE, [key]) == (1, 0)
             await egress.until_state("done")
             assert len(peer.received) == 5
+        told = [(each["order"], each["actor"], each["reason"]) for each in await egress.events("delivery.ordered")]
+        assert told == [("held", "op", "wrong rule"), ("released", "op", None)]
 
 
 async def test_amid_a_study_what_is_not_in_hand_does_not_begin(tmp_path: Path, url: str) -> None:
