@@ -10,6 +10,7 @@ from services.egress.api import make_router
 from services.egress.credentials import Credentials
 from services.egress.deliveries import Deliveries
 from services.egress.destination_api import Destinations, make_destination_router
+from services.egress.fetch_api import make_fetch_router
 from services.egress.handlers import register
 from services.egress.measurement import Measurement
 from services.egress.models import messaging
@@ -60,6 +61,7 @@ def build(platform: Platform) -> Service:
     own_key = platform.settings.home / FILE if database.dialect == "sqlite" else None
     key = ReceiptKey(settings.receipt_key, own_key)
     router.include_router(make_receipt_router(database, key, platform.settings.region))
+    router.include_router(make_fetch_router(database, platform.network, platform.objects))
 
     async def objects() -> None:
         await asyncio.to_thread(platform.objects.check)
