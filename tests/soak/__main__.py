@@ -1,7 +1,8 @@
-"""`python -m tests.soak [--kills N] [--away SECONDS]`: what the ordinary tests do a few times, done many times.
+"""`python -m tests.soak [--kills N] [--egress-kills N] [--away SECONDS]`: what ordinary tests do a few times, many times.
 
-Kills at random under eight senders, half of them of single receivers or during a start; then an object store that is
-away for a minute, in both acknowledgement modes. Ends with 1 when anything was lost, left over or early.
+Kills at random under eight senders, half of them of single receivers or during a start; kills of replicas of egress
+(`tests/soak/egress.py`); then an object store that is away for a minute, in both acknowledgement modes. Ends with 1
+when anything was lost, left over or early.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import Progress
 
+from tests.soak import egress
 from tests.support.kivuko import embedded
 from tests.support.outage import store_away
 from tests.support.seaweedfs import SeaweedFS
@@ -32,12 +34,17 @@ def main() -> int:
     """Run it all; gives the exit status."""
     parser = argparse.ArgumentParser(description="Kills and outages under load.")
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--egress-kills", type=int, default=200, help="0 leaves them out")
     parser.add_argument("--away", type=float, default=60, help="seconds without the object store; 0 leaves it out")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     asked = parser.parse_args()
     _CONSOLE.print(f"seed {asked.seed}")
     choice = random.Random(asked.seed)
     sound = _said(f"{asked.kills} kills", lambda folder: _kills(folder, asked.kills, choice))
+    if asked.egress_kills:
+        sound &= _said(
+            f"{asked.egress_kills} kills of egress", lambda folder: _egress_kills(folder, asked.egress_kills, choice)
+        )
     if asked.away:
         sound &= _said(f"no store, {asked.away:g} s, ack=spool", lambda at: _away(at, "spool", asked.away, choice))
         sound &= _said(
@@ -72,6 +79,14 @@ def _kills(folder: Path, kills: int, choice: random.Random) -> list[str]:
         finally:
             system.kill()
     _CONSOLE.print(f"killed: {dict(killed)}; {found.acknowledged} acknowledged, {found.versions} versions of studies")
+    return found.faults
+
+
+def _egress_kills(folder: Path, kills: int, choice: random.Random) -> list[str]:
+    with Progress(console=_CONSOLE, transient=True) as progress:
+        task = progress.add_task("kills of egress", total=kills)
+        found = egress.on_postgresql(folder, kills, choice, lambda: progress.advance(task))
+    _CONSOLE.print(egress.said(found))
     return found.faults
 
 

@@ -184,6 +184,24 @@ def _judge(found: Found, destination: Destination, feeder: _Feeder) -> None:
         found.faults.append(f"a kill cost an association more than the one under way: {dict(found.repeats)}")
 
 
+def on_postgresql(folder: Path, kills: int, choice: random.Random, told: Callable[[], None] = lambda: None) -> Found:
+    """Start a PostgreSQL in the folder, and do the trial on it."""
+    folder.chmod(0o755)  # it runs as another user
+    server = PostgreSQL(folder / "postgresql")
+    server.start()
+    try:
+        return trial(server.database(), folder, kills, choice, told)
+    finally:
+        server.kill()
+
+
+def said(found: Found) -> str:
+    """Tell the figures in a line."""
+    again = found.received - found.requested
+    repeats = {number: found.repeats[number] for number in sorted(found.repeats)}
+    return f"{found.kills} kills of egress: {found.requested} instances, {again} came again; by association {repeats}"
+
+
 def main() -> int:
     """Run it; gives the exit status."""
     parser = argparse.ArgumentParser(description="Replicas of egress killed under load.")
@@ -193,18 +211,10 @@ def main() -> int:
     console = Console(stderr=True)
     console.print(f"seed {asked.seed}")
     folder = Path(tempfile.mkdtemp(prefix="kivuko-soak-"))
-    folder.chmod(0o755)  # PostgreSQL runs as another user
-    server = PostgreSQL(folder / "postgresql")
-    server.start()
-    try:
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("kills of egress", total=asked.kills)
-            choice = random.Random(asked.seed)
-            found = trial(server.database(), folder, asked.kills, choice, lambda: progress.advance(task))
-    finally:
-        server.kill()
-    again = found.received - found.requested
-    console.print(f"{found.kills} kills: {found.requested} instances, {again} came again ({dict(found.repeats)})")
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("kills of egress", total=asked.kills)
+        found = on_postgresql(folder, asked.kills, random.Random(asked.seed), lambda: progress.advance(task))
+    console.print(said(found), highlight=False)
     for each in found.faults:
         console.print(f"  {each}", highlight=False)
     if found.faults:
