@@ -2,6 +2,7 @@
 
 from contracts.fact import Fact, Uid, plain, pseudonym
 from contracts.routing import Priority
+from contracts.topics import Topic
 
 #: Partners have queues on this exchange and never touch the internal one.
 PARTNER_EXCHANGE = "kivuko.partners"
@@ -45,3 +46,7 @@ class StudyAvailable(Fact):
         "HTTPS address of the study, which stays: GET lists its instances; `.zip` after it gives all of them. A token "
         "of the partner is needed."
     )
+
+
+#: Events on the exchange of partners; their routing keys are made by `routing_key`.
+PARTNER_TOPICS: tuple[Topic, ...] = (Topic(STUDY_AVAILABLE, StudyAvailable, ("egress",)),)

@@ -17,9 +17,11 @@ from contracts.compatibility import breaking_changes
 from contracts.envelope import Event
 from contracts.fact import PERSONAL_KEY, Fact
 from contracts.manifest import set_hash
-from contracts.topics import BY_TYPE, SERVICES, TAKES_ALL, TOPICS, Topic
+from contracts.partner import PARTNER_TOPICS
+from contracts.topics import SERVICES, TAKES_ALL, TOPICS, Topic
 
 pytestmark = pytest.mark.unit
+ALL_TOPICS = (*TOPICS, *PARTNER_TOPICS)
 EXAMPLES = sorted(generate.EXAMPLES.glob("*/*.json"))
 
 
@@ -47,15 +49,15 @@ def test_a_stale_generated_file_is_noticed(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(generate, "HERE", tmp_path)
     (tmp_path / "stray.json").write_text("{}")
     monkeypatch.setattr(Path, "relative_to", lambda self, _: self)
-    assert len(generate.differences()) == len(TOPICS) + 3
+    assert len(generate.differences()) == len(TOPICS) + len(PARTNER_TOPICS) + 3
 
 
 def test_every_topic_is_published_and_nothing_published_is_broken() -> None:
-    assert {path.stem for path in generate.PUBLISHED.glob("*.json")} == {topic.name for topic in TOPICS}
+    assert {path.stem for path in generate.PUBLISHED.glob("*.json")} == {topic.name for topic in ALL_TOPICS}
     assert generate.incompatibilities() == []
 
 
-@pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
+@pytest.mark.parametrize("topic", ALL_TOPICS, ids=lambda topic: topic.name)
 def test_rows_name_known_services_and_versions(topic: Topic) -> None:
     assert set(topic.producers) | set(topic.consumers) <= set(SERVICES)
     assert topic.producers
@@ -64,7 +66,7 @@ def test_rows_name_known_services_and_versions(topic: Topic) -> None:
     assert any(generate.EXAMPLES.joinpath(topic.name).glob("*.json")), "a topic without an example"
 
 
-@pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
+@pytest.mark.parametrize("topic", ALL_TOPICS, ids=lambda topic: topic.name)
 def test_each_field_says_whether_it_holds_personal_data(topic: Topic) -> None:
     for model in facts(topic.model) | {Event}:
         assert issubclass(model, Fact)
@@ -78,7 +80,7 @@ def test_each_field_says_whether_it_holds_personal_data(topic: Topic) -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_examples_validate_against_model_and_both_schemas(path: Path) -> None:
     document = json.loads(path.read_text())
-    topic = BY_TYPE[document["type"]]
+    [topic] = [each for each in ALL_TOPICS if each.type == document["type"]]
     assert topic.name == path.parent.name
     for folder in (generate.SCHEMAS, generate.PUBLISHED):
         schema = json.loads((folder / f"{topic.name}.json").read_text())
@@ -91,7 +93,7 @@ def test_examples_validate_against_model_and_both_schemas(path: Path) -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_an_example_without_a_required_field_is_refused(path: Path) -> None:
     document = json.loads(path.read_text())
-    topic = BY_TYPE[document["type"]]
+    [topic] = [each for each in ALL_TOPICS if each.type == document["type"]]
     schema = json.loads((generate.SCHEMAS / f"{topic.name}.json").read_text())
     for name in schema["required"]:
         broken = {key: value for key, value in document.items() if key != name}
@@ -137,7 +139,7 @@ def test_asyncapi_names_every_topic_and_refers_to_files_that_exist() -> None:
     document = yaml.safe_load((generate.HERE / "asyncapi.yaml").read_text())
     assert document["asyncapi"] == "3.0.0"
     messages = document["components"]["messages"]
-    assert {message["name"] for message in messages.values()} == set(BY_TYPE)
+    assert {message["name"] for message in messages.values()} == {topic.type for topic in ALL_TOPICS}
     for message in messages.values():
         assert (generate.HERE / message["payload"]["schema"]["$ref"]).exists()
     for operation in document["operations"].values():
