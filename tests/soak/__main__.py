@@ -1,4 +1,4 @@
-"""`python -m tests.soak [--kills N] [--egress-kills N] [--away SECONDS]`: what ordinary tests do a few times, many times.
+"""`python -m tests.soak [--kills N] [--egress-kills N] [--away SECONDS]`: what tests do a few times, done many times.
 
 Kills at random under eight senders, half of them of single receivers or during a start; kills of replicas of egress
 (`tests/soak/egress.py`); then an object store that is away for a minute, in both acknowledgement modes. Ends with 1
