@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from contracts.definition import Partner
 from contracts.routing import RoutingDecided
 from services.rules import repository
 from tests.unit.rules.scene import (
+    CT1,
     PACS,
     SERIES,
     STUDY,
@@ -284,3 +286,21 @@ async def test_decisions_are_kept_for_people_who_ask_why(scene: Scene) -> None:
     assert [RoutingDecided.model_validate(row.decided).trigger for row in rows] == ["instance", "study"]
     assert {(row.tenant, row.site) for row in rows} == {("minsabs", "malabo")}
     assert SERIES not in str(rows[0].decided)
+
+
+@pytest.mark.parametrize("trigger", ["instance", "study"])
+async def test_a_partner_is_told_of_its_sites_instances_when_the_study_is_complete(scene: Scene, trigger: str) -> None:
+    applied = definition(rule("all", "pacs", trigger, notify=["reader", "none"]))
+    partner = {"tenant": "reader", "events": ["study.available"]}
+    partners = {"reader": Partner(**partner, sites=("malabo",)), "none": Partner(**partner)}
+    await scene.apply(applied.model_copy(update={"partners": partners}))
+    elsewhere = CT1.model_copy(update={"site": "bata", "node": "CT2"})
+    await scene.take(stored(ONE), stored(TWO, source=elsewhere), completed(ONE, TWO, Modality="CT"))
+    closing = {one.destination: one for one in await scene.requested() if one.study_version is not None}
+    assert {name: one.expected_count for name, one in closing.items()} == {"pacs": 2, "partner:reader": 1}
+    assert [item.sop_instance_uid for item in closing["partner:reader"].items] == [ONE.sop_instance_uid]
+    decided = next(one for one in await scene.decided() if one.trigger == "study")
+    # No copy is kept for a partner's sake.
+    assert decided.destinations == ("pacs",)
+    said = [error for one in await scene.decided() for error in one.errors]
+    assert any("partner `none` may not get" in each for each in said)
