@@ -63,6 +63,8 @@ def show(name: Name, *, json_output: Json = False) -> None:
         ("failures", f"{found['failures']} in a row, the last {local_time(found['failed_at'])}")
         if found["failures"]
         else ("failures", None),
+        ("window", _window(found)),
+        ("at most", _limits(found)),
         ("last reached", local_time(found["reached_at"]) or "never"),
         ("at", _address(found)),
         ("associations", _associations(found)),
@@ -151,6 +153,8 @@ def _empty(found: Mapping[str, Any]) -> str:
 def _wrong(found: Mapping[str, Any]) -> str:
     if found["paused_at"]:
         return _paused(found)
+    if found["opens_at"] and found["backlog"]:
+        return f"nothing: its window opens {local_time(found['opens_at'])}"
     if found["failures"] and found["problem"]:
         return f"{found['problem']}; next try {_later(found['retry_at'])}"
     return found["problem"] or ""
@@ -174,6 +178,22 @@ def _address(found: Mapping[str, Any]) -> str | None:
         return None
     how = " with TLS" if found["tls"] else ""
     return f"{found['called_aet']} at {found['address']}{how}, as {found['calling_aet']}"
+
+
+def _window(found: Mapping[str, Any]) -> str | None:
+    if found["window"] is None:
+        return None
+    opens = f"opens {local_time(found['opens_at'])}" if found["opens_at"] else "open now"
+    return f"{found['window']}, {opens}"
+
+
+def _limits(found: Mapping[str, Any]) -> str:
+    said = []
+    if found["bandwidth"] is not None:
+        said.append(f"{in_bytes(found['bandwidth'] / 8)}/s")
+    if found["budget_left"] is not None:
+        said.append(f"{in_bytes(found['budget_left'])} more today")
+    return ", ".join(said)
 
 
 def _associations(found: Mapping[str, Any]) -> str | None:

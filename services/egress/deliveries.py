@@ -178,7 +178,7 @@ class Deliveries:
                     shares = self._shares.get((destination, number), Shares())
                     group, self._shares[destination, number] = turn(waiting, shares)
                     row = await lease.lock_oldest(tx, destination, number, group, now)
-                    left = await self._left(tx, destination, in_hand + sum(parcel.size for parcel in taken))
+                    left = await self.left(tx, destination, in_hand + sum(parcel.size for parcel in taken))
                     if row is None or left == 0:
                         waiting.remove(group)
                         continue
@@ -288,7 +288,7 @@ class Deliveries:
         if count:
             await calls.count_bytes(tx, found.budgeted, today(found.timezone, self._clock()), count)
 
-    async def _left(self, tx: AsyncSession, destination: str, in_hand: int) -> int | None:
+    async def left(self, tx: AsyncSession, destination: str, in_hand: int = 0) -> int | None:
         """Give the bytes that are left of today's budgets besides what is in hand; none: no end."""
         found = self.limits(destination)
         if found is None or not found.budgeted:

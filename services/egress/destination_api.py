@@ -42,7 +42,7 @@ class DestinationView(BaseModel):
     state: State = Field(
         description="paused: by a person; blocked: it can't be called as it is defined; unreachable: it did not answer "
         "the last time; sending: something arrived lately and more is to go; held: nothing of what waits may go; "
-        "waiting: something is to go, and did not yet; idle: nothing is to go."
+        "waiting: something is to go, and nothing went lately; idle: nothing is to go."
     )
     reachable: bool | None
     problem: str | None
@@ -50,6 +50,7 @@ class DestinationView(BaseModel):
     retry_at: datetime | None
     reached_at: datetime | None
     failed_at: datetime | None
+    opens_at: datetime | None = Field(description="When its window opens; none if it is open.")
     paused_by: str | None
     paused_at: datetime | None
     paused_why: str | None
@@ -79,6 +80,9 @@ class DestinationDetail(DestinationView):
     tls: bool | None
     associations_allowed: int | None
     associations: int | None = Field(description="At present, of all replicas; none in the embedded profile.")
+    window: str | None = Field(description="Time of day in which it is sent to, in the network's time zone.")
+    bandwidth: int | None = Field(description="Most that it may ever get, bit/s, by its own cap and its site's.")
+    budget_left: int | None = Field(description="Bytes that are left of today's budgets; none if there is no budget.")
     contexts_accepted: int = Field(description="Pairs of SOP class and transfer syntax that it took the last time.")
     contexts_refused: int
     standstills: list[Standstill] = Field(description="What of its deliveries is not done, and why.")
@@ -138,10 +142,15 @@ class Destinations:
             standstills = await listing.standstills(tx, [scope.within(caller), table.c.destination == key])
             cluster = self.database.dialect == "postgresql"
             associations = await listing.associations(tx, key) if cluster else None
+            left = await self.deliveries.left(tx, key)
+        limits = self.deliveries.limits(key)
         return DestinationDetail(
             **view.model_dump(),
             **_called(target),
             associations=associations,
+            window=None if limits is None else limits.window,
+            bandwidth=None if limits is None else limits.caps.bandwidth,
+            budget_left=left,
             contexts_accepted=sum(contexts.values()),
             contexts_refused=len(contexts) - sum(contexts.values()),
             standstills=[Standstill(state=s, reason=reason, deliveries=count) for s, reason, count in standstills],
@@ -199,13 +208,16 @@ class Destinations:
         failures = 0 if known is None else known.failures
         paused = known is not None and known.paused_at is not None
         tried = known is not None and (known.reached_at is not None or failures > 0)
-        still = paused or obstacle is not None or failures > 0
+        limits = self.deliveries.limits(key)
+        opens_at = None if limits is None else limits.opens_at(now)
+        still = paused or obstacle is not None or failures > 0 or opens_at is not None
         return DestinationView(
             key=key,
             state=_state(queue, flow, obstacle=obstacle is not None, failures=failures, paused=paused),
             reachable=failures == 0 if tried else None,
             problem=obstacle or (None if known is None else known.problem),
             failures=failures,
+            opens_at=opens_at,
             backlog=0 if queue is None else queue.deliveries,
             held=0 if queue is None else queue.held,
             instances=0 if queue is None else queue.instances,
@@ -273,7 +285,7 @@ def _state(queue: Queue | None, flow: Flow | None, *, obstacle: bool, failures: 
 
 
 def _called(target: Target | Obstacle) -> Mapping[str, Any]:
-    if isinstance(target, Obstacle):
+    if not isinstance(target, Target):
         return dict.fromkeys(("address", "called_aet", "calling_aet", "tls", "associations_allowed"))
     return {
         "address": f"{target.host}:{target.port}",
