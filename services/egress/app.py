@@ -50,6 +50,7 @@ def build(platform: Platform) -> Service:
         timeouts=timeouts,
         settings=settings,
         clock=platform.clock,
+        folder=platform.settings.home / "egress",
     )
     register(platform.broker, deliveries, database, platform.clock)
 

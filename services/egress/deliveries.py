@@ -33,7 +33,7 @@ from services.egress.delivery import (
 )
 from services.egress.fairness import Group, Shares, turn
 from services.egress.limits import Limits, limits
-from services.egress.outcome import ARRIVED, NO_ANSWER, Outcome, Verdict
+from services.egress.outcome import ARRIVED, NO_ANSWER, Outcome, Verdict, of_status
 from services.egress.parcel import Parcel
 from services.egress.reach import Contexts, Obstacle, Target, no_contexts, reach, unconfirmed
 from services.egress.scu import Ending
@@ -363,6 +363,18 @@ class Deliveries:
             await repository.follow_clock(tx, now, latest)
             tx.info[WORK] = True
         _log.warning("the clock was put back: what waited for its old time is due now", until=furthest)
+
+    async def remember(self, answers: Sequence[tuple[int, str]]) -> None:
+        """Write down successes that a process left in its journal when it ended."""
+        async with self._database.transaction() as tx:
+            known = await repository.delivery_of(tx, [item for item, _ in answers])
+            outcomes = [of_status(item, int(status, 16)) for item, status in answers if item in known]
+            await self._write(tx, [outcome for outcome in outcomes if outcome.verdict in ARRIVED])
+            for key in sorted(set(known.values())):
+                await repository.lock_delivery(tx, key)
+                await lease.make_due(tx, key)
+                await self._settle(tx, key)
+            tx.info[WORK] = True
 
     async def adopt(self) -> None:
         """Make this replica known, and take over what an earlier run held where no other replica can be."""

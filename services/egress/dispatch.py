@@ -14,6 +14,7 @@ from services.egress import metric
 from services.egress.backoff import Circuit
 from services.egress.claim import Stretch
 from services.egress.deliveries import Deliveries
+from services.egress.journal import Journal
 from services.egress.limits import Limits, Paces
 from services.egress.outcome import ARRIVED, Outcome, Verdict
 from services.egress.parcel import Parcel, Readable
@@ -39,6 +40,8 @@ class Dispatch:
         Caps in use.
     windowless
         Destinations that are not asked for a window; added to.
+    journal
+        Keeps successes until they are written down.
     pool
         Runs associations.
     wake
@@ -54,6 +57,7 @@ class Dispatch:
         settings: EgressSettings,
         paces: Paces,
         windowless: set[str],
+        journal: Journal,
         pool: Executor,
         wake: Callable[[], None],
     ) -> None:
@@ -64,6 +68,7 @@ class Dispatch:
         self._settings = settings
         self._paces = paces
         self._windowless = windowless
+        self._journal = journal
         self._pool = pool
         self._wake = wake
         self._loop = asyncio.get_running_loop()
@@ -251,6 +256,9 @@ class Dispatch:
         self._wake()
 
     def _tell(self, parcel: Parcel, outcome: Outcome) -> None:
+        if outcome.verdict in ARRIVED:
+            # Before the next one begins: a kill costs what is under way, and no more.
+            self._journal.note(parcel.item, outcome.status)
         with self._lock:
             self._told.append((parcel, outcome))
             first = len(self._told) == 1
@@ -311,6 +319,7 @@ class Dispatch:
                         await asyncio.sleep(self._settings.poll)
                     else:
                         break
+                self._journal.settled(parcel.item for parcel, _ in told)
                 self._troubled = bool(self._endings)
                 self._count(told, over, endings)
         finally:

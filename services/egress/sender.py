@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 
 from libs.clock import Clock
 from libs.messaging.listen import DATABASE_AWAY
@@ -15,6 +16,7 @@ from services.egress import calls, listing, metric, repository
 from services.egress.backoff import Circuit
 from services.egress.deliveries import WORK, Deliveries
 from services.egress.dispatch import Dispatch
+from services.egress.journal import Journal, left_behind
 from services.egress.limits import Paces
 from services.egress.parcel import Readable
 from services.egress.reach import Obstacle
@@ -43,6 +45,7 @@ class Sender:
         timeouts: Timeouts,
         settings: EgressSettings,
         clock: Clock,
+        folder: Path,
     ) -> None:
         self._deliveries = deliveries
         self._database = database
@@ -50,6 +53,7 @@ class Sender:
         self._timeouts = timeouts
         self._settings = settings
         self._clock = clock
+        self._folder = folder
         self._dispatches: dict[str, Dispatch] = {}
         self._network_changed = True
         self._paces = Paces(time.monotonic)
@@ -63,6 +67,8 @@ class Sender:
         self._network_changed = True
         self._pool = ThreadPoolExecutor(self._settings.associations, thread_name_prefix="egress")
         staying = None
+        await self._recover()
+        self._journal = Journal(self._folder, self._deliveries.worker)
         try:
             await self._deliveries.adopt()
             staying = asyncio.create_task(self._stay())
@@ -77,12 +83,14 @@ class Sender:
                 staying.cancel()
             await asyncio.gather(*(dispatch.stop(_GRACE) for dispatch in self._dispatches.values()))
             self._dispatches.clear()
+            self._journal.close()
             self._pool.shutdown(wait=False)
 
     async def _stay(self) -> None:
         """Say that this replica is alive, until cancelled; let go of everything when it was taken for dead."""
         while True:
             try:
+                await self._recover()
                 if not await self._deliveries.stay():
                     _log.error("this replica was taken for dead: what it had in hand is others' now")
                     for dispatch in self._dispatches.values():
@@ -90,6 +98,13 @@ class Sender:
             except Exception:  # noqa: BLE001 - whoever stays silent is taken for dead: it is said again, and alarmed
                 _log.exception("this replica can't say that it is alive, trying again")
             await asyncio.sleep(self._settings.lease / 4)
+
+    async def _recover(self) -> None:
+        """Write down what processes on this machine that were killed had not; before their leases are others'."""
+        with left_behind(self._folder) as answers:
+            if answers:
+                await self._deliveries.remember(answers)
+                _log.warning("answers that a process left when it ended are written down", count=len(answers))
 
     async def follow_clock(self) -> None:
         """See once a minute that nothing waits for a clock that was put back; until cancelled."""
@@ -173,6 +188,7 @@ class Sender:
             self._settings,
             self._paces,
             self._windowless,
+            self._journal,
             self._pool,
             self._wake.set,
         )

@@ -100,6 +100,7 @@ class Stand:
             timeouts=timeouts,
             settings=settings,
             clock=clock,
+            folder=folder / "journal",
         )
         self._committed = asyncio.Event()
         self.database.on_commit(lambda _session: self._committed.set())
