@@ -55,12 +55,16 @@ def file(
     objects: Readable,
     parcels: Sequence[Parcel],
     owner: Owner = Owner("t", STUDY),  # noqa: B008 - frozen
+    left: list[int] | None = None,
 ) -> tuple[Ending, list[Outcome]]:
     told: list[Outcome] = []
     shelf = Shelf(0, lambda: None)
     shelf.put(parcels)
     target = FolderTarget(folder, 1)
-    return Filing(target, shelf, objects, lambda _parcel, outcome: told.append(outcome), lambda _: owner).run(), told
+    ending = Filing(target, shelf, objects, lambda _parcel, outcome: told.append(outcome), lambda _: owner).run()
+    if left is not None:
+        left.extend(sorted(parcel.item for parcel in shelf.clear()))
+    return ending, told
 
 
 def names(folder: Path) -> set[str]:
@@ -135,8 +139,10 @@ def test_a_folder_that_can_t_be_written_says_what_to_do(
     mounted: Callable[[str], Path], objects: FolderStore, tmp_path: Path
 ) -> None:
     folder = mounted("ro")
-    ending, told = file(folder, objects, [keep(objects, make_ct(tmp_path), 0)])
-    assert (ending.kind, told) == ("unreachable", [])
+    parcels = [keep(objects, path, n) for n, path in enumerate(make_study(tmp_path, 2))]
+    left: list[int] = []
+    ending, told = file(folder, objects, parcels, left=left)
+    assert (ending.kind, told, left) == ("unreachable", [], [0, 1])
     assert "let Kivuko's user write to it" in (ending.problem or "")
     assert check(FolderTarget(folder, 1)) == ending
 
