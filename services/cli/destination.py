@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import typer
 from rich.markup import escape
+from rich.padding import Padding
 
 from libs.clock import utc_now
 from services.cli.client import EXIT_REFUSED, connect
@@ -27,6 +28,14 @@ _TEST = "Example: kivuko destination test archive --store"
 _PATH = "/v1/egress/destinations"
 #: Many associations with a slow peer take their time.
 _TEST_TIMEOUT_S = 600
+_COLOURS = {
+    "unreachable": "bold red",
+    "blocked": "bold red",
+    "paused": "yellow",
+    "held": "yellow",
+    "waiting": "yellow",
+    "sending": "green",
+}
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Key of the destination in the network definition.")]
 
@@ -39,6 +48,9 @@ def list_destinations(*, json_output: Json = False) -> None:
         print_json(found)
         return
     rows = [(each["key"], each["state"], _queue(each), _age(each), _empty(each), _wrong(each)) for each in found]
+    if rows and out.is_terminal:
+        _print_lines(rows)
+        return
     print_table(
         "Destinations",
         ("destination", "state", "to send", "oldest", "empty", "what is wrong"),
@@ -123,6 +135,17 @@ def examine(
     else:
         _print_test(name, found, store=store, everything=everything)
     raise typer.Exit(0 if found["ok"] else EXIT_REFUSED)
+
+
+def _print_lines(rows: Sequence[tuple[str, ...]]) -> None:
+    # A table would be folded until no name can be copied.
+    width = max(len(row[0]) for row in rows)
+    for name, state, queue, age, empty, wrong in rows:
+        colour = _COLOURS.get(state, "default")
+        out.print(f"{escape(name):<{width}}  [{colour}]{state:<11}[/]  {queue or 'nothing to send'}")
+        waits = f"oldest {age}, empty {empty}" if queue else ""
+        for line in filter(None, (waits, wrong)):
+            out.print(Padding(escape(line), (0, 0, 0, 4)), soft_wrap=False)
 
 
 def _path(name: str) -> str:

@@ -1,8 +1,13 @@
 """Destinations on the command line: what waits, pause and resume, and what peers are found to take."""
 
 import json
+import os
+import pty
+import re
 import subprocess
+import termios
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,7 @@ from services.cli.destination import duration
 from tests.integration.cli.conftest import command
 from tests.integration.ingest.peer import send
 from tests.support.dcmtk import StoreScp
-from tests.support.kivuko import Process
+from tests.support.kivuko import KIVUKO, Process
 from tests.support.process import wait_until
 from tests.support.synthetic import make_study, new_uid
 
@@ -95,6 +100,27 @@ def test_the_list_says_what_waits_and_what_is_wrong(clinic: Clinic) -> None:
         assert part in away
     assert "STOW-RS" in clinic.line("web")
     assert "blocked" in clinic.line("web")
+
+
+def test_on_a_narrow_terminal_names_stay_whole(clinic: Clinic) -> None:
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (40, 60))
+    env = {**os.environ, "KIVUKO_HOME": str(clinic.kivuko.home), "TERM": "xterm"}
+    with subprocess.Popen([KIVUKO, "destination", "list"], stdout=its, env=env) as running:
+        os.close(its)
+        text = re.sub(r"\x1b\[[0-9;]*m", "", "".join(_printed(ours)))
+        assert running.wait(60) == 0
+    assert max(map(len, text.splitlines())) <= 60
+    [away] = [line for line in text.splitlines() if line.startswith("away")]
+    assert away.split()[1:] == ["unreachable", "1", "study:", "3", "instances,", *away.split()[-2:]]
+    assert "nothing takes connections" in text
+
+
+def _printed(terminal: int) -> Iterator[str]:
+    # Reading from a terminal whose program has ended is an error, not an end.
+    with suppress(OSError):
+        while part := os.read(terminal, 1 << 16):
+            yield part.decode()
 
 
 def test_one_that_is_away_is_shown_with_its_next_try_and_what_it_keeps(clinic: Clinic) -> None:
