@@ -24,6 +24,7 @@ from services.egress.deliveries import Deliveries
 from services.egress.models import deliveries, items, messaging
 from services.egress.orders import Orders
 from services.egress.parcel import Parcel
+from services.egress.reach import Contexts, no_contexts
 from services.egress.scu import Timeouts
 from services.egress.sender import Sender
 from services.egress.settings import EgressSettings
@@ -73,6 +74,7 @@ class Stand:
         settings: EgressSettings = QUICK,
         name: str = "a",
         clock: Clock = utc_now,
+        contexts: Contexts = no_contexts,
     ) -> None:
         self.database = Database(database_url, "egress")
         self.objects = FolderStore(folder / "objects")
@@ -87,6 +89,7 @@ class Stand:
             worker=name,
             clock=clock,
             random=random.Random(1).random,
+            contexts=contexts,
         )
         self.orders = Orders(self.database, self.deliveries, utc_now)
         timeouts = Timeouts(
@@ -181,9 +184,10 @@ async def stand(
     database_url: str | None = None,
     name: str = "a",
     clock: Clock = utc_now,
+    contexts: Contexts = no_contexts,
 ) -> AsyncIterator[Stand]:
     """Run a replica of egress until the block ends."""
-    made = Stand(database_url or f"sqlite://{folder / 'db'}", folder, snapshot, settings, name, clock)
+    made = Stand(database_url or f"sqlite://{folder / 'db'}", folder, snapshot, settings, name, clock, contexts)
     await migrate(made.database, "services.egress")
     await made.network.refresh()
     running = asyncio.create_task(made.sender.run())

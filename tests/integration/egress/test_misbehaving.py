@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import ssl
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from sqlalchemy import Row
 
 from tests.integration.egress.stand import QUICK, Stand, network, stand
+from tests.support.authority import Authority
 from tests.support.behaviour import NEVER, SOONER_OR_LATER, Answers, Behaviour, Do, Fault, When
 from tests.support.dicomset import dataset_bytes
 from tests.support.misbehaving import Destination
@@ -156,3 +158,29 @@ async def test_a_success_for_half_a_dataset_is_none(do: Do, tmp_path: Path) -> N
             bad.behave(Behaviour(answers=Answers.EARLY))
             await egress.until_state("done", destination="bad")
         assert bad.record.digests() == hashes([path])
+
+
+async def test_a_certificate_that_has_expired_gets_nothing(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    paths = make_study(tmp_path, 2)
+    context = ssl.create_default_context(cafile=authority.certificate)
+    expired, valid = authority.issue("expired", days=-1), authority.issue("valid")
+    with Destination(tls=expired) as bad, Destination(tls=valid) as good:
+        ports = two(bad, good)
+        for node in ports["nodes"].values():  # type: ignore[attr-defined]
+            node |= {"host": "localhost", "tls": True}
+        async with stand(
+            tmp_path,
+            network(1, **ports),  # type: ignore[arg-type]
+            contexts=lambda _secret: lambda: context,
+        ) as egress:
+            wanted = egress.keep(paths)
+            for destination in ("bad", "good"):
+                await egress.request(wanted, destination=destination)
+            await egress.until_state("done", destination="good")
+            row = await explained(egress)
+            assert {each.state for each in await egress.items() if each.delivery_id == row.id} == {"pending"}
+            assert "certificate has expired" in row.reason
+            in_words(row.reason)
+        assert [met.asked for met in bad.record.met] == [None] * len(bad.record.met)
+        assert good.record.digests() == hashes(paths)
