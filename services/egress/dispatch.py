@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Executor
 from datetime import datetime
 from typing import Any
@@ -155,7 +155,7 @@ class Dispatch:
 
     def give_back(self) -> None:
         """Put what is on the shelf into nobody's hand."""
-        returned = self._shelf.clear()
+        returned = self._shelf.remove()
         if returned:
             self._returned += returned
             self._record_soon()
@@ -175,9 +175,21 @@ class Dispatch:
             if parcel.item not in told
         )
 
+    @property
+    def deliveries(self) -> Iterable[str]:
+        """The deliveries of which something is in hand."""
+        return self._stretches.keys()
+
+    def take_off(self, stopped: set[str]) -> None:
+        """Put what is on the shelf of these deliveries into nobody's hand: a person stopped them."""
+        returned = self._shelf.remove(lambda parcel: parcel.delivery_id in stopped) if stopped else []
+        if returned:
+            self._returned += returned
+            self._record_soon()
+
     def abandon(self) -> None:
         """End everything at once: this replica was taken for dead, and what it held is others' now."""
-        self._shelf.clear()
+        self._shelf.remove()
         for call in self._calls.values():
             call.abort()
 
@@ -251,7 +263,7 @@ class Dispatch:
             )
         if self._endings and self._endings[-1].kind not in ("finished", "stopped"):
             self._troubled = True
-            self._returned += self._shelf.clear()
+            self._returned += self._shelf.remove()
         self._record_soon()
         self._wake()
 

@@ -34,6 +34,8 @@ from services.egress.shelf import Shelf
 
 #: PS3.8 section 9.3.2.2: presentation context identifiers are the odd numbers from 1 to 255.
 MAX_CONTEXTS: Final = 128
+#: Pairs that are proposed only because they were accepted before.
+_SPARE: Final = 32
 #: A receiver that has no room says so for every instance: after so many in a row it is left alone for a while.
 BUSY_ANSWERS: Final = 3
 #: Operations that may be under way at once, where the receiver grants it: PS3.7 annex D.3.3.3.
@@ -217,7 +219,7 @@ class Call:
             for syntax in _UNCOMPRESSED
             if can_reencode(kept, syntax)
         ]
-        return list(dict.fromkeys((*needed, *others, *known)))[:MAX_CONTEXTS]
+        return list(dict.fromkeys((*needed, *others, *known[:_SPARE])))[:MAX_CONTEXTS]
 
     def _send_all(self, association: Association) -> Ending:
         window = min(association.window or self._window, self._window)

@@ -12,7 +12,7 @@ from libs.messaging.listen import DATABASE_AWAY
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.telemetry import log
-from services.egress import calls, listing, metric, repository
+from services.egress import calls, repository
 from services.egress.backoff import Circuit
 from services.egress.deliveries import WORK, Deliveries
 from services.egress.dispatch import Dispatch
@@ -112,14 +112,6 @@ class Sender:
             await self._deliveries.follow_clock()
             await asyncio.sleep(60)
 
-    async def measure(self) -> None:
-        """Show the figures, every 15 s until cancelled."""
-        while True:
-            async with self._database.reading() as tx:
-                states, backlog = await listing.count_by_state(tx), await listing.backlog(tx)
-            metric.show(states, backlog, self._clock())
-            await asyncio.sleep(15)
-
     def _apply_soon(self) -> None:
         self._network_changed = True
         self._wake.set()
@@ -143,6 +135,10 @@ class Sender:
             due = await repository.due_destinations(tx)
             urgent = await repository.urgent_destinations(tx, now)
             circuits = await calls.circuits(tx)
+            in_hand = [key for each in self._dispatches.values() for key in each.deliveries]
+            stopped = await repository.stopped(tx, in_hand) if in_hand else set()
+        for dispatch in self._dispatches.values():
+            dispatch.take_off(stopped)
         later = [
             at for key, first in due.items() if (at := max(first, circuits.get(key, Circuit()).retry_at or now)) > now
         ]
@@ -157,7 +153,7 @@ class Sender:
         """See to one destination; give when it is to be looked at again, besides when something else is due there."""
         target, limits = self._deliveries.reach(key), self._deliveries.limits(key)
         dispatch = self._dispatches.get(key)
-        if isinstance(target, Obstacle) or limits is None:
+        if isinstance(target, Obstacle) or limits is None or circuit.paused:
             if dispatch is not None:
                 dispatch.pause()
             return []

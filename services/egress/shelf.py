@@ -76,11 +76,12 @@ class Shelf:
         with self._changed:
             return self._heap[0][2].rank[0] if self._heap else None
 
-    def clear(self) -> list[Parcel]:
-        """Take everything."""
+    def remove(self, which: Callable[[Parcel], bool] = lambda _parcel: True) -> list[Parcel]:
+        """Take those away that are meant; all, if none are."""
         with self._changed:
-            taken = [parcel for _, _, parcel in self._heap]
-            self._heap.clear()
+            taken = [parcel for _, _, parcel in self._heap if which(parcel)]
+            self._heap = [entry for entry in self._heap if not which(entry[2])]
+            heapq.heapify(self._heap)
         return taken
 
     def close(self) -> None:

@@ -63,7 +63,7 @@ def file(
     target = FolderTarget(folder, 1)
     ending = Filing(target, shelf, objects, lambda _parcel, outcome: told.append(outcome), lambda _: owner).run()
     if left is not None:
-        left.extend(sorted(parcel.item for parcel in shelf.clear()))
+        left.extend(sorted(parcel.item for parcel in shelf.remove()))
     return ending, told
 
 

@@ -333,3 +333,29 @@ async def test_nothing_waits_for_a_clock_that_was_put_back(tmp_path: Path) -> No
                 await tx.execute(insert(destinations).values(key="archive", failures=1, retry_at=later))
             await egress.deliveries.follow_clock()
             await egress.until_state("done")
+
+
+async def test_what_a_person_cancels_or_pauses_goes_no_further_than_what_is_under_way(tmp_path: Path) -> None:
+    go = threading.Event()
+    with receiver(lambda _uid: int(not go.wait(30))) as peer:
+        async with stand(tmp_path, archive(peer.port, destination={"associations": 1})) as egress:
+            await egress.request(egress.keep(make_study(tmp_path, 5)))
+
+            async def in_hand() -> bool:
+                return all(each.leased_by is not None for each in await egress.items())
+
+            await egress.until(in_hand)
+            row = await egress.delivery()
+            assert row is not None
+            await egress.orders.give(Given("cancel", "op", "not wanted"), [row.id])
+
+            async def off_the_shelf() -> bool:
+                return sum(each.leased_by is not None for each in await egress.items()) <= 1
+
+            await egress.until(off_the_shelf)
+            go.set()
+            row = await egress.until_state("cancelled")
+            assert len(peer.received) == 1
+            await egress.orders.give(Given("retry", "op"), [row.id])
+            await egress.until_state("done")
+    assert len(peer.received) == 5

@@ -104,7 +104,7 @@ class Visit:
         return {outcome.item: outcome.verdict for _, outcome in self.told}
 
     def left(self) -> set[int]:
-        return {parcel.item for parcel in self.shelf.clear()}
+        return {parcel.item for parcel in self.shelf.remove()}
 
 
 def kept(objects: FolderStore, paths: Sequence[Path]) -> list[Parcel]:
