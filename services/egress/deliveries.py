@@ -32,6 +32,8 @@ from services.egress.delivery import (
     standing,
 )
 from services.egress.fairness import Group, Shares, turn
+from services.egress.folder import FolderTarget
+from services.egress.journal import Answer
 from services.egress.limits import Limits, limits
 from services.egress.outcome import ARRIVED, NO_ANSWER, Outcome, Verdict, of_status
 from services.egress.parcel import Parcel
@@ -96,7 +98,7 @@ class Deliveries:
         self._reached: set[str] = set()
         self._backoff = Backoff(settings.backoff_first, settings.backoff_cap)
 
-    def reach(self, destination: str) -> Target | Obstacle:
+    def reach(self, destination: str) -> Target | FolderTarget | Obstacle:
         """Tell how a destination is reached now, or why it can't be."""
         snapshot = self._network.current
         return reach(None if snapshot is None else snapshot.definition, destination, self._contexts)
@@ -364,13 +366,14 @@ class Deliveries:
             tx.info[WORK] = True
         _log.warning("the clock was put back: what waited for its old time is due now", until=furthest)
 
-    async def remember(self, answers: Sequence[tuple[int, str]]) -> None:
+    async def remember(self, answers: Sequence[Answer]) -> None:
         """Write down successes that a process left in its journal when it ended."""
         async with self._database.transaction() as tx:
-            known = await repository.delivery_of(tx, [item for item, _ in answers])
-            outcomes = [of_status(item, int(status, 16)) for item, status in answers if item in known]
+            known = await repository.identities(tx, [answer.item for answer in answers])
+            fitting = [each for each in answers if known.get(each.item) == (each.delivery_id, each.content_hash)]
+            outcomes = [of_status(each.item, int(each.status, 16)) for each in fitting]
             await self._write(tx, [outcome for outcome in outcomes if outcome.verdict in ARRIVED])
-            for key in sorted(set(known.values())):
+            for key in sorted({each.delivery_id for each in fitting}):
                 await repository.lock_delivery(tx, key)
                 await lease.make_due(tx, key)
                 await self._settle(tx, key)

@@ -196,5 +196,6 @@ def _unsent(tally: Tally, now: datetime, obstacle: str | None) -> Standing:
         return Standing("held", obstacle)
     if not tally.due:
         return Standing("held", "a rule's transform has to change the instances first, which this release cannot do")
-    later = tally.next_attempt_at is not None and tally.next_attempt_at > now
-    return Standing("waiting" if later else "open")
+    if tally.next_attempt_at is not None and tally.next_attempt_at > now:
+        return Standing("waiting", "what is left was not taken; it is tried again: see its instances")
+    return Standing("open")

@@ -19,6 +19,8 @@ from services.egress import calls, listing, scope
 from services.egress.deliveries import Deliveries
 from services.egress.examination import common_pairs, examine
 from services.egress.examination_view import ExaminationView, examination_view
+from services.egress.filing import check
+from services.egress.folder import FolderTarget
 from services.egress.forecast import Flow, Queue, rate, seconds_left
 from services.egress.models import deliveries as table
 from services.egress.order_api import Reason
@@ -156,8 +158,8 @@ class Destinations:
             standstills=[Standstill(state=s, reason=reason, deliveries=count) for s, reason, count in standstills],
         )
 
-    async def seen(self, caller: Principal, key: str) -> Target:
-        """Give how a destination is called that the caller sees. Raises Problem 404 or 409."""
+    async def seen(self, caller: Principal, key: str) -> Target | FolderTarget:
+        """Give how a destination is reached that the caller sees. Raises Problem 404 or 409."""
         async with self.database.reading() as tx:
             visible = await scope.destinations(tx, caller, self.deliveries)
         if key not in visible:
@@ -186,6 +188,13 @@ class Destinations:
     async def examined(self, caller: Principal, key: str, *, store: bool) -> ExaminationView:
         """Find out what a destination can do, and remember it. Raises Problem 404 or 409."""
         target = await self.seen(caller, key)
+        if isinstance(target, FolderTarget):
+            raise Problem(
+                409,
+                "Destination can't be called",
+                "It is a folder: there is nothing to negotiate with.",
+                advice=f"See whether it can be written with POST /v1/egress/destinations/{key}/echo.",
+            )
         async with self.database.reading() as tx:
             needed = await listing.needed(tx, key)
             known = await calls.accepted(tx, key)
@@ -260,7 +269,11 @@ def make_destination_router(destinations: Destinations) -> APIRouter:
 
     @router.post("/destinations/{key}/echo", dependencies=[_TEST])
     async def echo_destination(caller: Caller, key: str) -> EchoResult:
-        ending = await asyncio.to_thread(echo, await destinations.seen(caller, key), destinations.timeouts)
+        target = await destinations.seen(caller, key)
+        if isinstance(target, FolderTarget):
+            ending = await asyncio.to_thread(check, target)
+        else:
+            ending = await asyncio.to_thread(echo, target, destinations.timeouts)
         return EchoResult(ok=ending.kind == "finished", problem=ending.problem)
 
     @router.post("/destinations/{key}/test", dependencies=[_TEST])
@@ -284,9 +297,12 @@ def _state(queue: Queue | None, flow: Flow | None, *, obstacle: bool, failures: 
     return "waiting" if flow is None else "sending"
 
 
-def _called(target: Target | Obstacle) -> Mapping[str, Any]:
-    if not isinstance(target, Target):
-        return dict.fromkeys(("address", "called_aet", "calling_aet", "tls", "associations_allowed"))
+def _called(target: Target | FolderTarget | Obstacle) -> Mapping[str, Any]:
+    nothing = dict.fromkeys(("address", "called_aet", "calling_aet", "tls", "associations_allowed"))
+    if isinstance(target, FolderTarget):
+        return nothing | {"address": str(target.path), "associations_allowed": target.associations}
+    if isinstance(target, Obstacle):
+        return nothing
     return {
         "address": f"{target.host}:{target.port}",
         "called_aet": target.called_aet,

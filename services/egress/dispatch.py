@@ -14,6 +14,8 @@ from services.egress import metric
 from services.egress.backoff import Circuit
 from services.egress.claim import Stretch
 from services.egress.deliveries import Deliveries
+from services.egress.filing import Filing
+from services.egress.folder import FolderTarget, Owner
 from services.egress.journal import Journal
 from services.egress.limits import Limits, Paces
 from services.egress.outcome import ARRIVED, Outcome, Verdict
@@ -22,6 +24,7 @@ from services.egress.reach import Target
 from services.egress.scu import WINDOW, Call, Ending, Timeouts
 from services.egress.settings import EgressSettings
 from services.egress.shelf import Shelf
+from services.egress.target import Carrier
 
 _log = log.get(__name__)
 _tracer = tracer(__name__)
@@ -73,7 +76,7 @@ class Dispatch:
         self._wake = wake
         self._loop = asyncio.get_running_loop()
         self._shelf = Shelf(settings.hold // 2, self._wake_soon)
-        self._calls: dict[asyncio.Future[Ending], Call] = {}
+        self._calls: dict[asyncio.Future[Ending], Carrier] = {}
         self._stretches: dict[str, Stretch] = {}
         self._lock = threading.Lock()
         self._told: list[tuple[Parcel, Outcome]] = []
@@ -99,7 +102,13 @@ class Dispatch:
         return len(self._calls)
 
     def turn(
-        self, target: Target, limits: Limits, circuit: Circuit, urgency: int | None, room: int, now: datetime
+        self,
+        target: Target | FolderTarget,
+        limits: Limits,
+        circuit: Circuit,
+        urgency: int | None,
+        room: int,
+        now: datetime,
     ) -> None:
         """Take in hand what is due and call.
 
@@ -215,8 +224,18 @@ class Dispatch:
         self._resting = False
         self._wake()
 
-    def _begin(self, target: Target, limits: Limits) -> None:
-        call = Call(
+    def _carrier(self, target: Target | FolderTarget, limits: Limits) -> Carrier:
+        if isinstance(target, FolderTarget):
+            return Filing(
+                target,
+                self._shelf,
+                self._objects,
+                self._tell,
+                self._owner_of,
+                linger=self._settings.linger,
+                paces=self._paces.of(limits),
+            )
+        return Call(
             target,
             self._shelf,
             self._objects,
@@ -228,11 +247,19 @@ class Dispatch:
             paces=self._paces.of(limits),
             window=1 if self.key in self._windowless else WINDOW,
         )
+
+    def _owner_of(self, parcel: Parcel) -> Owner:
+        # It is there as long as anything of the delivery is in hand.
+        stretch = self._stretches[parcel.delivery_id]
+        return Owner(stretch.tenant, stretch.study_instance_uid)
+
+    def _begin(self, target: Target | FolderTarget, limits: Limits) -> None:
+        call = self._carrier(target, limits)
         placeholder = asyncio.create_task(self._run(call, target, limits))
         self._calls[placeholder] = call
         placeholder.add_done_callback(self._ended)
 
-    async def _run(self, call: Call, target: Target, limits: Limits) -> Ending:
+    async def _run(self, call: Carrier, target: Target | FolderTarget, limits: Limits) -> Ending:
         try:
             placed = await self._deliveries.take_place(self.key, target.associations, limits.shared)
         except DATABASE_AWAY:
@@ -244,7 +271,7 @@ class Dispatch:
         with _tracer.start_as_current_span("association", attributes={"kivuko.destination": self.key}) as span:
             ending = await self._loop.run_in_executor(self._pool, call.run)
             span.set_attribute("kivuko.outcome", ending.kind)
-        if ending.kind == "unreachable" and not call.answered:
+        if ending.kind == "unreachable" and isinstance(call, Call) and not call.answered:
             # There are receivers that drop the connection of who asks for a window, at the first request.
             self._windowless.add(self.key)
         said = _log.info if ending.kind in ("finished", "stopped") else _log.warning
@@ -270,7 +297,10 @@ class Dispatch:
     def _tell(self, parcel: Parcel, outcome: Outcome) -> None:
         if outcome.verdict in ARRIVED:
             # Before the next one begins: a kill costs what is under way, and no more.
-            self._journal.note(parcel.item, outcome.status)
+            try:
+                self._journal.note(parcel, outcome.status)
+            except OSError as error:
+                _log.error("an answer is not in the journal: a kill now would send its instance again", exc_info=error)
         with self._lock:
             self._told.append((parcel, outcome))
             first = len(self._told) == 1

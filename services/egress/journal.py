@@ -9,12 +9,25 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from services.egress.parcel import Parcel
 
 _NAME: Final = "answers-*.log"
 #: Beyond so many bytes it is begun anew with what is still not written down.
 _LONG: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A success that a receiver said. All of it must fit: numbers of items come again when a database is restored."""
+
+    item: int
+    delivery_id: str
+    content_hash: str
+    status: str
 
 
 class Journal:
@@ -36,11 +49,11 @@ class Journal:
         self._file = _create(self._path)
         self._size = 0
 
-    def note(self, item: int, status: str) -> None:
-        """Keep that an item was answered with success; it outlives this process when this returns."""
-        line = b"%d %s\n" % (item, status.encode())
+    def note(self, parcel: Parcel, status: str) -> None:
+        """Keep that an instance was answered with success: it outlives this process. Raises OSError."""
+        line = f"\n{parcel.item} {parcel.delivery_id} {parcel.content_hash} {status} .".encode()
         with self._lock:
-            self._open[item] = line
+            self._open[parcel.item] = line
             self._size += os.write(self._file, line)
 
     def settled(self, items: Iterable[int]) -> None:
@@ -71,9 +84,9 @@ class Journal:
 
 
 @contextmanager
-def left_behind(folder: Path) -> Iterator[list[tuple[int, str]]]:
-    """Give what processes that have ended left: items and their status. When the block ends well it is removed."""
-    found: list[tuple[int, str]] = []
+def left_behind(folder: Path) -> Iterator[list[Answer]]:
+    """Give what processes that have ended left. When the block ends well it is removed."""
+    found: list[Answer] = []
     taken: list[tuple[Path, int]] = []
     try:
         for path in sorted(folder.glob(_NAME)):
@@ -99,9 +112,9 @@ def _create(path: Path) -> int:
     return file
 
 
-def _read(path: Path) -> Iterator[tuple[int, str]]:
-    for line in path.read_bytes().splitlines(keepends=True):
-        item, _, status = line.decode("ascii", "replace").partition(" ")
-        # The last line may have been cut off.
-        if item.isdecimal() and status.endswith("\n"):
-            yield int(item), status.strip()
+def _read(path: Path) -> Iterator[Answer]:
+    for line in path.read_bytes().splitlines():
+        # The last line may have been cut off, and one for which there was no room, in the middle of the file.
+        match line.decode("ascii", "replace").split(" "):
+            case [item, delivery_id, content_hash, status, "."] if item.isdecimal():
+                yield Answer(int(item), delivery_id, content_hash, status)

@@ -3,8 +3,14 @@
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
 
 from contracts.definition import Definition
+from services.egress.folder import FolderTarget
+
+#: Writers at a time to a folder, where its destination does not say: as for a node.
+_WRITERS: Final = 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ def no_contexts(_secret: str | None) -> Obstacle:
     return Obstacle("there is no certificate to call with")
 
 
-def reach(definition: Definition | None, key: str, contexts: Contexts) -> Target | Obstacle:
+def reach(definition: Definition | None, key: str, contexts: Contexts) -> Target | FolderTarget | Obstacle:
     """Tell how a destination is reached under a network definition.
 
     What the definition asks for and this release can't do is an obstacle, never left out: a destination with a
@@ -57,11 +63,13 @@ def reach(definition: Definition | None, key: str, contexts: Contexts) -> Target
     destination = definition.destinations.get(key)
     if destination is None:
         return Obstacle(f"destination {key} is not in the network definition: add it again, or leave it held")
-    if destination.node is None:
+    if destination.node is None and destination.folder is None:
         kind = "STOW-RS" if destination.stow else "S3" if destination.s3 else "group"
         return Obstacle(f"destination {key} is of kind {kind}, to which this release cannot send")
     if destination.transform is not None:
         return Obstacle(f"destination {key} has the transform {destination.transform}, which this release cannot do")
+    if destination.node is None:
+        return FolderTarget(Path(str(destination.folder)), destination.associations or _WRITERS)
     return _node(definition, key, destination.node, destination.associations, contexts)
 
 

@@ -187,10 +187,12 @@ async def urgent_destinations(tx: AsyncSession, now: datetime) -> dict[str, int]
     return {row[0]: row[1] for row in found}
 
 
-async def delivery_of(tx: AsyncSession, ids: Iterable[int]) -> dict[int, str]:
-    """Tell to which delivery items belong; those that are not there are left out."""
-    found = await tx.execute(select(items.c.id, items.c.delivery_id).where(items.c.id.in_(list(ids))))
-    return {row.id: row.delivery_id for row in found}
+async def identities(tx: AsyncSession, ids: Iterable[int]) -> dict[int, tuple[str, str]]:
+    """Tell delivery and content hash of items; those that are not there are left out."""
+    found = await tx.execute(
+        select(items.c.id, items.c.delivery_id, items.c.content_hash).where(items.c.id.in_(list(ids)))
+    )
+    return {row.id: (row.delivery_id, row.content_hash) for row in found}
 
 
 async def standings(tx: AsyncSession, ids: Iterable[int]) -> dict[int, tuple[Standing, str | None]]:
