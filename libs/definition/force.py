@@ -24,10 +24,11 @@ def not_in_force(definition: Definition) -> list[str]:
             said.append(
                 f"rule {rule.name}: the transform {rule.transform} is not in force; what the rule asks for is held"
             )
-        if rule.notify:
-            said.append(f"rule {rule.name}: notify is not in force; {', '.join(rule.notify)} is told nothing")
     said += [f"hl7-mappings.{key} is not in force; no orders are taken" for key in definition.hl7_mappings]
-    said += [f"partners.{key} is not in force; the partner is told nothing" for key in definition.partners]
+    said += [
+        f"partners.{key} is told by deployments with RabbitMQ only; elsewhere what it is to be told is held"
+        for key in definition.partners
+    ]
     said += [f"service-levels: {level.name} is not in force; it is not measured" for level in definition.service_levels]
     return said
 

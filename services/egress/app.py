@@ -6,6 +6,7 @@ import secrets
 
 from libs.messaging.outbox import Outbox
 from libs.service import Platform, Service
+from services.egress.announcing import Announcer
 from services.egress.api import make_router
 from services.egress.credentials import Credentials
 from services.egress.deliveries import Deliveries
@@ -28,6 +29,7 @@ def build(platform: Platform) -> Service:
     settings = EgressSettings()
     database = platform.database("egress")
     outbox = Outbox("egress", platform.settings.region, platform.clock, messaging)
+    partner_queues = not platform.settings.broker.startswith("sqlite")
     deliveries = Deliveries(
         database,
         outbox,
@@ -38,6 +40,7 @@ def build(platform: Platform) -> Service:
         clock=platform.clock,
         random=random.random,
         contexts=Credentials(platform.settings, settings.secrets).of,
+        partner_queues=partner_queues,
     )
     timeouts = Timeouts(
         settings.connect_timeout, settings.acse_timeout, settings.response_timeout, settings.network_timeout
@@ -67,11 +70,24 @@ def build(platform: Platform) -> Service:
     async def objects() -> None:
         await asyncio.to_thread(platform.objects.check)
 
+    loops = [sender.run, Measurement(database, platform.clock).run, sender.follow_clock]
+    if partner_queues and settings.public_url is not None:
+        announcer = Announcer(
+            deliveries,
+            database,
+            platform.broker,
+            region=platform.settings.region,
+            public_url=settings.public_url,
+            poll=settings.poll,
+            clock=platform.clock,
+        )
+        loops.append(announcer.run)
+
     return Service(
         name="egress",
         database=database,
         tables=messaging,
         router=router,
-        loops=(sender.run, Measurement(database, platform.clock).run, sender.follow_clock),
+        loops=loops,
         checks={"objects": objects},
     )

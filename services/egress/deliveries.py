@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from contracts.delivery import DeliveryRequested
 from contracts.envelope import Event
 from contracts.fact import Fact
+from contracts.partner import partner_of
 from libs.clock import Clock
 from libs.messaging.outbox import Outbox
 from libs.snapshot import NetworkView
@@ -37,7 +38,8 @@ from services.egress.journal import Answer
 from services.egress.limits import Limits, limits
 from services.egress.outcome import ARRIVED, NO_ANSWER, Outcome, Verdict, of_status
 from services.egress.parcel import Parcel
-from services.egress.reach import Contexts, Obstacle, Target, no_contexts, reach, unconfirmed
+from services.egress.partner import PartnerTarget, reach_partner
+from services.egress.reach import NO_DEFINITION, Contexts, Obstacle, Target, no_contexts, reach, unconfirmed
 from services.egress.scu import Ending
 from services.egress.settings import EgressSettings
 
@@ -70,6 +72,8 @@ class Deliveries:
         The time in UTC; a number in [0, 1) for jitter.
     contexts
         Where our certificates come from.
+    partner_queues
+        Whether the broker has queues for partners.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Deliveries:
         clock: Clock,
         random: Random,
         contexts: Contexts = no_contexts,
+        partner_queues: bool = False,
     ) -> None:
         self._database = database
         self._outbox = outbox
@@ -92,15 +97,26 @@ class Deliveries:
         self._clock = clock
         self._random = random
         self._contexts = contexts
+        self._partner_queues = partner_queues
         self._began_at = clock()
         self._numbers = count()
         self._shares: dict[tuple[str, int], Shares] = {}
         self._reached: set[str] = set()
         self._backoff = Backoff(settings.backoff_first, settings.backoff_cap)
 
-    def reach(self, destination: str) -> Target | FolderTarget | Obstacle:
+    def reach(self, destination: str) -> Target | FolderTarget | PartnerTarget | Obstacle:
         """Tell how a destination is reached now, or why it can't be."""
         snapshot = self._network.current
+        if partner_of(destination) is not None:
+            if snapshot is None:
+                return NO_DEFINITION
+            found = reach_partner(
+                snapshot.definition,
+                destination,
+                queues=self._partner_queues,
+                public_url=self._settings.public_url,
+            )
+            return Obstacle(found) if isinstance(found, str) else found
         return reach(None if snapshot is None else snapshot.definition, destination, self._contexts)
 
     def destinations(self) -> list[str]:

@@ -25,6 +25,7 @@ from services.egress.forecast import Flow, Queue, rate, seconds_left
 from services.egress.models import deliveries as table
 from services.egress.order_api import Reason
 from services.egress.orders import Orders
+from services.egress.partner import PartnerTarget
 from services.egress.reach import Obstacle, Target
 from services.egress.scope import Caller
 from services.egress.scu import Timeouts, echo
@@ -165,6 +166,8 @@ class Destinations:
         if key not in visible:
             raise scope.no_destination()
         target = self.deliveries.reach(key)
+        if isinstance(target, PartnerTarget):
+            raise Problem(409, "Destination can't be called", "It is a partner: it is told by the broker.")
         if isinstance(target, Obstacle):
             raise Problem(409, "Destination can't be called", f"{target.reason[:1].upper()}{target.reason[1:]}.")
         return target
@@ -297,11 +300,11 @@ def _state(queue: Queue | None, flow: Flow | None, *, obstacle: bool, failures: 
     return "waiting" if flow is None else "sending"
 
 
-def _called(target: Target | FolderTarget | Obstacle) -> Mapping[str, Any]:
+def _called(target: Target | FolderTarget | PartnerTarget | Obstacle) -> Mapping[str, Any]:
     nothing = dict.fromkeys(("address", "called_aet", "calling_aet", "tls", "associations_allowed"))
     if isinstance(target, FolderTarget):
         return nothing | {"address": str(target.path), "associations_allowed": target.associations}
-    if isinstance(target, Obstacle):
+    if isinstance(target, Obstacle | PartnerTarget):
         return nothing
     return {
         "address": f"{target.host}:{target.port}",

@@ -19,6 +19,7 @@ from services.egress.dispatch import Dispatch
 from services.egress.journal import Journal, left_behind
 from services.egress.limits import Paces
 from services.egress.parcel import Readable
+from services.egress.partner import PartnerTarget
 from services.egress.reach import Obstacle
 from services.egress.scu import Timeouts
 from services.egress.settings import EgressSettings
@@ -153,7 +154,7 @@ class Sender:
         """See to one destination; give when it is to be looked at again, besides when something else is due there."""
         target, limits = self._deliveries.reach(key), self._deliveries.limits(key)
         dispatch = self._dispatches.get(key)
-        if isinstance(target, Obstacle) or limits is None or circuit.paused:
+        if isinstance(target, Obstacle | PartnerTarget) or limits is None or circuit.paused:
             if dispatch is not None:
                 dispatch.pause()
             return []

@@ -35,6 +35,11 @@ class EgressSettings(BaseSettings):
     backoff_first: float = Field(2, gt=0, description="Wait after the first failure.")
     backoff_cap: float = Field(900, gt=0, description="Longest wait between two attempts.")
     refusals: int = Field(3, ge=1, description="Refusals of one instance after which people must look at it.")
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https://[^\s/?#]+(/[^\s?#]*)?$",
+        description="Address under which partners reach us, https://...",
+    )
     receipt_key: Path | None = Field(
         None, description="File of the private key that signs receipts, Ed25519 in PEM; see docs/receipts.md."
     )

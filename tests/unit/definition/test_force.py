@@ -75,7 +75,6 @@ def test_the_national_example_names_every_part_that_is_open() -> None:
         "s3",
         "transform research",
         "first-healthy",
-        "notify",
         "hl7-mappings.ris",
         "partners.telerad-sl",
         "malabo-routing",
