@@ -78,6 +78,7 @@ def test_where_there_may_be_replicas_it_must_be_given() -> None:
         pem(Ed25519PrivateKey.generate(), BestAvailableEncryption(b"x")),
         pem(Ed25519PrivateKey.generate())[:60],
     ],
+    ids=["empty", "nonsense", "another kind", "encrypted", "cut off"],
 )
 def test_one_that_is_damaged_or_of_another_kind_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
     own = tmp_path / FILE
