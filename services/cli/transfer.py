@@ -14,10 +14,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, 
 from libs.dicom import part10
 from libs.storage.objects import ObjectMissingError
 from services.cli.output import err
+from services.egress.calling import Ending, Timeouts
 from services.egress.outcome import Outcome, Verdict
 from services.egress.parcel import Parcel
 from services.egress.reach import Target
-from services.egress.scu import Call, Ending, Timeouts
+from services.egress.scu import Call
 from services.egress.shelf import Shelf
 
 _TIMEOUTS = Timeouts(connect=10, acse=30, response=60, network=60)

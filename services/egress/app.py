@@ -8,6 +8,7 @@ from libs.messaging.outbox import Outbox
 from libs.service import Platform, Service
 from services.egress.announcing import Announcer
 from services.egress.api import make_router
+from services.egress.calling import Timeouts
 from services.egress.credentials import Credentials
 from services.egress.deliveries import Deliveries
 from services.egress.destination_api import Destinations, make_destination_router
@@ -18,7 +19,6 @@ from services.egress.models import messaging
 from services.egress.order_api import make_order_router
 from services.egress.orders import Orders
 from services.egress.receipt_api import make_receipt_router
-from services.egress.scu import Timeouts
 from services.egress.sender import Sender
 from services.egress.settings import EgressSettings
 from services.egress.signing import FILE, ReceiptKey

@@ -20,6 +20,7 @@ from libs.telemetry import log
 from services.egress import calls, lease, metric, report, repository
 from services.egress.backoff import Backoff, Circuit, Random
 from services.egress.budget import today
+from services.egress.calling import Ending
 from services.egress.claim import Stretch
 from services.egress.delivery import (
     Closing,
@@ -40,7 +41,6 @@ from services.egress.outcome import ARRIVED, NO_ANSWER, Outcome, Verdict, of_sta
 from services.egress.parcel import Parcel
 from services.egress.partner import PartnerTarget, reach_partner
 from services.egress.reach import NO_DEFINITION, Contexts, Obstacle, Target, no_contexts, reach, unconfirmed
-from services.egress.scu import Ending
 from services.egress.settings import EgressSettings
 
 #: Key in a session's `info`: this transaction made work for the sender.

@@ -16,6 +16,7 @@ from libs.web.permission import requires
 from libs.web.principal import Principal
 from libs.web.problem import Problem
 from services.egress import calls, listing, scope
+from services.egress.calling import Timeouts, echo
 from services.egress.deliveries import Deliveries
 from services.egress.examination import common_pairs, examine
 from services.egress.examination_view import ExaminationView, examination_view
@@ -28,7 +29,6 @@ from services.egress.orders import Orders
 from services.egress.partner import PartnerTarget
 from services.egress.reach import Obstacle, Target
 from services.egress.scope import Caller
-from services.egress.scu import Timeouts, echo
 from services.egress.specimen import specimen
 
 State = Literal["paused", "blocked", "unreachable", "sending", "held", "waiting", "idle"]

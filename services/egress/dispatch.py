@@ -12,6 +12,7 @@ from libs.telemetry import log
 from libs.telemetry.trace import link_to, study_context, tracer
 from services.egress import metric
 from services.egress.backoff import Circuit
+from services.egress.calling import Ending, Timeouts
 from services.egress.claim import Stretch
 from services.egress.deliveries import Deliveries
 from services.egress.filing import Filing
@@ -21,7 +22,7 @@ from services.egress.limits import Limits, Paces
 from services.egress.outcome import ARRIVED, Outcome, Verdict
 from services.egress.parcel import Parcel, Readable
 from services.egress.reach import Target
-from services.egress.scu import WINDOW, Call, Ending, Timeouts
+from services.egress.scu import WINDOW, Call
 from services.egress.settings import EgressSettings
 from services.egress.shelf import Shelf
 from services.egress.target import Carrier

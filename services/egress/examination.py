@@ -8,9 +8,9 @@ from libs.dimse import command as commands
 from libs.dimse.connection import LostError, StoppedError, TimedOutError
 from libs.dimse.pdu import MalformedError
 from libs.dimse.requestor import AbortedError, Association, ReleasedError
+from services.egress.calling import MAX_CONTEXTS, EndError, Timeouts, connect
 from services.egress.outcome import Outcome, of_status
 from services.egress.reach import Target
-from services.egress.scu import MAX_CONTEXTS, Timeouts, _EndError, connect
 from services.egress.specimen import SECONDARY_CAPTURE, Specimen
 
 Pair = tuple[str, str]
@@ -167,7 +167,7 @@ def examine(
             _negotiate(target, timeouts, wanted[start : start + MAX_CONTEXTS], found)
         if specimen is not None:
             _store(target, timeouts, specimen, found, now)
-    except _EndError as end:
+    except EndError as end:
         found.problem = end.ending.problem
     except _BrokenError as error:
         found.problem = str(error)

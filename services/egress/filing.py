@@ -13,12 +13,13 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from libs.storage.objects import StoreUnavailableError
+from services.egress.calling import Ending
 from services.egress.folder import FolderTarget, Owner, names
 from services.egress.original import original
 from services.egress.outcome import NO_ANSWER, OBJECT_DAMAGED, UNSENDABLE, Outcome, Verdict
 from services.egress.pace import Pace, piece
 from services.egress.parcel import DamagedError, Parcel, Readable
-from services.egress.scu import Ending, Tell
+from services.egress.scu import Tell
 from services.egress.shelf import Shelf
 
 #: Fixed words of an instance's status: its file is there; there is no room for it.

@@ -1,27 +1,23 @@
 """The edge to C-STORE and C-ECHO service class providers: one association in the caller's thread. PS3.4 annex B."""
 
 import io
-import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
-from typing import BinaryIO, Final, Literal, cast
+from typing import BinaryIO, Final, cast
 
 from libs.dicom.reencode import EXPLICIT, NotReencodableError, can_reencode, reencoded
-from libs.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from libs.dimse import command as commands
-from libs.dimse.connection import LostError, StoppedError, TimedOutError
-from libs.dimse.negotiation import Proposed, Request
-from libs.dimse.pdu import MalformedError, Reason, Rejection
-from libs.dimse.requestor import AbortedError, Association, Message, Patience, RejectedError, ReleasedError
+from libs.dimse.connection import StoppedError
+from libs.dimse.pdu import MalformedError, Reason
+from libs.dimse.requestor import Association, Message, ReleasedError
 from libs.storage.objects import StoreUnavailableError
+from services.egress.calling import MAX_CONTEXTS, OVER, EndError, Ending, Timeouts, connect
 from services.egress.outcome import (
     NO_ANSWER,
     NO_CONTEXT,
     OBJECT_DAMAGED,
-    SUCCESS,
     UNSENDABLE,
     Outcome,
     Verdict,
@@ -32,67 +28,22 @@ from services.egress.parcel import WHOLE, DamagedError, Joined, Parcel, Readable
 from services.egress.reach import Target
 from services.egress.shelf import Shelf
 
-#: PS3.8 section 9.3.2.2: presentation context identifiers are the odd numbers from 1 to 255.
-MAX_CONTEXTS: Final = 128
 #: Pairs that are proposed only because they were accepted before.
 _SPARE: Final = 32
 #: A receiver that has no room says so for every instance: after so many in a row it is left alone for a while.
 BUSY_ANSWERS: Final = 3
 #: Operations that may be under way at once, where the receiver grants it: PS3.7 annex D.3.3.3.
 WINDOW: Final = 8
-#: Longest P-DATA-TF that we take: answers are short.
-_MAX_PDU: Final = 1 << 16
-_VERIFICATION: Final = "1.2.840.10008.1.1"
 _IMPLICIT: Final = "1.2.840.10008.1.2"
 #: What uncompressed data can be given in instead, the better first.
 _UNCOMPRESSED: Final = (EXPLICIT, _IMPLICIT)
 _IN_OTHER_WORDS: Final = "Sent in transfer syntax {}: the receiver does not take the one in which it is kept."
 _DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 _LAST_MESSAGE_ID: Final = 65_535
-_OVER: Final = (LostError, TimedOutError, AbortedError, ReleasedError, MalformedError)
-#: What is not sent yet may fill so many bytes of the kernel: what is more urgent need not wait behind megabytes.
-_UNSENT: Final = 1 << 17
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """Seconds, each for one kind of silence."""
-
-    connect: float
-    acse: float
-    response: float
-    network: float
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How an association ended.
-
-    Attributes
-    ----------
-    kind
-        `finished`: nothing was left to send; `unreachable`: it never came about, or broke; `busy`: the receiver is
-        out of resources; `store-away`: our own object store can't be read; `stopped`: we were asked to stop.
-    problem
-        What went wrong, as a sentence; none if `finished`.
-    """
-
-    kind: Literal["finished", "unreachable", "busy", "store-away", "stopped"]
-    problem: str | None = None
-
-
 _STOPPED = Ending("stopped", "this process was asked to stop")
 
 Tell = Callable[[Parcel, Outcome], None]
 Learned = Callable[[Mapping[tuple[str, str], bool]], None]
-
-
-class _EndError(Exception):
-    """The association is to end as it says."""
-
-    def __init__(self, ending: Ending) -> None:
-        super().__init__(ending.problem or "")
-        self.ending = ending
 
 
 class Call:
@@ -181,17 +132,17 @@ class Call:
         """Call, send, and take leave."""
         pairs = self._wanted()
         try:
-            association = connect(self._target, _contexts(pairs), self._timeouts, self._known, self._window)
-        except _EndError as end:
+            association = connect(self._target, tuple(pairs), self._timeouts, self._known, self._window)
+        except EndError as end:
             return _STOPPED if self._stop.is_set() else end.ending
         self._proposed = set(pairs)
         self._learned({pair: pair in association.contexts for pair in pairs})
         try:
             ending = self._send_all(association)
-        except _EndError as end:
+        except EndError as end:
             self._drop(association, None)
             return end.ending
-        except _OVER as error:
+        except OVER as error:
             return self._broken(association, error)
         except StoppedError as error:
             self._drop(association, f"No answer: {error}.")
@@ -259,7 +210,7 @@ class Call:
         except StoreUnavailableError as error:
             del self._under_way[self._message_id]
             self._shelf.put([parcel])
-            raise _EndError(Ending("store-away", str(error))) from error
+            raise EndError(Ending("store-away", str(error))) from error
         except (DamagedError, _UnsendableError) as error:
             del self._under_way[self._message_id]
             self._tell(parcel, _unfit(parcel, error))
@@ -268,7 +219,7 @@ class Call:
             if self._paces:
                 pieces = self._paced(pieces)
             association.send(association.contexts[parcel.sop_class_uid, syntax], request, pieces)
-        except (*_OVER, StoppedError) as error:
+        except (*OVER, StoppedError) as error:
             # Whatever it has answered already: a success can't mean a dataset that it has not got.
             del self._under_way[self._message_id]
             self._tell(parcel, Outcome(parcel.item, Verdict.LATER, NO_ANSWER, f"No answer: {error}."))
@@ -278,9 +229,9 @@ class Call:
             del self._under_way[self._message_id]
             if isinstance(error, StoreUnavailableError):
                 self._shelf.put([parcel])
-                raise _EndError(Ending("store-away", str(error))) from error
+                raise EndError(Ending("store-away", str(error))) from error
             self._tell(parcel, _unfit(parcel, error))
-            raise _EndError(Ending("stopped", "an object turned out to be unfit while it was sent")) from error
+            raise EndError(Ending("stopped", "an object turned out to be unfit while it was sent")) from error
 
     def _paced(self, pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
         """Give pieces when their time has come, none longer than what may go at once."""
@@ -342,7 +293,7 @@ class Call:
         self._last_status = outcome.status
         self.answered = True
         if self._busy == BUSY_ANSWERS:
-            raise _EndError(self._full())
+            raise EndError(self._full())
 
     def _full(self) -> Ending:
         return Ending("busy", f"the receiver is out of resources (status {self._last_status})")
@@ -352,7 +303,7 @@ class Call:
             # Answers that were there before it broke are answers.
             try:
                 self._hear(message)
-            except (MalformedError, _EndError):
+            except (MalformedError, EndError):
                 break
         problem = str(error)
         if isinstance(error, ReleasedError):
@@ -423,113 +374,3 @@ def _unfit(parcel: Parcel, error: DamagedError | _UnsendableError) -> Outcome:
     if isinstance(error, DamagedError):
         return Outcome(parcel.item, Verdict.DAMAGED, OBJECT_DAMAGED, str(error))
     return _unsendable(parcel, str(error))
-
-
-def echo(target: Target, timeouts: Timeouts) -> Ending:
-    """Ask for verification (PS3.4 annex A) in an association of its own."""
-    try:
-        association = connect(target, ((_VERIFICATION, _IMPLICIT),), timeouts)
-    except _EndError as end:
-        return end.ending
-    context_id = association.contexts.get((_VERIFICATION, _IMPLICIT))
-    if context_id is None:
-        association.release()
-        return Ending("unreachable", "the receiver takes the association, but not C-ECHO")
-    try:
-        association.send(context_id, commands.echo_request(1))
-        answer = association.receive().command
-    except (*_OVER, StoppedError) as error:
-        association.abort()
-        return Ending("unreachable", f"the receiver takes the association but does not answer C-ECHO: {error}")
-    association.release()
-    if answer.field != commands.C_ECHO_RQ | commands.RESPONSE or answer.status != SUCCESS:
-        return Ending("unreachable", f"the receiver answers C-ECHO with status {answer.status:04X}")
-    return Ending("finished")
-
-
-def _contexts(pairs: "list[tuple[str, str]]") -> tuple[tuple[str, str], ...]:
-    # A receiver that is asked for nothing rejects: verification is in every one's power.
-    return tuple(pairs) or ((_VERIFICATION, _IMPLICIT),)
-
-
-def connect(
-    target: Target,
-    pairs: tuple[tuple[str, str], ...],
-    timeouts: Timeouts,
-    known: Callable[[Association], None] = lambda _association: None,
-    window: int = 1,
-) -> Association:
-    """Open an association that proposes each pair of abstract and transfer syntax. Raises _EndError.
-
-    `known` is called with it before anything is waited for: so that another thread can stop it.
-    """
-    where = f"{target.called_aet} at {target.host}:{target.port}"
-    patience = Patience(timeouts.acse, timeouts.response, timeouts.network)
-    association = Association(_connected(target, where, timeouts), patience)
-    known(association)
-    request = Request(
-        called_aet=target.called_aet,
-        calling_aet=target.calling_aet,
-        contexts=tuple(Proposed(2 * n + 1, pair[0], (pair[1],)) for n, pair in enumerate(pairs)),
-        max_pdu=_MAX_PDU,
-        implementation_class_uid=IMPLEMENTATION_CLASS_UID,
-        implementation_version=IMPLEMENTATION_VERSION_NAME,
-        window=(window, 1) if window > 1 else None,
-    )
-    try:
-        association.ask(request)
-    except RejectedError as error:
-        raise _unreachable(f"{where} rejects the association {_rejection(error.rejection)}") from error
-    except (*_OVER, StoppedError) as error:
-        raise _unreachable(
-            f"{where} takes the connection but does not answer the association request, or aborts it: {error}"
-        ) from error
-    return association
-
-
-def _unreachable(problem: str) -> _EndError:
-    return _EndError(Ending("unreachable", problem))
-
-
-def _connected(target: Target, where: str, timeouts: Timeouts) -> socket.socket:
-    try:
-        plain = socket.create_connection((target.host, target.port), timeouts.connect)
-    except socket.gaierror as error:
-        raise _unreachable(f"the name {target.host} is not known: {error.strerror}") from error
-    except OSError as error:
-        raise _unreachable(
-            f"nothing takes connections for {where} within {timeouts.connect:g} s, or it refuses them"
-        ) from error
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
-    if target.tls is None:
-        return plain
-    try:
-        plain.settimeout(timeouts.acse)
-        return target.tls().wrap_socket(plain, server_hostname=target.host)
-    except ssl.SSLCertVerificationError as error:
-        plain.close()
-        raise _unreachable(f"the certificate of {where} is not good: {error.verify_message}") from error
-    except OSError as error:
-        plain.close()
-        said = error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
-        raise _unreachable(f"no TLS with {where}: {str(said).replace('_', ' ').lower()}") from error
-
-
-#: PS3.8 section 9.3.4, by source and reason.
-_REASONS: Final = {
-    (1, 1): "no reason given",
-    (1, 2): "it does not know the application context",
-    (1, 3): "it does not know our AE title",
-    (1, 7): "it does not have the AE title that we call",
-    (2, 1): "no reason given (ACSE)",
-    (2, 2): "another protocol version",
-    (3, 1): "it is congested",
-    (3, 2): "it has reached its limit of associations",
-}
-
-
-def _rejection(rejection: Rejection) -> str:
-    how = "permanently" if rejection.result == 1 else "for now"
-    why = _REASONS.get((rejection.source, rejection.reason), f"reason {rejection.reason} of source {rejection.source}")
-    return f"{how}: {why}"

@@ -14,6 +14,7 @@ from libs.storage.database import Database
 from libs.telemetry import log
 from services.egress import calls, repository
 from services.egress.backoff import Circuit
+from services.egress.calling import Timeouts
 from services.egress.deliveries import WORK, Deliveries
 from services.egress.dispatch import Dispatch
 from services.egress.journal import Journal, left_behind
@@ -21,7 +22,6 @@ from services.egress.limits import Paces
 from services.egress.parcel import Readable
 from services.egress.partner import PartnerTarget
 from services.egress.reach import Obstacle
-from services.egress.scu import Timeouts
 from services.egress.settings import EgressSettings
 
 _log = log.get(__name__)

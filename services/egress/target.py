@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from services.egress.scu import Ending
+from services.egress.calling import Ending
 
 
 class Carrier(Protocol):

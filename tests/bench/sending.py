@@ -19,7 +19,8 @@ from rich.progress import Progress
 
 from libs.clock import utc_now
 from libs.storage.folder import FolderStore
-from services.egress.scu import Call, Timeouts
+from services.egress.calling import Timeouts
+from services.egress.scu import Call
 from services.egress.settings import EgressSettings
 from services.egress.shelf import Shelf
 from tests.bench.figure import Figure, beside

@@ -20,12 +20,12 @@ from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.storage.folder import FolderStore
 from libs.storage.migration import migrate
+from services.egress.calling import Timeouts
 from services.egress.deliveries import Deliveries
 from services.egress.models import deliveries, items, messaging
 from services.egress.orders import Orders
 from services.egress.parcel import Parcel
 from services.egress.reach import Contexts, no_contexts
-from services.egress.scu import Timeouts
 from services.egress.sender import Sender
 from services.egress.settings import EgressSettings
 from tests.integration.egress.peer import keep

@@ -12,9 +12,9 @@ import pytest
 from pydicom import dcmread
 from pynetdicom.presentation import build_context
 
+from services.egress.calling import Timeouts
 from services.egress.examination import EXPLICIT, IMPLICIT, SERVICES, SYNTAXES, VERIFICATION, common_pairs, examine
 from services.egress.outcome import Verdict
-from services.egress.scu import Timeouts
 from services.egress.specimen import PATIENT_ID, SECONDARY_CAPTURE, specimen
 from tests.conftest import StoreScpFactory
 from tests.integration.egress.peer import at, mute, receiver

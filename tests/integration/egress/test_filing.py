@@ -12,12 +12,12 @@ from typing import BinaryIO
 import pytest
 
 from libs.storage.folder import FolderStore
+from services.egress.calling import Ending
 from services.egress.filing import NO_ROOM, WRITTEN, Filing, check
 from services.egress.folder import FolderTarget, Owner
 from services.egress.outcome import NO_ANSWER, UNSENDABLE, Outcome, Verdict
 from services.egress.pace import Pace
 from services.egress.parcel import Parcel, Readable
-from services.egress.scu import Ending
 from services.egress.shelf import Shelf
 from tests.integration.egress.peer import keep
 from tests.support.synthetic import make_ct, make_study

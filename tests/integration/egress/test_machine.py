@@ -22,11 +22,11 @@ from sqlalchemy import Row, select
 from contracts.delivery import DeliveryItem
 from contracts.manifest import set_hash
 from libs.storage.migration import migrate
+from services.egress.calling import Ending
 from services.egress.claim import Stretch
 from services.egress.models import deliveries
 from services.egress.outcome import ARRIVED, NO_ANSWER, Outcome, Verdict
 from services.egress.parcel import Parcel
-from services.egress.scu import Ending
 from tests.integration.egress.stand import QUICK, Stand, archive
 from tests.support.synthetic import CT_IMAGE_STORAGE, EXPLICIT_LITTLE_ENDIAN
 

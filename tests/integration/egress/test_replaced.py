@@ -11,10 +11,10 @@ from sqlalchemy import select
 from contracts.delivery import DeliveryItem
 from contracts.manifest import set_hash
 from libs.storage.migration import migrate
+from services.egress.calling import Ending
 from services.egress.claim import Stretch
 from services.egress.models import deliveries, items
 from services.egress.outcome import Outcome, Verdict
-from services.egress.scu import Ending
 from tests.integration.egress.stand import Stand, archive, request
 
 pytestmark = pytest.mark.integration

@@ -11,10 +11,11 @@ from pynetdicom.presentation import build_context
 from libs.dicom import part10
 from libs.dicom.reencode import reencoded
 from libs.storage.folder import FolderStore
+from services.egress.calling import Ending, Timeouts, echo
 from services.egress.outcome import NO_ANSWER, NO_CONTEXT, OBJECT_DAMAGED, Outcome, Verdict
 from services.egress.parcel import Parcel
 from services.egress.reach import Target
-from services.egress.scu import Call, Ending, Timeouts, echo
+from services.egress.scu import Call
 from services.egress.shelf import Shelf
 from tests.conftest import StoreScpFactory
 from tests.integration.egress.peer import at, keep, mute, receiver

@@ -10,11 +10,12 @@ import pytest
 
 from libs.storage.folder import FolderStore
 from libs.storage.objects import StoreUnavailableError
+from services.egress.calling import Ending, Timeouts
 from services.egress.filing import Filing
 from services.egress.folder import FolderTarget, Owner
 from services.egress.outcome import ARRIVED, OBJECT_DAMAGED, Outcome, Verdict
 from services.egress.parcel import WHOLE, Parcel, Readable
-from services.egress.scu import Call, Ending, Timeouts
+from services.egress.scu import Call
 from services.egress.shelf import Shelf
 from services.egress.target import Carrier
 from tests.conftest import StoreScpFactory
