@@ -105,7 +105,9 @@ def test_the_list_says_what_waits_and_what_is_wrong(clinic: Clinic) -> None:
 def test_on_a_narrow_terminal_names_stay_whole(clinic: Clinic) -> None:
     ours, its = pty.openpty()
     termios.tcsetwinsize(its, (40, 60))
-    env = {**os.environ, "KIVUKO_HOME": str(clinic.kivuko.home), "TERM": "xterm"}
+    # What runs the tests may say how wide its own terminal is.
+    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    env = inherited | {"KIVUKO_HOME": str(clinic.kivuko.home), "TERM": "xterm"}
     with subprocess.Popen([KIVUKO, "destination", "list"], stdout=its, env=env) as running:
         os.close(its)
         text = re.sub(r"\x1b\[[0-9;]*m", "", "".join(_printed(ours)))
