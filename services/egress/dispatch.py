@@ -29,6 +29,8 @@ from services.egress.target import Carrier
 
 _log = log.get(__name__)
 _tracer = tracer(__name__)
+#: How long nothing is asked for after nothing was found, at first; in seconds.
+_SHORTEST_PAUSE = 0.02
 
 
 class Dispatch:
@@ -89,6 +91,7 @@ class Dispatch:
         self._asking: asyncio.Task[None] | None = None
         self._stopping = False
         self._resting = False
+        self._pause = _SHORTEST_PAUSE
         #: An association went wrong, and that is not written down yet: what is known of the destination is out of date.
         self._troubled = False
 
@@ -216,10 +219,13 @@ class Dispatch:
         finally:
             self._asking = None
         self._shelf.put(parcels)
-        if not parcels:
-            # Another replica has them, or will have: asking again at once would be a busy loop.
+        if parcels:
+            self._pause = _SHORTEST_PAUSE
+        else:
+            # They were taken in hand meanwhile, or another replica has them. Asking at once would be a busy loop.
             self._resting = True
-            self._loop.call_later(self._settings.poll, self._rested)
+            self._loop.call_later(self._pause, self._rested)
+            self._pause = min(2 * self._pause, self._settings.poll)
 
     def _rested(self) -> None:
         self._resting = False
