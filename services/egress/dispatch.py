@@ -92,6 +92,8 @@ class Dispatch:
         self._stopping = False
         self._resting = False
         self._pause = _SHORTEST_PAUSE
+        #: How often was asked: what was read before the last time is out of date.
+        self.claims = 0
         #: An association went wrong, and that is not written down yet: what is known of the destination is out of date.
         self._troubled = False
 
@@ -218,6 +220,7 @@ class Dispatch:
             parcels = []
         finally:
             self._asking = None
+            self.claims += 1
         self._shelf.put(parcels)
         if parcels:
             self._pause = _SHORTEST_PAUSE

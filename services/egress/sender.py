@@ -132,6 +132,7 @@ class Sender:
 
     async def _start_due(self) -> float | None:
         now = self._clock()
+        claims = {key: dispatch.claims for key, dispatch in self._dispatches.items()}
         async with self._database.reading() as tx:
             due = await repository.due_destinations(tx)
             urgent = await repository.urgent_destinations(tx, now)
@@ -144,7 +145,11 @@ class Sender:
             at for key, first in due.items() if (at := max(first, circuits.get(key, Circuit()).retry_at or now)) > now
         ]
         for key in {*urgent, *self._dispatches}:
-            later += await self._serve(key, urgent.get(key), circuits.get(key, Circuit()), now)
+            mine = self._dispatches.get(key)
+            # What was taken in hand while this was read looks as if it were still there; it is looked at again at once.
+            known = mine is None or mine.claims == claims.get(key, 0)
+            urgency = urgent.get(key) if known else None
+            later += await self._serve(key, urgency, circuits.get(key, Circuit()), now)
         seconds = max(0.0, (min(later) - now).total_seconds()) if later else None
         if self._database.dialect == "postgresql":
             return self._settings.poll if seconds is None else min(self._settings.poll, seconds)
