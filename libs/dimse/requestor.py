@@ -125,9 +125,8 @@ class Association:
     def __init__(
         self, connected: socket.socket | Socket, patience: Patience, now: Callable[[], float] = time.monotonic
     ) -> None:
-        interrupt: Callable[[bool], None] = lambda _sending: None  # noqa: E731 - a default, not a function
+        interrupt = interrupter(connected) if isinstance(connected, socket.socket) else _nothing
         if isinstance(connected, socket.socket):
-            interrupt = interrupter(connected)
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if type(connected) is socket.socket:
                 connected = Patient(connected)
@@ -426,6 +425,10 @@ def _unexpected(kind: int, what: str) -> MalformedError:
     known = kind in {each.value for each in Kind}
     reason = Reason.UNEXPECTED_PDU if known else Reason.UNRECOGNIZED_PDU
     return MalformedError(reason, f"a PDU of type {kind:02X}H {what}" if known else f"what is no DICOM {what}")
+
+
+def _nothing(_sending: bool) -> None:
+    """Wake nobody."""
 
 
 def _malformed(problem: str) -> MalformedError:

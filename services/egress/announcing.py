@@ -30,11 +30,10 @@ from libs.messaging.topology import QueueSpec, declare_queues
 from libs.storage.database import Database
 from libs.telemetry import log
 from services.egress import lease, repository
-from services.egress.claim import Stretch
+from services.egress.claim import parcel_of, stretch_of
 from services.egress.deliveries import WORK, Deliveries
 from services.egress.models import announcements, deliveries, items, messaging
 from services.egress.outcome import Outcome, Verdict
-from services.egress.parcel import Parcel
 from services.egress.partner import PartnerTarget
 
 #: Fixed word of an instance's status: the broker has confirmed the event that tells of it.
@@ -177,20 +176,11 @@ class Announcer:
         )
 
     async def _done(self, row: Row[Any], rows: Sequence[Row[Any]], now: datetime) -> None:
-        parcels = [_parcel(row, each, number) for number, each in enumerate(rows)]
+        parcels = [parcel_of(row, each, number) for number, each in enumerate(rows)]
         told = [(parcel, Outcome(parcel.item, Verdict.SENT, ANNOUNCED)) for parcel in parcels]
-        stretch = Stretch(
-            row.id,
-            row.tenant,
-            row.site,
-            row.study_instance_uid,
-            row.destination,
-            row.attempts + 1,
-            now,
-            row.traceparent,
-        )
-        stretch.add(parcels)
-        stretch.outcomes.extend(outcome for _, outcome in told)
+        stretch = stretch_of(row, row.attempts + 1, now)
+        for parcel, outcome in told:
+            stretch.note(parcel, outcome)
         await self._deliveries.settle(row.destination, told, [], [stretch], [])
 
 
@@ -257,17 +247,3 @@ async def _next_number(tx: AsyncSession, source: str) -> int:
         index_elements=[sequence.c.source], set_={"value": sequence.c.value + 1}
     ).returning(sequence.c.value)
     return int((await tx.execute(statement)).scalar_one())
-
-
-def _parcel(row: Row[Any], item: Row[Any], number: int) -> Parcel:
-    return Parcel(
-        item=item.id,
-        delivery_id=row.id,
-        rank=(row.lane, number),
-        sop_class_uid=item.sop_class_uid,
-        sop_instance_uid=item.sop_instance_uid,
-        transfer_syntax_uid=item.transfer_syntax_uid,
-        content_hash=item.content_hash,
-        object_key=item.object_key,
-        size=item.size,
-    )

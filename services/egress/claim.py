@@ -1,16 +1,23 @@
 """What this replica does of a delivery in one go, from the first instance in its hand to the last out of it."""
 
-from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, Final
 
-from services.egress.outcome import Outcome, Verdict
+from sqlalchemy import Row
+
+from contracts.delivery import InstanceFailure
+from services.egress.outcome import ARRIVED, Outcome, Verdict
 from services.egress.parcel import Parcel
+
+#: How many of the instances that failed are named.
+FAILURES_TOLD: Final = 20
 
 
 @dataclass
 class Stretch:
-    """One attempt of a delivery.
+    """One attempt of a delivery. It keeps figures and what is in hand, so it stays small however long it lasts.
 
     Attributes
     ----------
@@ -22,12 +29,16 @@ class Stretch:
         When the first instance was taken in hand, UTC.
     traceparent
         Trace of the request.
-    parcels
-        What was taken in hand, by item.
-    outcomes
-        What became of it.
     in_hand
-        Instances of which nothing is written down yet.
+        Instances of which nothing is written down yet, by item.
+    sent, warnings, damaged
+        Instances that arrived, those of them with a warning, and those that what we hold is not good enough for.
+    bytes_sent
+        Bytes of those that arrived.
+    unsent
+        Items that had their turn, or lost it, and have not arrived since.
+    failures
+        The first of those that were answered otherwise than with success, or not at all.
     """
 
     delivery_id: str
@@ -38,16 +49,70 @@ class Stretch:
     attempt: int
     started_at: datetime
     traceparent: str | None
-    parcels: dict[int, Parcel] = field(default_factory=dict)
-    outcomes: list[Outcome] = field(default_factory=list)
-    in_hand: int = 0
+    in_hand: dict[int, Parcel] = field(default_factory=dict)
+    sent: int = 0
+    warnings: int = 0
+    damaged: int = 0
+    bytes_sent: int = 0
+    unsent: set[int] = field(default_factory=set)
+    failures: list[InstanceFailure] = field(default_factory=list)
 
-    def add(self, parcels: "list[Parcel]") -> None:
+    @property
+    def bytes_in_hand(self) -> int:
+        """Bytes of what is in hand."""
+        return sum(parcel.size for parcel in self.in_hand.values())
+
+    def add(self, parcels: Iterable[Parcel]) -> None:
         """Take more in hand."""
-        self.parcels |= {parcel.item: parcel for parcel in parcels}
-        self.in_hand += len(parcels)
+        self.in_hand |= {parcel.item: parcel for parcel in parcels}
 
-    def count(self, *verdicts: Verdict) -> int:
-        """Count the outcomes with one of these verdicts."""
-        counts = Counter(outcome.verdict for outcome in self.outcomes)
-        return sum(counts[verdict] for verdict in verdicts)
+    def note(self, parcel: Parcel, outcome: Outcome) -> None:
+        """Note what became of an instance: it is out of hand."""
+        self.in_hand.pop(parcel.item, None)
+        if outcome.verdict in ARRIVED:
+            self.unsent.discard(parcel.item)
+            self.sent += 1
+            self.bytes_sent += parcel.size
+            self.warnings += outcome.verdict is Verdict.WARNING
+            return
+        self.unsent.add(parcel.item)
+        self.damaged += outcome.verdict is Verdict.DAMAGED
+        if len(self.failures) < FAILURES_TOLD:
+            self.failures.append(
+                InstanceFailure(sop_instance_uid=parcel.sop_instance_uid, status=outcome.status, reason=outcome.reason)
+            )
+
+    def drop(self, parcel: Parcel) -> None:
+        """Let go of an instance that had no turn."""
+        self.in_hand.pop(parcel.item, None)
+        self.unsent.add(parcel.item)
+
+
+def stretch_of(delivery: Row[Any], attempt: int, now: datetime) -> Stretch:
+    """Begin an attempt of a delivery."""
+    return Stretch(
+        delivery.id,
+        delivery.tenant,
+        delivery.site,
+        delivery.study_instance_uid,
+        delivery.destination,
+        attempt,
+        now,
+        delivery.traceparent,
+    )
+
+
+def parcel_of(delivery: Row[Any], item: Row[Any], number: int, *, fresh: bool = False) -> Parcel:
+    """Make what is sent of an item; `number` is its place in its lane."""
+    return Parcel(
+        item=item.id,
+        delivery_id=delivery.id,
+        rank=(delivery.lane, number),
+        sop_class_uid=item.sop_class_uid,
+        sop_instance_uid=item.sop_instance_uid,
+        transfer_syntax_uid=item.transfer_syntax_uid,
+        content_hash=item.content_hash,
+        object_key=item.object_key,
+        size=item.size,
+        fresh=fresh,
+    )

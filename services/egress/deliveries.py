@@ -21,7 +21,7 @@ from services.egress import calls, lease, metric, report, repository
 from services.egress.backoff import Backoff, Circuit, Random
 from services.egress.budget import today
 from services.egress.calling import Ending
-from services.egress.claim import Stretch
+from services.egress.claim import FAILURES_TOLD, Stretch, parcel_of, stretch_of
 from services.egress.delivery import (
     Closing,
     Order,
@@ -37,7 +37,7 @@ from services.egress.fairness import Group, Shares, turn
 from services.egress.folder import FolderTarget
 from services.egress.journal import Answer
 from services.egress.limits import Limits, limits
-from services.egress.outcome import ARRIVED, NO_ANSWER, Outcome, Verdict, of_status
+from services.egress.outcome import ARRIVED, NO_ANSWER, Outcome, Verdict
 from services.egress.parcel import Parcel
 from services.egress.partner import PartnerTarget, reach_partner
 from services.egress.reach import NO_DEFINITION, Contexts, Obstacle, Target, no_contexts, reach, unconfirmed
@@ -227,9 +227,15 @@ class Deliveries:
         attempts = row.attempts
         if row.id not in begun:
             attempts += row.id not in stretches
-            begun[row.id] = _stretch(row, attempts, now)
+            begun[row.id] = stretch_of(row, attempts, now)
         await repository.update_delivery(tx, row.id, state="open", reason=None, attempts=attempts)
-        return [_parcel(row, item, next(self._numbers), self._trusted_since(now)) for item in rows]
+        trusted = self._trusted_since(now)
+        return [
+            parcel_of(
+                row, item, next(self._numbers), fresh=item.received_at is not None and item.received_at >= trusted
+            )
+            for item in rows
+        ]
 
     def limits(self, destination: str) -> Limits | None:
         """Tell what limits a destination now; none if it is not in the definition in force."""
@@ -387,8 +393,7 @@ class Deliveries:
         async with self._database.transaction() as tx:
             known = await repository.identities(tx, [answer.item for answer in answers])
             fitting = [each for each in answers if known.get(each.item) == (each.delivery_id, each.content_hash)]
-            outcomes = [of_status(each.item, int(each.status, 16)) for each in fitting]
-            await self._write(tx, [outcome for outcome in outcomes if outcome.verdict in ARRIVED])
+            await self._write(tx, [Outcome(each.item, each.verdict, each.status) for each in fitting])
             for key in sorted({each.delivery_id for each in fitting}):
                 await repository.lock_delivery(tx, key)
                 await lease.make_due(tx, key)
@@ -499,7 +504,7 @@ class Deliveries:
             await self._emit(tx, row, report.completed(row, closing, now, tally.bytes_sent))
             metric.DELIVERED.observe(max(0.0, (now - row.requested_at).total_seconds()))
         if state == "failed" and row.state != "failed":
-            failures = await repository.failed_items(tx, key, report.FAILURES_TOLD)
+            failures = await repository.failed_items(tx, key, FAILURES_TOLD)
             await self._emit(tx, row, report.failed(row, failures, tally))
         await repository.update_delivery(tx, key, **changes)
 
@@ -550,31 +555,3 @@ def _columns(request: Request) -> dict[str, Any]:
         "expected_count": None if request.closing is None else request.closing.expected_count,
         "expected_hash": None if request.closing is None else request.closing.expected_hash,
     }
-
-
-def _stretch(delivery: Row[Any], attempt: int, now: datetime) -> Stretch:
-    return Stretch(
-        delivery.id,
-        delivery.tenant,
-        delivery.site,
-        delivery.study_instance_uid,
-        delivery.destination,
-        attempt,
-        now,
-        delivery.traceparent,
-    )
-
-
-def _parcel(delivery: Row[Any], item: Row[Any], number: int, trusted_since: datetime) -> Parcel:
-    return Parcel(
-        item=item.id,
-        delivery_id=delivery.id,
-        rank=(delivery.lane, number),
-        sop_class_uid=item.sop_class_uid,
-        sop_instance_uid=item.sop_instance_uid,
-        transfer_syntax_uid=item.transfer_syntax_uid,
-        content_hash=item.content_hash,
-        object_key=item.object_key,
-        size=item.size,
-        fresh=item.received_at is not None and item.received_at >= trusted_since,
-    )

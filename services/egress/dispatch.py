@@ -19,7 +19,7 @@ from services.egress.filing import Filing
 from services.egress.folder import FolderTarget, Owner
 from services.egress.journal import Journal
 from services.egress.limits import Limits, Paces
-from services.egress.outcome import ARRIVED, Outcome, Verdict
+from services.egress.outcome import ARRIVED, Outcome
 from services.egress.parcel import Parcel, Readable
 from services.egress.reach import Target
 from services.egress.scu import WINDOW, Call
@@ -182,13 +182,7 @@ class Dispatch:
             call.stop()
 
     def _bytes_in_hand(self) -> int:
-        told = {outcome.item for stretch in self._stretches.values() for outcome in stretch.outcomes}
-        return sum(
-            parcel.size
-            for stretch in self._stretches.values()
-            for parcel in stretch.parcels.values()
-            if parcel.item not in told
-        )
+        return sum(stretch.bytes_in_hand for stretch in self._stretches.values())
 
     @property
     def deliveries(self) -> Iterable[str]:
@@ -204,7 +198,8 @@ class Dispatch:
 
     def abandon(self) -> None:
         """End everything at once: this replica was taken for dead, and what it held is others' now."""
-        self._shelf.remove()
+        # Its leases are gone, but it must not believe for ever that it still has them in hand.
+        self.give_back()
         for call in self._calls.values():
             call.abort()
 
@@ -308,7 +303,7 @@ class Dispatch:
         if outcome.verdict in ARRIVED:
             # Before the next one begins: a kill costs what is under way, and no more.
             try:
-                self._journal.note(parcel, outcome.status)
+                self._journal.note(parcel, outcome)
             except OSError as error:
                 _log.error("an answer is not in the journal: a kill now would send its instance again", exc_info=error)
         with self._lock:
@@ -383,15 +378,14 @@ class Dispatch:
         for parcel, outcome in told:
             stretch = self._stretches.get(parcel.delivery_id)
             if stretch is not None:
-                stretch.outcomes.append(outcome)
-                stretch.in_hand -= 1
+                stretch.note(parcel, outcome)
                 touched.add(parcel.delivery_id)
         for parcel in returned:
             stretch = self._stretches.get(parcel.delivery_id)
             if stretch is not None:
-                stretch.in_hand -= 1
+                stretch.drop(parcel)
                 touched.add(parcel.delivery_id)
-        over = [self._stretches[key] for key in touched if self._stretches[key].in_hand <= 0]
+        over = [self._stretches[key] for key in touched if not self._stretches[key].in_hand]
         for stretch in over:
             del self._stretches[stretch.delivery_id]
         return over
@@ -402,8 +396,8 @@ class Dispatch:
             metric.ASSOCIATIONS.labels(self.key, ending.kind).inc()
         for stretch in over:
             _trace(stretch)
-            if damaged := stretch.count(Verdict.DAMAGED):
-                _log.error("instances damaged in the object store", delivery=stretch.delivery_id, count=damaged)
+            if stretch.damaged:
+                _log.error("instances damaged in the object store", delivery=stretch.delivery_id, count=stretch.damaged)
 
 
 def _trace(stretch: Stretch) -> None:
@@ -415,8 +409,8 @@ def _trace(stretch: Stretch) -> None:
         attributes={
             "kivuko.destination": stretch.destination,
             "kivuko.attempt": stretch.attempt,
-            "kivuko.instances": len(stretch.parcels),
-            "kivuko.count": stretch.count(*ARRIVED),
+            "kivuko.instances": stretch.sent + len(stretch.unsent),
+            "kivuko.count": stretch.sent,
         },
     ):
         pass

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from services.egress.outcome import ARRIVED, Outcome, Verdict
 from services.egress.parcel import Parcel
 
 _NAME: Final = "answers-*.log"
@@ -27,6 +28,7 @@ class Answer:
     item: int
     delivery_id: str
     content_hash: str
+    verdict: Verdict
     status: str
 
 
@@ -49,9 +51,10 @@ class Journal:
         self._file = _create(self._path)
         self._size = 0
 
-    def note(self, parcel: Parcel, status: str) -> None:
+    def note(self, parcel: Parcel, outcome: Outcome) -> None:
         """Keep that an instance was answered with success: it outlives this process. Raises OSError."""
-        line = f"\n{parcel.item} {parcel.delivery_id} {parcel.content_hash} {status} .".encode()
+        said = f"{outcome.verdict} {outcome.status}"
+        line = f"\n{parcel.item} {parcel.delivery_id} {parcel.content_hash} {said} .".encode()
         with self._lock:
             self._open[parcel.item] = line
             self._size += os.write(self._file, line)
@@ -107,14 +110,18 @@ def left_behind(folder: Path) -> Iterator[list[Answer]]:
 
 
 def _create(path: Path) -> int:
-    file = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return file
+    while True:
+        file = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        # Before it was locked, another process may have taken it for left behind, and removed it.
+        if os.fstat(file).st_nlink:
+            return file
+        os.close(file)
 
 
 def _read(path: Path) -> Iterator[Answer]:
     for line in path.read_bytes().splitlines():
         # The last line may have been cut off, and one for which there was no room, in the middle of the file.
         match line.decode("ascii", "replace").split(" "):
-            case [item, delivery_id, content_hash, status, "."] if item.isdecimal():
-                yield Answer(int(item), delivery_id, content_hash, status)
+            case [item, delivery_id, content_hash, verdict, status, "."] if item.isdecimal() and verdict in ARRIVED:
+                yield Answer(int(item), delivery_id, content_hash, Verdict(verdict), status)

@@ -9,10 +9,6 @@ from sqlalchemy import Row
 from contracts.delivery import DeliveryAttempted, DeliveryCompleted, DeliveryFailed, DeliveryOrdered, InstanceFailure
 from services.egress.claim import Stretch
 from services.egress.delivery import Closing, Tally
-from services.egress.outcome import ARRIVED, Verdict
-
-#: How many of the instances that failed an event names.
-FAILURES_TOLD = 20
 
 
 def completed(delivery: Row[Any], closing: Closing, now: datetime, bytes_sent: int) -> DeliveryCompleted:
@@ -63,24 +59,18 @@ def attempted(
     stretch: Stretch, problem: str | None, now: datetime, next_attempt_at: datetime | None
 ) -> DeliveryAttempted:
     """Tell how an attempt ended."""
-    parcels = stretch.parcels
-    arrived = [o for o in stretch.outcomes if o.verdict in ARRIVED]
-    failures = [o for o in stretch.outcomes if o.verdict not in ARRIVED]
     return DeliveryAttempted(
         delivery_id=stretch.delivery_id,
         study_instance_uid=stretch.study_instance_uid,
         destination=stretch.destination,
         attempt=stretch.attempt,
-        sent_count=len(arrived),
-        failed_count=len(parcels) - len(arrived),
-        warning_count=stretch.count(Verdict.WARNING),
-        bytes_sent=sum(parcels[o.item].size for o in arrived),
+        sent_count=stretch.sent,
+        failed_count=len(stretch.unsent),
+        warning_count=stretch.warnings,
+        bytes_sent=stretch.bytes_sent,
         started_at=stretch.started_at,
         ended_at=now,
         problem=problem,
-        failures=tuple(
-            InstanceFailure(sop_instance_uid=parcels[o.item].sop_instance_uid, status=o.status, reason=o.reason)
-            for o in failures[:FAILURES_TOLD]
-        ),
+        failures=tuple(stretch.failures),
         next_attempt_at=next_attempt_at,
     )

@@ -162,6 +162,7 @@ class Sender:
         if isinstance(target, Obstacle | PartnerTarget) or limits is None or circuit.paused:
             if dispatch is not None:
                 dispatch.pause()
+                self._forget_idle(key, dispatch)
             return []
         opens_at = limits.opens_at(now)
         if opens_at is not None:
@@ -176,10 +177,13 @@ class Sender:
             dispatch = self._dispatches[key] = self._dispatch(key)
         room = self._settings.associations - sum(each.associations for each in self._dispatches.values())
         dispatch.turn(target, limits, circuit, urgency, room, now)
-        if dispatch.idle:
-            del self._dispatches[key]
+        self._forget_idle(key, dispatch)
         closes_at = limits.closes_at(now)
         return [] if closes_at is None else [closes_at]
+
+    def _forget_idle(self, key: str, dispatch: Dispatch) -> None:
+        if dispatch.idle:
+            del self._dispatches[key]
 
     def _dispatch(self, key: str) -> Dispatch:
         return Dispatch(

@@ -23,9 +23,6 @@ class EgressSettings(BaseSettings):
     secrets: Path | None = Field(
         None, description="Folder of secrets that the definition names: NAME/tls.crt, NAME/tls.key, NAME/ca.crt."
     )
-    give_up: float = Field(
-        1_209_600, gt=0, description="Age of a delivery at which people must look, unless its destination says another."
-    )
     verify_after: float = Field(
         3600, ge=0, description="Age from which an instance's hash is computed again before it is sent; 0: always."
     )

@@ -84,12 +84,10 @@ class Worker:
     def over(self, told: list[tuple[Parcel, Outcome]], returned: list[Parcel]) -> list[Stretch]:
         """Note what is written down; give the attempts that end with it."""
         for parcel, outcome in told:
-            stretch = self.stretches[parcel.delivery_id]
-            stretch.outcomes.append(outcome)
-            stretch.in_hand -= 1
+            self.stretches[parcel.delivery_id].note(parcel, outcome)
         for parcel in returned:
-            self.stretches[parcel.delivery_id].in_hand -= 1
-        ended = [each for each in self.stretches.values() if each.in_hand == 0]
+            self.stretches[parcel.delivery_id].drop(parcel)
+        ended = [each for each in self.stretches.values() if not each.in_hand]
         for each in ended:
             del self.stretches[each.delivery_id]
         return ended
