@@ -25,6 +25,8 @@ _STOP_TIMEOUT: Final = 10.0
 #: Seconds in which what it tells may gather when it has asked nothing: to wake for each arrival costs more than to take
 #: it up.
 _REST: Final = 0.01
+#: What hands a connection over, and the connection.
+Handover = tuple[Message, socket.socket]
 
 
 class Lane:
@@ -37,16 +39,19 @@ class Lane:
     said
         Called with each message.
     lost
-        Called once when nothing more will come, whether it was stopped or died.
+        Called once when nothing more will come, whether it was stopped or died, with the connections that it was to
+        have and never had, each with the message that was to hand it over.
     """
 
-    def __init__(self, name: str, said: Callable[["Lane", Message], None], lost: Callable[["Lane"], None]) -> None:
+    def __init__(
+        self, name: str, said: Callable[["Lane", Message], None], lost: Callable[["Lane", list[Handover]], None]
+    ) -> None:
         self.name = name
         self._said = said
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._frames = Frames()
-        self._waiting: deque[tuple[bytes, socket.socket | None]] = deque()
+        self._waiting: deque[tuple[bytes, Handover | None]] = deque()
         self._ended = asyncio.Event()
         ours, theirs = socket.socketpair()
         with theirs:
@@ -69,8 +74,15 @@ class Lane:
         return self._process.pid
 
     def send(self, message: Message, connected: socket.socket | None = None) -> None:
-        """Say something, with a connection to hand over, which is closed here; what comes too late is dropped."""
-        self._waiting.append((frame(message), connected))
+        """Say something, with a connection to hand over, which is closed here; what comes too late is dropped.
+
+        A connection that its process did not live to take is not: `lost` is called with it.
+        """
+        if self._ended.is_set():
+            if connected is not None:
+                connected.close()
+            return
+        self._waiting.append((frame(message), None if connected is None else (message, connected)))
         self._write()
 
     def kill(self) -> None:
@@ -127,32 +139,27 @@ class Lane:
 
     def _write(self) -> None:
         while self._waiting:
-            data, connected = self._waiting[0]
+            data, handover = self._waiting[0]
             try:
-                if connected is None:
+                if handover is None:
                     sent = self._socket.send(data)
                 else:
-                    sent = socket.send_fds(self._socket, [data], [connected.fileno()])
+                    sent = socket.send_fds(self._socket, [data], [handover[1].fileno()])
             except BlockingIOError:
                 self._loop.add_writer(self._socket, self._write)
                 return
             except OSError:
-                # It died; what it had is taken up when the reader notices.
-                self._drop()
+                # It died; what it had, and what it was to have, is taken up when the reader notices.
+                self._waiting = deque(each for each in self._waiting if each[1] is not None)
+                self._loop.remove_writer(self._socket)
                 return
-            if connected is not None:
-                connected.close()
+            if handover is not None:
+                handover[1].close()
             if sent < len(data):
                 self._waiting[0] = (data[sent:], None)
             else:
                 self._waiting.popleft()
         self._loop.remove_writer(self._socket)
-
-    def _drop(self) -> None:
-        for _, connected in self._waiting:
-            if connected is not None:
-                connected.close()
-        self._waiting.clear()
 
     def _close(self) -> None:
         if self._ended.is_set():
@@ -160,7 +167,8 @@ class Lane:
         self._ended.set()
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
-        self._drop()
         with suppress(OSError):
             self._socket.close()
-        self._lost(self)
+        left = [handover for _, handover in self._waiting if handover is not None]
+        self._waiting.clear()
+        self._lost(self, left)

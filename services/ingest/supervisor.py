@@ -16,7 +16,7 @@ from services.ingest import metric
 from services.ingest.arrival import Entry
 from services.ingest.disk import SpoolFullError, SpoolUnavailableError
 from services.ingest.doorstep import Doorstep
-from services.ingest.lane import Lane
+from services.ingest.lane import Handover, Lane
 from services.ingest.pace import Pace
 from services.ingest.reception import Reception
 from services.ingest.wire import Message, Setup
@@ -270,7 +270,7 @@ class Supervisor:
         if self._pace.seconds > 0:
             self._pacing = self._loop.call_later(self._pace.seconds, self._hold)
 
-    def _lost(self, lane: Lane) -> None:
+    def _lost(self, lane: Lane, left: list[Handover]) -> None:
         receiver = self._receivers.pop(lane)
         for number in receiver.connections:
             self._doorstep.leave(number)
@@ -280,6 +280,9 @@ class Supervisor:
         else:
             self._leaving[lane] = receiver
             self._task(self._replace(receiver))
+        for said, connected in left:
+            # It never knew of them: another takes them, or the next one.
+            self.take(connected, said["address"], said["port"], said["tls"])
 
     async def _replace(self, receiver: _Receiver) -> None:
         lane = receiver.lane

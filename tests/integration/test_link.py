@@ -16,7 +16,7 @@ from tests.conftest import StoreScpFactory
 from tests.support.dcmtk import storescu
 from tests.support.dicomset import dataset_bytes
 from tests.support.line import Line
-from tests.support.link import Link, Mode
+from tests.support.link import Link, Mode, Usage
 from tests.support.port import free_port
 from tests.support.process import wait_until
 from tests.support.synthetic import make_ct
@@ -26,6 +26,7 @@ pytestmark = pytest.mark.integration
 #: A round trip that costs tests little.
 _SHORT_S = 0.02
 _FAST = 20_000_000
+_TRIES = 5
 
 
 @contextmanager
@@ -101,8 +102,11 @@ def test_the_queue_of_the_line_is_bounded() -> None:
     assert line.room_at == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("rate", "rtt", "size"), [(384_000, 0.715, 120_000), (_FAST, _SHORT_S, 5_000_000)])
-def test_the_rate_is_kept_in_both_directions(rate: int, rtt: float, size: int) -> None:
+def transfer(rate: int, rtt: float, size: int) -> tuple[list[list[float]], list[Usage]]:
+    """Send so many bytes both ways at once; give how late each part came, and what the line says, by direction.
+
+    Late behind a line that began to send when the connection did, and is as near as it says.
+    """
     with listening() as server, Link(port_of(server), rate=rate, rtt=rtt) as link, ThreadPoolExecutor() as pool:
         began = time.monotonic()
         near, far = connected(link, server)
@@ -111,17 +115,24 @@ def test_the_rate_is_kept_in_both_directions(rate: int, rtt: float, size: int) -
             reads = [pool.submit(read, end, size) for end in (far, near)]
             samples = [each.result() for each in reads]
             assert [each.result() for each in writes] == [None, None]
-        usages = [link.up, link.down]
+        lates = [[at - began - 1.5 * rtt - came * 8 / rate for at, came in each] for each in samples]
+        return lates, [link.up, link.down]
 
-    for each in samples:
-        # By how much each byte is behind a line that began to send when the connection did, and is as near as it says.
-        late = [at - began - 1.5 * rtt - came * 8 / rate for at, came in each]
-        assert min(late) > 0
+
+@pytest.mark.parametrize(("rate", "rtt", "size"), [(384_000, 0.715, 120_000), (_FAST, _SHORT_S, 5_000_000)])
+def test_the_rate_is_kept_in_both_directions(rate: int, rtt: float, size: int) -> None:
+    # Never early; late where the machine has other work, which is no fault of the line: of some tries one is in time.
+    for _ in range(_TRIES):
+        lates, usages = transfer(rate, rtt, size)
+        assert min(map(min, lates)) > 0
+        for usage in usages:
+            assert (usage.passed, usage.lost) == (size, 0)
+            assert usage.busy < 1 + 1e-9
         # A reader that wakes up late reads late: the best of the last quarter tells how late the line was.
-        assert min(late[-len(late) // 4 :]) < 0.03 * (size * 8 / rate + rtt)
-    for usage in usages:
-        assert (usage.passed, usage.lost) == (size, 0)
-        assert 0.97 < usage.busy < 1 + 1e-9
+        behind = max(min(late[-len(late) // 4 :]) for late in lates)
+        if behind < 0.03 * (size * 8 / rate + rtt) and min(usage.busy for usage in usages) > 0.97:
+            return
+    pytest.fail(f"late in each of {_TRIES} tries, in the last by {behind:.3f} s")
 
 
 def test_there_and_back_takes_a_round_trip() -> None:

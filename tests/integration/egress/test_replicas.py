@@ -11,6 +11,9 @@ import pytest
 
 from libs.storage.migration import migrate
 from services.egress.calls import lock_circuit
+from services.egress.claim import parcel_of
+from services.egress.journal import Journal
+from services.egress.outcome import Outcome, Verdict
 from tests.integration.egress.peer import receiver
 from tests.integration.egress.stand import QUICK, Stand, archive, stand
 from tests.support.postgresql import PostgreSQL
@@ -105,3 +108,20 @@ async def test_a_sender_that_broke_off_sends_when_it_is_started_again(tmp_path: 
         again.cancel()
         await asyncio.gather(again, return_exceptions=True)
         await made.database.close()
+
+
+@pytest.mark.parametrize("status", ["0000", "written"])
+async def test_what_a_killed_process_was_told_is_written_down_by_the_next(tmp_path: Path, status: str) -> None:
+    with receiver() as peer:
+        async with stand(tmp_path, None) as egress:
+            kept = egress.keep(make_study(tmp_path, 3))
+            await egress.request(kept)
+            first, delivery = (await egress.items())[0], await egress.delivery()
+        assert delivery is not None
+        journal = Journal(tmp_path / "journal", "killed")
+        journal.note(parcel_of(delivery, first, 0), Outcome(first.id, Verdict.SENT, status))
+        journal.close()
+        async with stand(tmp_path, archive(peer.port)) as egress:
+            await egress.until_state("done")
+            assert [each.status for each in await egress.items()] == [status, "0000", "0000"]
+    assert sorted(peer.received) == sorted(each.sop_instance_uid for each in kept[1:])

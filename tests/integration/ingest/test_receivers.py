@@ -1,6 +1,7 @@
 """Receiver processes: whatever becomes of one, or of its callers, nothing that was acknowledged is lost."""
 
 import asyncio
+import os
 import signal
 import socket
 import threading
@@ -14,7 +15,9 @@ from sqlalchemy import select
 
 from libs.dimse.pdu import HEADER, Kind
 from services.ingest import metric
+from services.ingest.lane import Handover, Lane
 from services.ingest.models import instances
+from services.ingest.wire import Message
 from tests.integration.ingest.conftest import NETWORK, running
 from tests.integration.ingest.peer import associated, read, send, store
 from tests.support import requestor
@@ -56,6 +59,30 @@ async def test_a_receiver_that_is_killed_loses_nothing_that_it_acknowledged(tmp_
         await ingest.until_indexed()
         found = {row.sop_uid for row in await ingest.rows(select(instances.c.sop_uid))}
         assert found == {path.stem for path in paths}
+
+
+async def test_a_connection_that_comes_to_a_dead_receiver_comes_back() -> None:
+    came: list[tuple[Message, bytes]] = []
+    ended = asyncio.Event()
+
+    def lost(_: Lane, left: list[Handover]) -> None:
+        for message, connected in left:
+            came.append((message, connected.recv(4)))
+            connected.close()
+        ended.set()
+
+    lane = Lane("receiver-0", lambda *_: None, lost)
+    os.kill(lane.pid, signal.SIGKILL)
+    # The loop stands still meanwhile: nobody has read yet that it is dead. It is left to be collected.
+    os.waitid(os.P_PID, lane.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - that is the point
+    for number in (1, 2):
+        near, far = socket.socketpair()
+        with near:
+            near.sendall(b"call")
+            lane.send({"kind": "connection", "id": number}, far)
+    await ended.wait()
+    assert [(message["id"], data) for message, data in came] == [(1, b"call"), (2, b"call")]
+    assert await lane.gone() == -signal.SIGKILL
 
 
 async def test_callers_who_never_say_who_they_are_stop_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
