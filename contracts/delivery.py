@@ -61,15 +61,15 @@ class _DeliveryState(Fact):
 
 
 class DeliveryAttempted(_DeliveryState):
-    """One association to the destination ended, well or badly."""
+    """One attempt of a delivery ended: nothing of it is in the hand of the replica any more that made it."""
 
     attempt: int = plain("Number of the attempt of this delivery, from 1.", ge=1)
     sent_count: int = plain("Instances that the receiver said success for.", ge=0)
     failed_count: int = plain("Instances that did not arrive.", ge=0)
     warning_count: int = plain("Instances stored with a warning status.", ge=0, default=0)
     bytes_sent: int = plain("Bytes of the instances that arrived.", ge=0)
-    started_at: Instant = plain("When the association was asked for, UTC.")
-    ended_at: Instant = plain("When it ended, UTC.")
+    started_at: Instant = plain("When its first instance was taken in hand, UTC.")
+    ended_at: Instant = plain("When the last of them was out of hand, UTC.")
     problem: str | None = plain("What went wrong, as a sentence; none if all went well.", default=None)
     failures: tuple[InstanceFailure, ...] = pseudonym("The first 20 instances that failed.", default=())
     next_attempt_at: Instant | None = plain("When the next attempt is due, UTC; none if none is.", default=None)
@@ -81,7 +81,7 @@ class DeliveryCompleted(_DeliveryState):
     study_version: int = plain("Version of the study that is now delivered in full.", ge=1)
     instance_count: int = plain("Number of instances delivered.", ge=1)
     bytes_sent: int = plain("Bytes delivered.", ge=0)
-    attempts: int = plain("Associations that it took.", ge=1)
+    attempts: int = plain("Attempts that it took.", ge=1)
     requested_at: Instant = plain("When the first request came, UTC.")
     completed_at: Instant = plain("When the last success came, UTC.")
 

@@ -6,6 +6,7 @@ Every queue and binding of the broker is derived from this table; nothing else i
 from dataclasses import dataclass
 
 from contracts.access import AccessUsed, TokenChanged
+from contracts.commitment import CommitmentReported
 from contracts.delivery import DeliveryAttempted, DeliveryCompleted, DeliveryFailed, DeliveryOrdered, DeliveryRequested
 from contracts.fact import Fact
 from contracts.instances import (
@@ -91,6 +92,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("delivery.completed.v1", DeliveryCompleted, ("egress",), ("ingest",)),
     Topic("delivery.failed.v1", DeliveryFailed, ("egress",)),
     Topic("delivery.ordered.v1", DeliveryOrdered, ("egress",)),
+    Topic("commitment.reported.v1", CommitmentReported, ("ingest", "egress"), ("egress",)),
     Topic("order.placed.v1", OrderPlaced, ("worklist",)),
     Topic("order.changed.v1", OrderChanged, ("worklist",)),
     Topic("order.cancelled.v1", OrderCancelled, ("worklist",)),

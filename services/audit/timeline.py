@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from contracts.access import AccessUsed, TokenChanged
+from contracts.commitment import CommitmentReported
 from contracts.delivery import (
     DeliveryAttempted,
     DeliveryCompleted,
@@ -207,6 +208,11 @@ def _delivery_ordered(data: DeliveryOrdered) -> str:
     return f"{data.actor} had the delivery to {data.destination} {data.order}{why}."
 
 
+def _commitment_reported(data: CommitmentReported) -> str:
+    said = f"{data.node} answers for {_count(len(data.committed), 'instance')}"
+    return f"{said}, and not for {len(data.failed)}." if data.failed else f"{said}."
+
+
 def _order_placed(data: OrderPlaced) -> str:
     return f"An order for {data.modality} was placed ({data.priority})."
 
@@ -271,6 +277,7 @@ _SENTENCES = _by_type(
     _delivery_completed,
     _delivery_failed,
     _delivery_ordered,
+    _commitment_reported,
     _order_placed,
     _order_changed,
     _order_cancelled,
