@@ -81,6 +81,8 @@ class Outbox:
         self._source = f"/{region}/{service}"
         self._clock = clock
         self._tables = tables
+        # Made once: to make a statement takes longer than to run it.
+        self._counting: Any = None
 
     async def emit(
         self,
@@ -150,11 +152,12 @@ class Outbox:
 
     async def _count_on(self, tx: AsyncSession, by: int) -> int:
         sequence = self._tables.sequence
-        first = insert(tx, sequence).values(source=self._source, value=by)
-        statement = first.on_conflict_do_update(
-            index_elements=[sequence.c.source], set_={"value": sequence.c.value + first.excluded.value}
-        ).returning(sequence.c.value)
-        return int((await tx.execute(statement)).scalar_one())
+        if self._counting is None:
+            first = insert(tx, sequence)
+            self._counting = first.on_conflict_do_update(
+                index_elements=[sequence.c.source], set_={"value": sequence.c.value + first.excluded.value}
+            ).returning(sequence.c.value)
+        return int((await tx.execute(self._counting, {"source": self._source, "value": by})).scalar_one())
 
 
 def _message(emitted: _Emitted, sequence: int) -> Message:

@@ -12,7 +12,7 @@ from aio_pika.exceptions import CONNECTION_EXCEPTIONS, DeliveryError
 from faststream.exceptions import IncorrectState
 from faststream.rabbit import RabbitBroker, RabbitExchange
 from opentelemetry import context, propagate
-from sqlalchemy import Row, delete, or_, select, update
+from sqlalchemy import Row, bindparam, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.clock import Clock
@@ -85,6 +85,17 @@ class Relay:
         self._clock = clock
         self._owner = str(uuid4())
         self._wake = asyncio.Event()
+        outbox = tables.outbox
+        is_due = or_(outbox.c.available_at <= bindparam("now"), outbox.c.available_at > bindparam("furthest"))
+        free = select(outbox.c.id).where(is_due).order_by(outbox.c.id).limit(IN_FLIGHT)
+        # Made once: to make a statement takes longer than to run it.
+        self._free = free.with_for_update(skip_locked=True)
+        self._due = (
+            select(outbox).where(is_due).order_by(outbox.c.id).limit(IN_FLIGHT)
+            if database.dialect == "sqlite"
+            else free.limit(1)
+        )
+        self._delete = delete(outbox).where(outbox.c.id.in_(bindparam("ids", expanding=True)))
         database.on_commit(self._committed)
 
     async def run(self) -> None:
@@ -105,10 +116,14 @@ class Relay:
         SQLAlchemyError
             The database is away. What was published and could not be deleted will be published again.
         """
+        done = await self._relay()
+        return len(done.confirmed) + len(done.refused)
+
+    async def _relay(self) -> _Pass:
         rows = await self._lease()
-        if not rows:
-            return 0
         done = _Pass()
+        if not rows:
+            return done
         try:
             await asyncio.gather(*(self._offer(row, done) for row in rows))
         finally:
@@ -116,7 +131,7 @@ class Relay:
             await self._settle(done, [row.id for row in rows if row.id not in settled])
         if done.away:
             raise ConnectionError(f"the broker took {len(done.confirmed)} of {len(rows)} messages")
-        return len(rows)
+        return done
 
     async def _publish(self) -> None:
         if self._database.dialect == "sqlite":
@@ -125,8 +140,9 @@ class Relay:
         while True:
             self._wake.clear()
             try:
-                taken = await self.relay_once()
-                pending = await self._pending()
+                done = await self._relay()
+                # Where all that was taken is published, more may be under way: it is looked for when that was the last.
+                pending = bool(done.confirmed and not done.refused) or await self._pending()
                 away = 0
             except DATABASE_AWAY as error:
                 pause = _AWAY_S[min(away, len(_AWAY_S) - 1)]
@@ -136,7 +152,7 @@ class Relay:
                 )
                 await asyncio.sleep(pause)
                 continue
-            if taken < IN_FLIGHT:
+            if len(done.confirmed) + len(done.refused) < IN_FLIGHT:
                 # Not `wait_for`: on Python 3.11 it swallows a cancellation that comes together with the wake-up.
                 with suppress(TimeoutError):
                     async with asyncio.timeout(BUSY_S if pending else IDLE_S):
@@ -153,13 +169,14 @@ class Relay:
     async def _lease(self) -> Sequence[Row[Any]]:
         outbox = self._tables.outbox
         now = self._clock()
-        is_due = or_(outbox.c.available_at <= now, outbox.c.available_at > now + _FURTHEST)
-        due = select(outbox.c.id).where(is_due).order_by(outbox.c.id).limit(IN_FLIGHT)
+        times = {"now": now, "furthest": now + _FURTHEST}
         async with self._database.reading() as tx:
-            if (await tx.execute(due.limit(1))).first() is None:
-                return []
+            due = (await tx.execute(self._due, times)).all()
+        if not due or self._database.dialect == "sqlite":
+            # There is one relay: nobody else can take them.
+            return due
         async with self._database.transaction() as tx:
-            ids = (await tx.execute(due.with_for_update(skip_locked=True))).scalars().all()
+            ids = (await tx.execute(self._free, times)).scalars().all()
             leased = await tx.execute(
                 update(outbox)
                 .where(outbox.c.id.in_(ids))
@@ -213,7 +230,7 @@ class Relay:
         now = self._clock()
         async with self._database.transaction() as tx:
             if done.confirmed:
-                await tx.execute(delete(outbox).where(outbox.c.id.in_(done.confirmed)))
+                await tx.execute(self._delete, {"ids": done.confirmed})
             for id_ in done.refused:
                 attempts = (await tx.execute(select(outbox.c.attempts).where(outbox.c.id == id_))).scalar_one_or_none()
                 await tx.execute(
@@ -236,7 +253,7 @@ class Relay:
         return oldest is not None
 
     async def _take_back(self) -> None:
-        """On SQLite there is one relay: what is leased when it starts was leased by a process that has ended."""
+        """On SQLite there is one relay: what is leased when it starts was leased by a release that leased there too."""
         outbox = self._tables.outbox
         async with self._database.transaction() as tx:
             await tx.execute(

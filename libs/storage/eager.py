@@ -3,7 +3,8 @@
 Rows of one INSERT go many in a statement: `sqlite3` lets go of the interpreter for each statement, and with several
 threads at work the price of that is several times the price of the row. For the same reason a connection that writes
 runs its statements where it is asked, between BEGIN and COMMIT: they take microseconds, and the two visits to its
-thread that are left are those which may wait, for a lock and for the disk.
+thread that are left are those which may wait, for a lock and for the disk. One that reads begins and ends its
+transaction where it is asked.
 """
 
 import re
@@ -89,14 +90,31 @@ class EagerConnection(aiosqlite.Connection):
     """
 
     at_once = False
+    #: Whether the thread has come back from its last visit: after a cancellation it may be in the middle of one.
+    _back = False
 
     async def visit(self, work: Any, operation: str, parameters: Sequence[Any]) -> None:
         """Have `work(connection, operation, parameters)` done."""
-        # A DELETE may take all of a large study with it.
-        if self.at_once and self._conn.in_transaction and operation[:6] != "DELETE":
+        # A DELETE may take all of a large study with it. BEGIN alone takes no lock.
+        if self._back and (
+            (self.at_once and self._conn.in_transaction and operation[:6] != "DELETE") or operation == "BEGIN"
+        ):
             work(self._conn, operation, parameters)
             return
-        await self._execute(work, self._conn, operation, parameters)  # type: ignore[no-untyped-call] # aiosqlite's own way in
+        await self._there(work, self._conn, operation, parameters)
+
+    async def rollback(self) -> None:
+        """Undo what was done since BEGIN, if anything was begun."""
+        # One that only read has nothing to undo.
+        if self._back and not (self.at_once and self._conn.in_transaction):
+            self._conn.rollback()
+            return
+        await self._there(self._conn.rollback)
+
+    async def _there(self, work: Any, *arguments: Any) -> None:
+        self._back = False
+        await self._execute(work, *arguments)  # type: ignore[no-untyped-call] # aiosqlite's own way in
+        self._back = True
 
     def cursor(self) -> EagerCursor:  # type: ignore[override] # SQLAlchemy asks for no more
         """Give a cursor; nothing happens yet."""
