@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, select, update
+from sqlalchemy import Row, and_, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.egress.backoff import Circuit
@@ -18,6 +18,10 @@ _CIRCUIT = (
     destinations.c.problem,
     destinations.c.paused_at.is_not(None),
 )
+# Made once: to make a statement takes longer than to run it.
+_ONE = select(*_CIRCUIT).where(destinations.c.key == bindparam("destination"))
+_LOCKED, _FREE = _ONE.with_for_update(), _ONE.with_for_update(skip_locked=True)
+_ALL = select(destinations.c.key, *_CIRCUIT)
 
 
 async def lock_circuit(tx: AsyncSession, key: str, *, wait: bool) -> Circuit | None:
@@ -26,15 +30,17 @@ async def lock_circuit(tx: AsyncSession, key: str, *, wait: bool) -> Circuit | N
     Whoever locks a destination and deliveries locks the destination first, so that two never wait for each other.
     Without `wait` it gives None while another transaction has the destination.
     """
-    await tx.execute(insert_of(tx)(destinations).on_conflict_do_nothing(), [{"key": key}])
-    found = await tx.execute(select(*_CIRCUIT).where(destinations.c.key == key).with_for_update(skip_locked=not wait))
-    row = found.one_or_none()
+    query = _LOCKED if wait else _FREE
+    row = (await tx.execute(query, {"destination": key})).one_or_none()
+    if row is None:
+        await tx.execute(insert_of(tx)(destinations).on_conflict_do_nothing(), [{"key": key}])
+        row = (await tx.execute(query, {"destination": key})).one_or_none()
     return None if row is None else Circuit(*row)
 
 
 async def circuits(tx: AsyncSession) -> dict[str, Circuit]:
     """Read what is known of every destination."""
-    found = await tx.execute(select(destinations.c.key, *_CIRCUIT))
+    found = await tx.execute(_ALL)
     return {key: Circuit(*known) for key, *known in found}
 
 

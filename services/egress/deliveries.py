@@ -1,6 +1,6 @@
 """What happens to deliveries: each step is one transaction that changes them and says so."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
@@ -140,28 +140,32 @@ class Deliveries:
         wanted, now = event.data, self._clock()
         key = delivery_id(event.tenant, wanted.study_instance_uid, wanted.destination)
         new = _request(event)
-        await repository.ensure_delivery(
-            tx,
-            id=key,
-            tenant=event.tenant,
-            site=event.site,
-            study_instance_uid=wanted.study_instance_uid,
-            destination=wanted.destination,
-            state="open",
-            traceparent=event.traceparent,
-            **_columns(new),
-        )
         row = await repository.lock_delivery(tx, key)
+        if row is None:
+            await repository.ensure_delivery(
+                tx,
+                id=key,
+                tenant=event.tenant,
+                site=event.site,
+                study_instance_uid=wanted.study_instance_uid,
+                destination=wanted.destination,
+                state="open",
+                traceparent=event.traceparent,
+                **_columns(new),
+            )
+            row = await repository.lock_delivery(tx, key)
         if row is None:
             raise RuntimeError("a delivery vanished between its insertion and its lock")
         before = repository.request_of(row)
         merged = before.merged(new)
-        changes = _columns(merged)
-        if row.ordered == "cancelled" and asks_again(before.closing, merged.closing):
-            changes |= NO_ORDER
-        await repository.update_delivery(tx, key, **changes)
+        if merged != before:
+            changes = _columns(merged)
+            if row.ordered == "cancelled" and asks_again(before.closing, merged.closing):
+                changes |= NO_ORDER
+            await repository.update_delivery(tx, key, **changes)
+            row = await repository.lock_delivery(tx, key)
         await repository.add_items(tx, key, wanted.transform, wanted.items, now)
-        await self._settle(tx, key)
+        await self._settle(tx, key, row=row)
         tx.info[WORK] = True
 
     async def claim(self, destination: str, most: int, stretches: dict[str, Stretch], in_hand: int = 0) -> list[Parcel]:
@@ -177,6 +181,8 @@ class Deliveries:
         """
         taken: list[Parcel] = []
         begun: dict[str, Stretch] = {}
+        # Asked before the wait for the database: what has just come to its end may not be written down yet.
+        busy = bool(stretches)
         async with self._database.transaction() as tx:
             now = self._clock()
             circuit = await calls.lock_circuit(tx, destination, wait=False)
@@ -184,7 +190,7 @@ class Deliveries:
                 return []
             if circuit.failures:
                 # One instance probes; no other is taken in hand while it is under way.
-                if stretches:
+                if busy:
                     return []
                 most = 1
             lanes: dict[int, list[Group[None]]] = {}
@@ -219,16 +225,16 @@ class Deliveries:
         """Take instances of a locked delivery in hand."""
         now = self._clock()
         rows = await lease.take(tx, row.id, self.worker, now, most, left)
-        await lease.make_due(tx, row.id)
         if not rows:
             # A worker died between its last answer and its last word.
+            await lease.make_due(tx, row.id)
             await self._settle(tx, row.id)
             return []
         attempts = row.attempts
         if row.id not in begun:
             attempts += row.id not in stretches
             begun[row.id] = stretch_of(row, attempts, now)
-        await repository.update_delivery(tx, row.id, state="open", reason=None, attempts=attempts)
+        await lease.note_attempt(tx, row.id, attempts)
         trusted = self._trusted_since(now)
         return [
             parcel_of(
@@ -268,6 +274,7 @@ class Deliveries:
         over: Sequence[Stretch],
         endings: Sequence[Ending],
         left: Sequence[str] = (),
+        going_on: Collection[str] = (),
     ) -> None:
         """Write down what became of instances and associations, and tell what follows.
 
@@ -285,13 +292,20 @@ class Deliveries:
             Of associations that end with this.
         left
             Places that are given back.
+        going_on
+            Deliveries of which this replica has more in hand: where all that is told arrived, nothing follows yet.
         """
         async with self._database.transaction() as tx:
             now = self._clock()
             known = await calls.lock_circuit(tx, destination, wait=True) or Circuit()
             moved = any(outcome.verdict is not Verdict.LATER for _, outcome in told)
-            ids = {parcel.delivery_id for parcel, _ in told} | {parcel.delivery_id for parcel in returned}
-            rows = {key: await repository.lock_delivery(tx, key) for key in sorted(ids | {s.delivery_id for s in over})}
+            ids = {
+                parcel.delivery_id
+                for parcel, outcome in told
+                if parcel.delivery_id not in going_on or outcome.verdict not in ARRIVED
+            }
+            ids |= {parcel.delivery_id for parcel in returned} | {stretch.delivery_id for stretch in over}
+            rows = {key: await repository.lock_delivery(tx, key) for key in sorted(ids)}
             await self._write(tx, [outcome for _, outcome in told])
             await lease.give_back(tx, self.worker, [parcel.item for parcel in returned])
             circuit = await self._judge(tx, destination, moved=moved, endings=endings, known=known)
@@ -300,9 +314,10 @@ class Deliveries:
             await self._count_bytes(tx, destination, told)
             ended = {stretch.delivery_id: stretch for stretch in over}
             problem = next((ending.problem for ending in endings if ending.problem is not None), None)
-            for key in rows:
-                await self._settle(tx, key, circuit, _telling(ended.get(key), problem, now))
-            tx.info[WORK] = True
+            for key, row in rows.items():
+                await self._settle(tx, key, circuit, _telling(ended.get(key), problem, now), row=row)
+            if rows or endings:
+                tx.info[WORK] = True
 
     async def _count_bytes(self, tx: AsyncSession, destination: str, told: "Sequence[tuple[Parcel, Outcome]]") -> None:
         found = self.limits(destination)
@@ -463,6 +478,7 @@ class Deliveries:
         key: str,
         circuit: Circuit | None = None,
         attempted: Callable[[datetime | None], Fact] | None = None,
+        row: Row[Any] | None = None,
     ) -> None:
         """Give a locked delivery the state that follows from its items, and tell what follows from that.
 
@@ -474,8 +490,10 @@ class Deliveries:
             Its destination's, if that is left alone for a while.
         attempted
             Makes the report of the attempt that led here, of when the next one is due; it is told first.
+        row
+            It, as it was locked, where nothing of it was changed since.
         """
-        row = await repository.lock_delivery(tx, key)
+        row = row or await repository.lock_delivery(tx, key)
         if row is None:
             raise RuntimeError("a delivery vanished while it was worked on")
         now = self._clock()

@@ -31,6 +31,8 @@ _log = log.get(__name__)
 _tracer = tracer(__name__)
 #: How long nothing is asked for after nothing was found, at first; in seconds.
 _SHORTEST_PAUSE = 0.02
+#: How long answers are gathered that are written down together; in seconds.
+_GATHER = 0.05
 
 
 class Dispatch:
@@ -91,6 +93,7 @@ class Dispatch:
         self._asking: asyncio.Task[None] | None = None
         self._stopping = False
         self._resting = False
+        self._later = False
         self._pause = _SHORTEST_PAUSE
         #: How often was asked: what was read before the last time is out of date.
         self.claims = 0
@@ -100,7 +103,8 @@ class Dispatch:
     @property
     def idle(self) -> bool:
         """Whether nothing is in hand and nothing under way."""
-        return not (self._calls or self._shelf or self._stretches or self._recording or self._asking or self._resting)
+        under_way = self._recording or self._later or self._asking or self._resting
+        return not (self._calls or self._shelf or self._stretches or under_way)
 
     @property
     def associations(self) -> int:
@@ -310,7 +314,7 @@ class Dispatch:
             self._told.append((parcel, outcome))
             first = len(self._told) == 1
         if first:
-            self._loop.call_soon_threadsafe(self._record_soon)
+            self._loop.call_soon_threadsafe(self._record_later)
 
     def _wake_soon(self) -> None:
         self._loop.call_soon_threadsafe(self._wake)
@@ -341,7 +345,14 @@ class Dispatch:
             _log.error("a step of a delivery broke off inside; it is taken again later", exc_info=error)
         self._wake()
 
+    def _record_later(self) -> None:
+        # Nobody waits for it, and others are about to be told: they are written down in one go. The journal has them.
+        if self._recording is None and not self._later:
+            self._later = True
+            self._loop.call_later(_GATHER, self._record_soon)
+
     def _record_soon(self) -> None:
+        self._later = False
         if self._recording is None:
             self._recording = self._task(self._record())
 
@@ -360,7 +371,9 @@ class Dispatch:
                 over = self._after(told, returned)
                 while True:
                     try:
-                        await self._deliveries.settle(self.key, told, returned, over, endings, left)
+                        await self._deliveries.settle(
+                            self.key, told, returned, over, endings, left, self._stretches.keys()
+                        )
                     except Exception:  # noqa: BLE001 - an answer that is not written down is sent again: it is kept here
                         _log.exception("answers can't be written down, trying again", destination=self.key)
                         await asyncio.sleep(self._settings.poll)

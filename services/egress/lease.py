@@ -8,13 +8,47 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, delete, func, or_, select, update
+from sqlalchemy import Row, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.egress.budget import startable
 from services.egress.fairness import Group
 from services.egress.models import deliveries, items, places, workers
 from services.egress.repository import SENDABLE, TURN, insert_of
+
+# Made once: to make a statement takes longer than to run it.
+_ITS = items.c.delivery_id == bindparam("delivery")
+_FIRST_DUE = (
+    select(func.min(items.c.next_attempt_at)).where(_ITS, SENDABLE, items.c.leased_by.is_(None)).scalar_subquery()
+)
+_MAKE_DUE = update(deliveries).where(deliveries.c.id == bindparam("delivery")).values(next_attempt_at=_FIRST_DUE)
+_NOTE_ATTEMPT = _MAKE_DUE.values(state="open", reason=None, attempts=bindparam("number"))
+_DUE = and_(deliveries.c.destination == bindparam("to"), TURN, deliveries.c.next_attempt_at <= bindparam("now"))
+_GROUPS = (
+    select(deliveries.c.lane, deliveries.c.tenant, deliveries.c.source_node, func.min(deliveries.c.requested_at))
+    .where(_DUE)
+    .group_by(deliveries.c.lane, deliveries.c.tenant, deliveries.c.source_node)
+    .order_by(deliveries.c.lane)
+)
+_OLDEST = (
+    select(deliveries)
+    .where(
+        _DUE,
+        deliveries.c.lane == bindparam("its_lane"),
+        deliveries.c.tenant == bindparam("owner"),
+        deliveries.c.source_node == bindparam("source"),
+    )
+    .order_by(deliveries.c.requested_at, deliveries.c.id)
+    .limit(1)
+    .with_for_update(skip_locked=True)
+)
+_FREE = (
+    select(items)
+    .where(_ITS, SENDABLE, items.c.leased_by.is_(None), items.c.next_attempt_at <= bindparam("now"))
+    .order_by(items.c.attempts, items.c.id)
+    .limit(bindparam("most"))
+)
+_LEASE = update(items).where(items.c.id.in_(bindparam("ids", expanding=True))).values(leased_by=bindparam("worker"))
 
 
 async def enter(tx: AsyncSession, worker: str, until: datetime) -> None:
@@ -56,22 +90,17 @@ async def _bury(tx: AsyncSession, dead: Sequence[str]) -> int:
 
 async def make_due(tx: AsyncSession, delivery_id: str) -> None:
     """Note when the first instance of a delivery that nobody has in hand is due."""
-    first = (
-        select(func.min(items.c.next_attempt_at))
-        .where(items.c.delivery_id == delivery_id, SENDABLE, items.c.leased_by.is_(None))
-        .scalar_subquery()
-    )
-    await tx.execute(update(deliveries).where(deliveries.c.id == delivery_id).values(next_attempt_at=first))
+    await tx.execute(_MAKE_DUE, {"delivery": delivery_id})
+
+
+async def note_attempt(tx: AsyncSession, delivery_id: str, attempts: int) -> None:
+    """Note which attempt takes instances of a delivery in hand, and when the first of the others is due."""
+    await tx.execute(_NOTE_ATTEMPT, {"delivery": delivery_id, "number": attempts})
 
 
 async def groups(tx: AsyncSession, destination: str, now: datetime) -> list[tuple[int, Group[None]]]:
     """Tell who waits for a destination, by lane, the most urgent first: each source node of each tenant once."""
-    found = await tx.execute(
-        select(deliveries.c.lane, deliveries.c.tenant, deliveries.c.source_node, func.min(deliveries.c.requested_at))
-        .where(deliveries.c.destination == destination, TURN, deliveries.c.next_attempt_at <= now)
-        .group_by(deliveries.c.lane, deliveries.c.tenant, deliveries.c.source_node)
-        .order_by(deliveries.c.lane)
-    )
+    found = await tx.execute(_GROUPS, {"to": destination, "now": now})
     return [(lane, Group(tenant, source, since, 1, None)) for lane, tenant, source, since in found]
 
 
@@ -79,21 +108,8 @@ async def lock_oldest(
     tx: AsyncSession, destination: str, lane: int, group: Group[None], now: datetime
 ) -> Row[Any] | None:
     """Lock the oldest due delivery of a group that no other transaction has."""
-    found = await tx.execute(
-        select(deliveries)
-        .where(
-            deliveries.c.destination == destination,
-            deliveries.c.lane == lane,
-            deliveries.c.tenant == group.tenant,
-            deliveries.c.source_node == group.source,
-            TURN,
-            deliveries.c.next_attempt_at <= now,
-        )
-        .order_by(deliveries.c.requested_at, deliveries.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    return found.one_or_none()
+    values = {"to": destination, "its_lane": lane, "owner": group.tenant, "source": group.source, "now": now}
+    return (await tx.execute(_OLDEST, values)).one_or_none()
 
 
 async def take(
@@ -103,18 +119,10 @@ async def take(
 
     `left` are the bytes of today's budget; none: no end.
     """
-    found = await tx.execute(
-        select(items)
-        .where(
-            items.c.delivery_id == delivery_id, SENDABLE, items.c.leased_by.is_(None), items.c.next_attempt_at <= now
-        )
-        .order_by(items.c.attempts, items.c.id)
-        .limit(limit)
-    )
-    rows = found.all()
+    rows = (await tx.execute(_FREE, {"delivery": delivery_id, "now": now, "most": limit})).all()
     rows = rows[: startable((row.size for row in rows), left)]
     if rows:
-        await tx.execute(update(items).where(items.c.id.in_([row.id for row in rows])).values(leased_by=worker))
+        await tx.execute(_LEASE, {"ids": [row.id for row in rows], "worker": worker})
     return rows
 
 

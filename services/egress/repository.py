@@ -22,6 +22,37 @@ TURN = deliveries.c.state.in_(("open", "waiting"))
 #: Who let nothing go to a destination, since when, and why.
 PAUSE = (destinations.c.paused_by, destinations.c.paused_at, destinations.c.paused_why)
 _IDENTITY = ("delivery_id", "sop_instance_uid", "content_hash", "transform")
+# Made once: to make a statement takes longer than to run it. The pause comes with the delivery, for it is asked at each
+# answer.
+_DELIVERY = (
+    select(
+        deliveries,
+        *(
+            select(column).where(destinations.c.key == deliveries.c.destination).scalar_subquery().label(column.name)
+            for column in PAUSE
+        ),
+    )
+    .where(deliveries.c.id == bindparam("delivery"))
+    .with_for_update()
+)
+_TALLY = select(
+    func.count(items.c.sop_instance_uid.distinct()),
+    func.count().filter(SENDABLE),
+    func.min(items.c.next_attempt_at).filter(and_(SENDABLE, items.c.leased_by.is_(None))),
+    func.count().filter(and_(items.c.state == "pending", items.c.transform != "")),
+    func.count().filter(items.c.state == "sent"),
+    func.count().filter(items.c.state == "failed"),
+    func.coalesce(func.sum(items.c.size).filter(items.c.state == "sent"), 0),
+).where(items.c.delivery_id == bindparam("delivery"), items.c.current)
+_DUE = (
+    select(
+        deliveries.c.destination,
+        func.min(deliveries.c.next_attempt_at),
+        func.min(deliveries.c.lane).filter(deliveries.c.next_attempt_at <= bindparam("now")),
+    )
+    .where(TURN, deliveries.c.next_attempt_at.is_not(None))
+    .group_by(deliveries.c.destination)
+)
 
 
 async def ensure_delivery(tx: AsyncSession, **values: Any) -> None:
@@ -37,13 +68,7 @@ async def destinations_of(tx: AsyncSession, keys: Iterable[str]) -> set[str]:
 
 async def lock_delivery(tx: AsyncSession, delivery_id: str) -> Row[Any] | None:
     """Read a delivery and the pause of its destination, and keep others from changing it until the transaction ends."""
-    # In the same query, for it is asked at each answer.
-    pause = [
-        select(column).where(destinations.c.key == deliveries.c.destination).scalar_subquery().label(column.name)
-        for column in PAUSE
-    ]
-    found = await tx.execute(select(deliveries, *pause).where(deliveries.c.id == delivery_id).with_for_update())
-    return found.one_or_none()
+    return (await tx.execute(_DELIVERY, {"delivery": delivery_id})).one_or_none()
 
 
 async def lock_fitting(tx: AsyncSession, delivery_id: str, condition: ColumnElement[bool]) -> bool:
@@ -117,18 +142,7 @@ def _place(row: Any) -> tuple[bool, Any, str]:
 
 async def tally(tx: AsyncSession, delivery_id: str) -> Tally:
     """Count the items of a delivery."""
-    pending, sent = items.c.state == "pending", items.c.state == "sent"
-    counts = await tx.execute(
-        select(
-            func.count(items.c.sop_instance_uid.distinct()),
-            func.count().filter(SENDABLE),
-            func.min(items.c.next_attempt_at).filter(and_(SENDABLE, items.c.leased_by.is_(None))),
-            func.count().filter(and_(pending, items.c.transform != "")),
-            func.count().filter(sent),
-            func.count().filter(items.c.state == "failed"),
-            func.coalesce(func.sum(items.c.size).filter(sent), 0),
-        ).where(items.c.delivery_id == delivery_id, items.c.current)
-    )
+    counts = await tx.execute(_TALLY, {"delivery": delivery_id})
     instances, due, next_attempt_at, blocked, sent_count, failed, size = counts.one()
     return Tally(instances, due, next_attempt_at, blocked, sent_count, failed, int(size))
 
@@ -161,30 +175,18 @@ async def follow_clock(tx: AsyncSession, now: datetime, latest: datetime) -> Non
         await tx.execute(update(table).where(column > latest).values({column.name: now}))
 
 
-async def due_destinations(tx: AsyncSession) -> dict[str, datetime]:
-    """Tell for each destination with instances that nobody has in hand when the first of them is due."""
-    found = await tx.execute(
-        select(deliveries.c.destination, func.min(deliveries.c.next_attempt_at))
-        .where(TURN, deliveries.c.next_attempt_at.is_not(None))
-        .group_by(deliveries.c.destination)
-    )
-    return {row[0]: row[1] for row in found}
+async def due_destinations(tx: AsyncSession, now: datetime) -> dict[str, tuple[datetime, int | None]]:
+    """Tell for each destination with instances that nobody has in hand when the first of them is due.
+
+    With it goes the most urgent lane of those that are due now, none if none is.
+    """
+    return {key: (first, lane) for key, first, lane in await tx.execute(_DUE, {"now": now})}
 
 
 async def stopped(tx: AsyncSession, keys: Iterable[str]) -> set[str]:
     """Name those of the deliveries of which nothing may begin: somebody ordered it, or something keeps them."""
     found = await tx.execute(select(deliveries.c.id).where(deliveries.c.id.in_(list(keys)), not_(TURN)))
     return set(found.scalars())
-
-
-async def urgent_destinations(tx: AsyncSession, now: datetime) -> dict[str, int]:
-    """Tell for each destination with instances that are due and in nobody's hand the most urgent lane of them."""
-    found = await tx.execute(
-        select(deliveries.c.destination, func.min(deliveries.c.lane))
-        .where(TURN, deliveries.c.next_attempt_at <= now)
-        .group_by(deliveries.c.destination)
-    )
-    return {row[0]: row[1] for row in found}
 
 
 async def identities(tx: AsyncSession, ids: Iterable[int]) -> dict[int, tuple[str, str]]:

@@ -134,16 +134,18 @@ class Sender:
         now = self._clock()
         claims = {key: dispatch.claims for key, dispatch in self._dispatches.items()}
         async with self._database.reading() as tx:
-            due = await repository.due_destinations(tx)
-            urgent = await repository.urgent_destinations(tx, now)
+            due = await repository.due_destinations(tx, now)
             circuits = await calls.circuits(tx)
             in_hand = [key for each in self._dispatches.values() for key in each.deliveries]
             stopped = await repository.stopped(tx, in_hand) if in_hand else set()
         for dispatch in self._dispatches.values():
             dispatch.take_off(stopped)
         later = [
-            at for key, first in due.items() if (at := max(first, circuits.get(key, Circuit()).retry_at or now)) > now
+            at
+            for key, (first, _) in due.items()
+            if (at := max(first, circuits.get(key, Circuit()).retry_at or now)) > now
         ]
+        urgent = {key: lane for key, (_, lane) in due.items() if lane is not None}
         for key in {*urgent, *self._dispatches}:
             mine = self._dispatches.get(key)
             # What was taken in hand while this was read looks as if it were still there; it is looked at again at once.

@@ -340,8 +340,13 @@ async def test_nothing_waits_for_a_clock_that_was_put_back(tmp_path: Path) -> No
 
 
 async def test_what_a_person_cancels_or_pauses_goes_no_further_than_what_is_under_way(tmp_path: Path) -> None:
-    go = threading.Event()
-    with receiver(lambda _uid: int(not go.wait(30))) as peer:
+    came, go = threading.Event(), threading.Event()
+
+    def answer(_uid: str) -> int:
+        came.set()
+        return int(not go.wait(30))
+
+    with receiver(answer) as peer:
         async with stand(tmp_path, archive(peer.port, destination={"associations": 1})) as egress:
             await egress.request(egress.keep(make_study(tmp_path, 5)))
 
@@ -349,6 +354,7 @@ async def test_what_a_person_cancels_or_pauses_goes_no_further_than_what_is_unde
                 return all(each.leased_by is not None for each in await egress.items())
 
             await egress.until(in_hand)
+            assert await asyncio.to_thread(came.wait, 30)
             row = await egress.delivery()
             assert row is not None
             await egress.orders.give(Given("cancel", "op", "not wanted"), [row.id])
@@ -358,6 +364,11 @@ async def test_what_a_person_cancels_or_pauses_goes_no_further_than_what_is_unde
 
             await egress.until(off_the_shelf)
             go.set()
+
+            async def out_of_hand() -> bool:
+                return all(each.leased_by is None for each in await egress.items())
+
+            await egress.until(out_of_hand)
             row = await egress.until_state("cancelled")
             assert len(peer.received) == 1
             await egress.orders.give(Given("retry", "op"), [row.id])

@@ -99,7 +99,8 @@ def test_no_stretch_of_time_has_more_than_the_cap_and_one_burst(rate: int, threa
         size=lambda: max(1, int(piece(rate) * (0.25 + 0.75 * chance.random()))),
         pause=lambda: chance.choice([0.0, 0.0, 0.0, 0.02, 1.5]),
     )
-    assert fullest(writes, rate) <= burst(rate) + 1e-3
+    # A time of a million seconds is as exact as a tenth of a nanosecond.
+    assert fullest(writes, rate) <= burst(rate) + 1e-3 + 1e-9 * rate
 
 
 @settings(deadline=None)
