@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,8 +75,9 @@ class _Taken:
 class Batches:
     """Works off the events of one queue, those that are ready together.
 
-    Nothing waits for a batch to fill: an event that comes alone is handled at once. What has failed before, or was
-    delivered several times, is handled alone, so that one that always fails or ends the process takes no other with it.
+    Nothing waits for a batch to fill, unless it is said how long: an event that comes alone is handled at once. What
+    has failed before, or was delivered several times, is handled alone, so that one that always fails or ends the
+    process takes no other with it.
 
     Parameters
     ----------
@@ -89,6 +91,8 @@ class Batches:
         Where the inbox is.
     clock
         The time in UTC.
+    linger
+        How long an event waits for others where nobody waits for what is made of it, in seconds.
     monotonic
         Seconds that only go forward.
     """
@@ -101,6 +105,8 @@ class Batches:
         database: Database,
         tables: MessagingTables,
         clock: Clock,
+        *,
+        linger: float = 0.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._queue = queue
@@ -109,6 +115,8 @@ class Batches:
         self._database = database
         self._tables = tables
         self._clock = clock
+        self._linger = linger
+        self._full = asyncio.Event()
         self._monotonic = monotonic
         self._ready: deque[_Taken] = deque()
         self._held: set[_Taken] = set()
@@ -119,6 +127,8 @@ class Batches:
         taken = _Taken(message, event)
         self._held.add(taken)
         self._ready.append(taken)
+        if len(self._ready) >= TOGETHER:
+            self._full.set()
         if self._working is None:
             self._working = asyncio.create_task(self._work())
         try:
@@ -131,6 +141,7 @@ class Batches:
         await asyncio.sleep(0)  # lets everyone who is ready join the first batch
         try:
             while self._ready:
+                await self._gather()
                 if self._ready[0].suspect:
                     await self._all_settled()
                 batch = self._next()
@@ -142,6 +153,15 @@ class Batches:
                             taken.done.set_exception(error)
         finally:
             self._working = None
+
+    async def _gather(self) -> None:
+        """Let others join the next batch, for a while, if there is room in it."""
+        if self._linger == 0 or len(self._ready) >= TOGETHER:
+            return
+        self._full.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._linger):
+                await self._full.wait()
 
     async def _all_settled(self) -> None:
         """Wait until the broker knows what is done: the next event may end the process, and would count against it."""

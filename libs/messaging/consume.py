@@ -52,13 +52,14 @@ def consume(
     *,
     ladder: Sequence[float] = LADDER,
     prefetch: int = PREFETCH,
+    linger: float = 0.0,
 ) -> "Callable[[Handler[FactT]], Handler[FactT]]":
     """Let a function handle the events of one type: `handler(event, tx)`.
 
     The handler runs in a transaction that commits before the event is acknowledged. Events that are ready at the same
     time share one; where one of them fails, nothing of it stands, and each is handled again alone. An event that was
     processed before is acknowledged without calling it. It raises `Retry`, `Refuse`, or anything else, which counts as
-    `Retry`.
+    `Retry`. With `linger` an event waits so many seconds for others, where nobody waits for what is made of it.
 
     Raises
     ------
@@ -77,7 +78,9 @@ def consume(
         serve(
             broker,
             spec,
-            _transactional(desk, _parser(topic), Batches(spec.name, handle, desk.close, database, tables, clock)),
+            _transactional(
+                desk, _parser(topic), Batches(spec.name, handle, desk.close, database, tables, clock, linger=linger)
+            ),
             prefetch,
         )
         return handler
@@ -94,6 +97,7 @@ def consume_all(
     *,
     ladder: Sequence[float] = LADDER,
     prefetch: int = PREFETCH,
+    linger: float = 0.0,
 ) -> Callable[[HandlerOfAll], HandlerOfAll]:
     """Let a function handle every event, also of types that this release does not know: `handler(event, raw, tx)`.
 
@@ -109,7 +113,9 @@ def consume_all(
         serve(
             broker,
             spec,
-            _transactional(desk, parse_any, Batches(spec.name, handle, desk.close, database, tables, clock)),
+            _transactional(
+                desk, parse_any, Batches(spec.name, handle, desk.close, database, tables, clock, linger=linger)
+            ),
             prefetch,
         )
         return handler

@@ -13,6 +13,8 @@ from services.audit.api import LATE, make_router
 from services.audit.handlers import recorder
 from services.audit.models import messaging
 
+#: Nobody waits for a record: each transaction may take what comes in so many seconds.
+_LINGER_S = 0.5
 #: How often gaps are looked at.
 WATCH_EVERY = timedelta(minutes=1)
 
@@ -26,7 +28,7 @@ def build(platform: Platform) -> Service:
     """Wire the service: one queue for all events, the records, the routes."""
     database = platform.database("audit")
     clock = platform.clock
-    consume_all(platform.broker, "audit", database, messaging, clock)(recorder(clock))
+    consume_all(platform.broker, "audit", database, messaging, clock, linger=_LINGER_S)(recorder(clock))
 
     async def watch_gaps() -> None:
         while True:

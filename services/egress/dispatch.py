@@ -94,6 +94,7 @@ class Dispatch:
         self._stopping = False
         self._resting = False
         self._later = False
+        self._more = True
         self._pause = _SHORTEST_PAUSE
         #: How often was asked: what was read before the last time is out of date.
         self.claims = 0
@@ -221,6 +222,8 @@ class Dispatch:
             self._asking = None
             self.claims += 1
         self._shelf.put(parcels)
+        # Fewer than it may have: there is no more, and whoever makes more says so.
+        self._more = len(parcels) >= self._settings.hold
         if parcels:
             self._pause = _SHORTEST_PAUSE
         else:
@@ -317,7 +320,8 @@ class Dispatch:
             self._loop.call_soon_threadsafe(self._record_later)
 
     def _wake_soon(self) -> None:
-        self._loop.call_soon_threadsafe(self._wake)
+        if self._more:
+            self._loop.call_soon_threadsafe(self._wake)
 
     def _learned(self, answers: Mapping[tuple[str, str], bool]) -> None:
         self._loop.call_soon_threadsafe(self._learn, answers)

@@ -42,7 +42,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 class Bench:
     """Batches on a real database, whose events are ready at the same time."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, linger: float = 0.0) -> None:
         self.station = database
         self.transactions: list[list[str]] = []
         self.failing: dict[str, Exception] = {}
@@ -51,7 +51,9 @@ class Bench:
         self._last: AsyncSession | None = None
         self.deeds: list[str] = []
         self._outcomes: dict[RabbitMessage, str | Verdict] = {}
-        self._batches = Batches(QUEUE, self._handle, self._settle, database, tables, utc_now, lambda: self.now)
+        self._batches = Batches(
+            QUEUE, self._handle, self._settle, database, tables, utc_now, linger=linger, monotonic=lambda: self.now
+        )
 
     async def _settle(self, message: RabbitMessage, outcome: str | Verdict) -> None:
         await asyncio.sleep(0.01)  # as long as a broker may take: whoever does not wait for it comes first
@@ -102,6 +104,21 @@ async def test_what_is_ready_shares_a_transaction_in_the_order_of_what_it_is_abo
     assert outcomes == ["processed"] * 3
     assert bench.transactions == [["b", "a", "c"]]
     assert await notes(database) == ["b", "a", "c"]
+
+
+async def test_where_nobody_waits_a_batch_waits_for_others_until_it_is_full(database: Database) -> None:
+    bench = Bench(database, linger=3600)
+    first = asyncio.create_task(bench.work_off(taken("first")))
+    await asyncio.sleep(0.05)
+    assert bench.transactions == []
+    await bench.work_off(*(taken(str(number)) for number in range(TOGETHER - 1)))
+    assert await first == ["processed"]
+    assert [len(each) for each in bench.transactions] == [TOGETHER]
+
+
+async def test_a_batch_does_not_wait_for_ever(database: Database) -> None:
+    bench = Bench(database, linger=0.01)
+    assert await bench.work_off(taken("alone")) == ["processed"]
 
 
 async def test_a_batch_is_bounded(database: Database) -> None:
