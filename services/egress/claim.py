@@ -19,6 +19,9 @@ FAILURES_TOLD: Final = 20
 class Stretch:
     """One attempt of a delivery. It keeps figures and what is in hand, so it stays small however long it lasts.
 
+    It is over when nothing is in hand and something had to be left, or the whole study was there, or no association is
+    left that would take more of it.
+
     Attributes
     ----------
     delivery_id, tenant, site, study_instance_uid, destination
@@ -29,6 +32,8 @@ class Stretch:
         When the first instance was taken in hand, UTC.
     traceparent
         Trace of the request.
+    closed
+        Whether it was known, when something was taken in hand last, which version of the study is delivered.
     in_hand
         Instances of which nothing is written down yet, by item.
     sent, warnings, damaged
@@ -49,6 +54,7 @@ class Stretch:
     attempt: int
     started_at: datetime
     traceparent: str | None
+    closed: bool = False
     in_hand: dict[int, Parcel] = field(default_factory=dict)
     sent: int = 0
     warnings: int = 0
@@ -62,8 +68,9 @@ class Stretch:
         """Bytes of what is in hand."""
         return sum(parcel.size for parcel in self.in_hand.values())
 
-    def add(self, parcels: Iterable[Parcel]) -> None:
+    def add(self, parcels: Iterable[Parcel], *, closed: bool) -> None:
         """Take more in hand."""
+        self.closed = closed
         self.in_hand |= {parcel.item: parcel for parcel in parcels}
 
     def note(self, parcel: Parcel, outcome: Outcome) -> None:
@@ -99,6 +106,7 @@ def stretch_of(delivery: Row[Any], attempt: int, now: datetime) -> Stretch:
         attempt,
         now,
         delivery.traceparent,
+        delivery.study_version is not None,
     )
 
 

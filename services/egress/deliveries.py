@@ -1,8 +1,9 @@
 """What happens to deliveries: each step is one transaction that changes them and says so."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Row
@@ -47,6 +48,7 @@ from services.egress.settings import EgressSettings
 WORK = "egress.work"
 #: Columns of a delivery of which no person ordered anything.
 NO_ORDER = {"ordered": None, "ordered_by": None, "ordered_at": None, "ordered_why": None}
+NOTHING: Mapping[str, Stretch] = MappingProxyType({})
 _SETTLED_AT_ONCE = 100
 #: Instances that one of several who wait gets in its turn.
 _TURN = 4
@@ -182,7 +184,7 @@ class Deliveries:
         taken: list[Parcel] = []
         begun: dict[str, Stretch] = {}
         # Asked before the wait for the database: what has just come to its end may not be written down yet.
-        busy = bool(stretches)
+        busy = any(stretch.in_hand for stretch in stretches.values())
         async with self._database.transaction() as tx:
             now = self._clock()
             circuit = await calls.lock_circuit(tx, destination, wait=False)
@@ -210,7 +212,7 @@ class Deliveries:
         for key, stretch in begun.items():
             # One that was there may have come to its end meanwhile.
             mine = [parcel for parcel in taken if parcel.delivery_id == key]
-            stretches.setdefault(key, stretch).add(mine)
+            stretches.setdefault(key, stretch).add(mine, closed=stretch.closed)
         return taken
 
     async def _take(
@@ -274,7 +276,7 @@ class Deliveries:
         over: Sequence[Stretch],
         endings: Sequence[Ending],
         left: Sequence[str] = (),
-        going_on: Collection[str] = (),
+        going_on: Mapping[str, Stretch] = NOTHING,
     ) -> None:
         """Write down what became of instances and associations, and tell what follows.
 
@@ -293,26 +295,30 @@ class Deliveries:
         left
             Places that are given back.
         going_on
-            Deliveries of which this replica has more in hand: where all that is told arrived, nothing follows yet.
+            Attempts that may have more to do, by delivery. Nothing follows from what arrived until nothing is in hand
+            and the version of the study is known.
         """
         async with self._database.transaction() as tx:
             now = self._clock()
             known = await calls.lock_circuit(tx, destination, wait=True) or Circuit()
             moved = any(outcome.verdict is not Verdict.LATER for _, outcome in told)
-            ids = {
-                parcel.delivery_id
-                for parcel, outcome in told
-                if parcel.delivery_id not in going_on or outcome.verdict not in ARRIVED
-            }
-            ids |= {parcel.delivery_id for parcel in returned} | {stretch.delivery_id for stretch in over}
-            rows = {key: await repository.lock_delivery(tx, key) for key in sorted(ids)}
+            ended = {stretch.delivery_id: stretch for stretch in over}
+            follows = {parcel.delivery_id for parcel in returned} | ended.keys()
+            follows |= {p.delivery_id for p, o in told if o.verdict not in ARRIVED or p.delivery_id not in going_on}
+            out_of_hand = {p.delivery_id for p, _ in told} - follows
+            out_of_hand = {key for key in out_of_hand if not going_on[key].in_hand}
+            rows = {key: await repository.lock_delivery(tx, key) for key in sorted(follows | out_of_hand)}
+            for key in out_of_hand:
+                row = rows[key]
+                if row is not None and row.study_version is None:
+                    # More of the study will come. Who completes it waits for this lock, and sees then what was sent.
+                    del rows[key]
             await self._write(tx, [outcome for _, outcome in told])
             await lease.give_back(tx, self.worker, [parcel.item for parcel in returned])
             circuit = await self._judge(tx, destination, moved=moved, endings=endings, known=known)
             if self._database.dialect == "postgresql":
                 await lease.leave_places(tx, left, self.worker)
             await self._count_bytes(tx, destination, told)
-            ended = {stretch.delivery_id: stretch for stretch in over}
             problem = next((ending.problem for ending in endings if ending.problem is not None), None)
             for key, row in rows.items():
                 await self._settle(tx, key, circuit, _telling(ended.get(key), problem, now), row=row)

@@ -192,7 +192,7 @@ class Dispatch:
     @property
     def deliveries(self) -> Iterable[str]:
         """The deliveries of which something is in hand."""
-        return self._stretches.keys()
+        return [key for key, stretch in self._stretches.items() if stretch.in_hand]
 
     def take_off(self, stopped: set[str]) -> None:
         """Put what is on the shelf of these deliveries into nobody's hand: a person stopped them."""
@@ -375,9 +375,7 @@ class Dispatch:
                 over = self._after(told, returned)
                 while True:
                     try:
-                        await self._deliveries.settle(
-                            self.key, told, returned, over, endings, left, self._stretches.keys()
-                        )
+                        await self._deliveries.settle(self.key, told, returned, over, endings, left, self._stretches)
                     except Exception:  # noqa: BLE001 - an answer that is not written down is sent again: it is kept here
                         _log.exception("answers can't be written down, trying again", destination=self.key)
                         await asyncio.sleep(self._settings.poll)
@@ -391,21 +389,19 @@ class Dispatch:
 
     def _after(self, told: list[tuple[Parcel, Outcome]], returned: list[Parcel]) -> list[Stretch]:
         """Note outcomes with the attempts that they belong to; give those attempts that are over."""
-        touched = set()
         for parcel, outcome in told:
             stretch = self._stretches.get(parcel.delivery_id)
             if stretch is not None:
                 stretch.note(parcel, outcome)
-                touched.add(parcel.delivery_id)
         for parcel in returned:
             stretch = self._stretches.get(parcel.delivery_id)
             if stretch is not None:
                 stretch.drop(parcel)
-                touched.add(parcel.delivery_id)
-        over = [self._stretches[key] for key in touched if not self._stretches[key].in_hand]
-        for stretch in over:
-            del self._stretches[stretch.delivery_id]
-        return over
+        done = [key for key, stretch in self._stretches.items() if not stretch.in_hand]
+        if self._calls:
+            # What has arrived so far goes on as soon as more of its study comes.
+            done = [key for key in done if self._stretches[key].closed or self._stretches[key].unsent]
+        return [self._stretches.pop(key) for key in done]
 
     def _count(self, told: list[tuple[Parcel, Outcome]], over: list[Stretch], endings: list[Ending]) -> None:
         metric.count_outcomes(self.key, (outcome for _, outcome in told))

@@ -23,7 +23,7 @@ def test_its_figures_are_those_of_the_last_word_on_each_instance(steps: list[tup
     for item, verdict in steps:
         if last.get(item) in (Verdict.SENT, Verdict.WARNING):
             continue  # what has arrived is never taken in hand again
-        stretch.add([parcel(item)])
+        stretch.add([parcel(item)], closed=False)
         assert stretch.bytes_in_hand == 10 + item
         if verdict is None:
             stretch.drop(parcel(item))
