@@ -22,6 +22,7 @@ from libs.dimse.commitment import EXPLICIT, IMPLICIT, Failure, Reference, Report
 from libs.dimse.commitment_scu import Asking
 from libs.dimse.negotiation import Proposed, Request, Role
 from libs.dimse.requestor import Association, Patience, RejectedError
+from services.ingest import commitment as kept
 from tests.integration.ingest.conftest import NETWORK, Running, running
 from tests.integration.ingest.peer import send
 from tests.support.association import CT
@@ -190,6 +191,26 @@ async def test_a_report_that_cannot_be_kept_is_to_be_sent_again(tmp_path: Path, 
         assert await asyncio.to_thread(go) == [0x0110, 0]
         # One transaction: of the first nothing is there.
         assert await reported(ingest) == [DATA]
+
+
+async def test_a_defect_is_answered_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def defect(*_args: object) -> None:
+        raise RuntimeError("a defect")
+
+    async with running(tmp_path / "home", network=NODES) as ingest:
+
+        def go() -> list[int]:
+            with archive(ingest.port) as association:
+                with monkeypatch.context() as patched:
+                    patched.setattr(kept, "events", defect)
+                    statuses = [said(association)]
+                return [*statuses, said(association)]
+
+        assert await asyncio.to_thread(go) == [0x0110, 0]
+        assert await reported(ingest) == [DATA]
+    assert "by a defect" in capfd.readouterr().err
 
 
 async def test_a_bad_report_changes_nothing_and_the_association_goes_on(tmp_path: Path) -> None:
