@@ -53,6 +53,8 @@ class Admitted:
         How much at once.
     sop_classes
         Which storage SOP classes its site takes: any, or those of PS3.4 only.
+    commits
+        Whether it answers storage commitment, so that it may report to us.
     """
 
     node: str
@@ -61,6 +63,7 @@ class Admitted:
     may: frozenset[str]
     limits: Limits = Limits()
     sop_classes: Literal["any", "standard"] = "any"
+    commits: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,7 @@ def _admitted(definition: "Definition", key: str) -> Admitted:
     node = definition.nodes[key]
     site = definition.sites[node.site]
     limits = Limits(node.limits.associations, node.limits.rate, node.limits.object_size)
-    return Admitted(key, node.site, site.tenant, frozenset(node.may), limits, site.sop_classes)
+    return Admitted(key, node.site, site.tenant, frozenset(node.may), limits, site.sop_classes, node.commit)
 
 
 def _not_ours(reason: str) -> Refusal:

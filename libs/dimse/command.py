@@ -10,6 +10,8 @@ from libs.dimse.pdu import MalformedError, Reason
 C_STORE_RQ: Final = 0x0001
 C_ECHO_RQ: Final = 0x0030
 C_CANCEL_RQ: Final = 0x0FFF
+N_EVENT_REPORT_RQ: Final = 0x0100
+N_ACTION_RQ: Final = 0x0130
 #: Set in the command field of every response.
 RESPONSE: Final = 0x8000
 #: Command data set type of a message without dataset; any other value says that one follows.
@@ -17,14 +19,21 @@ NO_DATASET: Final = 0x0101
 
 #: PS3.7 annex C.
 SUCCESS: Final = 0x0000
+PROCESSING_FAILURE: Final = 0x0110
+NO_SUCH_SOP_INSTANCE: Final = 0x0112
+NO_SUCH_EVENT_TYPE: Final = 0x0113
+INVALID_ARGUMENT_VALUE: Final = 0x0115
+NO_SUCH_SOP_CLASS: Final = 0x0118
 SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
 UNRECOGNIZED_OPERATION: Final = 0x0211
+RESOURCE_LIMITATION: Final = 0x0213
 
 _ELEMENT: Final = struct.Struct("<HHI")
 _US: Final = struct.Struct("<H")
 _UL: Final = struct.Struct("<I")
 _GROUP_LENGTH, _SOP_CLASS, _FIELD, _MESSAGE_ID, _RESPONDED_TO = 0x0000, 0x0002, 0x0100, 0x0110, 0x0120
 _DATASET_TYPE, _STATUS, _COMMENT, _SOP_INSTANCE = 0x0800, 0x0900, 0x0902, 0x1000
+_REQUESTED_CLASS, _REQUESTED_INSTANCE, _EVENT_TYPE, _ACTION_TYPE = 0x0003, 0x1001, 0x1002, 0x1008
 #: PS3.5 section 9.1: 64 characters are even, so padding adds none.
 _LONGEST_UID: Final = 64
 _LONGEST_COMMENT: Final = 64
@@ -76,6 +85,16 @@ class Command:
     def sop_instance_uid(self) -> str:
         """(0000,1000), affected SOP instance; empty if absent."""
         return self.text(_SOP_INSTANCE)
+
+    @property
+    def event_type(self) -> int:
+        """(0000,1002) of an N-EVENT-REPORT."""
+        return self.number(_EVENT_TYPE)
+
+    @property
+    def comment(self) -> str:
+        """(0000,0902), what a response says of an error; empty if absent. It may hold anything."""
+        return self.text(_COMMENT)
 
     def number(self, element: int) -> int:
         """Give the value of an element of VR US. Raises MalformedError if it is absent or not of 2 bytes."""
@@ -142,7 +161,7 @@ def response(request: Command, status: int, comment: str = "") -> Command:
     Parameters
     ----------
     request
-        Whose message identifier, SOP class and instance are repeated.
+        Whose message identifier, SOP class and instance, and event type are repeated.
     status
         PS3.7 annex C, or as the service says.
     comment
@@ -158,6 +177,8 @@ def response(request: Command, status: int, comment: str = "") -> Command:
         # Optional in a response (PS3.7 tables 9.1-1 to 9.1-5), and what is no UID would break the peer's own reading.
         if len(request.elements.get(element, bytes(_LONGEST_UID + 1))) <= _LONGEST_UID:
             elements[element] = request.elements[element]
+    if len(request.elements.get(_EVENT_TYPE, b"")) == _US.size:
+        elements[_EVENT_TYPE] = request.elements[_EVENT_TYPE]
     if comment:
         elements[_COMMENT] = comment.encode("ascii", "replace")[:_LONGEST_COMMENT]
     return Command(elements)
@@ -185,5 +206,33 @@ def echo_request(message_id: int) -> Command:
             _FIELD: _US.pack(C_ECHO_RQ),
             _MESSAGE_ID: _US.pack(message_id),
             _DATASET_TYPE: _US.pack(NO_DATASET),
+        }
+    )
+
+
+def action_request(message_id: int, sop_class_uid: str, sop_instance_uid: str, action_type: int) -> Command:
+    """Make an N-ACTION request with a dataset, PS3.7 section 10.3.4.1."""
+    return Command(
+        {
+            _REQUESTED_CLASS: sop_class_uid.encode("ascii"),
+            _FIELD: _US.pack(N_ACTION_RQ),
+            _MESSAGE_ID: _US.pack(message_id),
+            _DATASET_TYPE: _US.pack(1),
+            _REQUESTED_INSTANCE: sop_instance_uid.encode("ascii"),
+            _ACTION_TYPE: _US.pack(action_type),
+        }
+    )
+
+
+def event_report_request(message_id: int, sop_class_uid: str, sop_instance_uid: str, event_type: int) -> Command:
+    """Make an N-EVENT-REPORT request with a dataset, PS3.7 section 10.3.1.1."""
+    return Command(
+        {
+            _SOP_CLASS: sop_class_uid.encode("ascii"),
+            _FIELD: _US.pack(N_EVENT_REPORT_RQ),
+            _MESSAGE_ID: _US.pack(message_id),
+            _DATASET_TYPE: _US.pack(1),
+            _SOP_INSTANCE: sop_instance_uid.encode("ascii"),
+            _EVENT_TYPE: _US.pack(event_type),
         }
     )

@@ -236,6 +236,33 @@ class Association:
                 raise TimedOutError(f"the receiver was silent for {self._patience.response:g} s") from error
         return self._messages.popleft()
 
+    def expect(self, seconds: float) -> Message | None:
+        """Wait for a message that nothing was asked for and that need not come, such as an N-EVENT-REPORT request.
+
+        Parameters
+        ----------
+        seconds
+            In total, until it begins to come; for the rest of it the peer has the patience of a response.
+
+        Returns
+        -------
+        Message or None
+            None: none began to come. The association stands as it was.
+
+        Raises
+        ------
+        ReleasedError, LostError, TimedOutError, AbortedError, MalformedError, StoppedError
+            As `receive`.
+        """
+        link = self._link
+        if not self._messages:
+            link.within(seconds)
+            try:
+                link.need(1)
+            except TimedOutError:
+                return None
+        return self.receive()
+
     def come(self) -> Iterator[Message]:
         """Give the messages that have come already; it waits for nothing. What is left when an association is over."""
         while self._messages:

@@ -17,6 +17,7 @@ from libs.web.server import ListenError
 from services.ingest import metric
 from services.ingest.api import make_router
 from services.ingest.arrival import arrival_id
+from services.ingest.commitment import Commitments
 from services.ingest.completion import Completion
 from services.ingest.doorstep import Doorstep
 from services.ingest.evidence import Patience, patience
@@ -149,6 +150,7 @@ class _Parts:
             self.gate,
             self._work,
             self.indexer.submit,
+            commitments=Commitments(self._database, outbox),
             uploads=self.uploads if uploading else None,
             name=lambda: arrival_id(clock(), secrets.token_bytes(8)),
         )

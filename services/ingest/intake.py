@@ -52,7 +52,9 @@ class Session:
     tenant, site, node
         Keys in the network definition.
     may_store
-        Whether it may do more than C-ECHO.
+        Whether it may send objects.
+    may_report
+        Whether it may report storage commitment, and has asked to.
     object_size
         Longest dataset that it may send, bytes; None for any.
     rated
@@ -66,6 +68,7 @@ class Session:
     site: str
     node: str
     may_store: bool
+    may_report: bool
     object_size: int | None
     rated: bool
     provenance: Mapping[str, str]
@@ -170,7 +173,7 @@ class Intake:
         """
         if request.field != commands.C_STORE_RQ:
             return Refused(request, identity.UNRECOGNIZED_OPERATION, self._refused)
-        if context.abstract_syntax == presentation.VERIFICATION:
+        if not presentation.is_storage(context.abstract_syntax):
             return Refused(request, identity.SOP_CLASS_NOT_SUPPORTED, self._refused)
         if session is None or not session.may_store:
             return Refused(request, identity.NOT_AUTHORIZED, self._refused)

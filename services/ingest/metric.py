@@ -27,6 +27,12 @@ CONFLICTS = metric.counter(
     "kivuko_ingest_conflicts_total", "Arrivals of other content under a known UID, by what was done.", ["outcome"]
 )
 FLAGS = metric.counter("kivuko_ingest_flags_total", "Flags raised on studies for people to look at.", ["kind"])
+REPORTS = metric.counter(
+    "kivuko_ingest_commitment_reports_total", "Reports of storage commitment by the status answered.", ["status"]
+)
+REPORTED = metric.counter(
+    "kivuko_ingest_commitment_instances_total", "Instances in those that were taken, by what was said.", ["outcome"]
+)
 RESOLVED = metric.counter("kivuko_ingest_resolved_total", "Quarantined objects that people decided on.", ["outcome"])
 EXPIRED = metric.counter("kivuko_ingest_studies_expired_total", "Copies of studies that retention has removed.")
 EXPIRED_BYTES = metric.counter("kivuko_ingest_expired_bytes_total", "Bytes of the instances of these.")

@@ -1,9 +1,13 @@
-"""Which presentation contexts the port accepts: Verification, and storage of whatever kind the site takes."""
+"""Which presentation contexts the port accepts.
+
+Verification, storage of whatever kind the site takes, and storage commitment from archives that report what we asked.
+"""
 
 from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Final
 
+from libs.dimse import commitment
 from libs.dimse.negotiation import (
     ABSTRACT_SYNTAX_NOT_SUPPORTED,
     TRANSFER_SYNTAXES_NOT_SUPPORTED,
@@ -11,6 +15,7 @@ from libs.dimse.negotiation import (
     Context,
     Proposed,
     RefusedContext,
+    Role,
 )
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
@@ -40,31 +45,56 @@ def only_echo(proposed: Sequence[Proposed]) -> bool:
     return all(each.abstract_syntax == VERIFICATION for each in proposed)
 
 
+def reports(proposed: Sequence[Proposed], roles: Sequence[Role]) -> bool:
+    """Tell whether a caller asks to report storage commitment.
+
+    It has to propose itself as SCP (PS3.7 section D.3.3.4). Not all do: who selects no role is taken to, as whoever
+    wants to ask us for commitment gets no other answer on it than that this is no operation of ours.
+    """
+    if all(each.abstract_syntax != commitment.SOP_CLASS for each in proposed):
+        return False
+    selected = [role for role in roles if role.sop_class_uid == commitment.SOP_CLASS]
+    return not selected or any(role.scp for role in selected)
+
+
+def agreed_roles(roles: Sequence[Role], *, report: bool) -> tuple[Role, ...]:
+    """Answer role selection: who may report is SCP of storage commitment and nothing else; for the rest the default."""
+    if report and any(role.sop_class_uid == commitment.SOP_CLASS and role.scp for role in roles):
+        return (Role(commitment.SOP_CLASS, scu=False, scp=True),)
+    return ()
+
+
 def is_storage(abstract_syntax: str) -> bool:
     """Tell whether an abstract syntax is a storage SOP class, as private and unknown ones are taken to be."""
     return abstract_syntax in _STORAGE or not abstract_syntax.startswith(_NOT_STORAGE)
 
 
 def choose(
-    proposed: Sequence[Proposed], *, store: bool, standard: Collection[str] | None
+    proposed: Sequence[Proposed], *, store: bool, standard: Collection[str] | None, report: bool = False
 ) -> tuple[Context | RefusedContext, ...]:
     """Answer each presentation context.
 
     Parameters
     ----------
     store
-        Whether the caller may store; if not, nothing but Verification is accepted.
+        Whether the caller may store; if not, no storage is accepted.
     standard
         Storage SOP classes that are accepted; None for any, private and unknown ones included. Then a context of which
         no transfer syntax is known is accepted too: its objects are kept as they come.
+    report
+        Whether the caller may report storage commitment, and asks to.
     """
-    return tuple(_answer(each, store=store, standard=standard) for each in proposed)
+    return tuple(_answer(each, store=store, standard=standard, report=report) for each in proposed)
 
 
-def _answer(proposed: Proposed, *, store: bool, standard: Collection[str] | None) -> Context | RefusedContext:
+def _answer(
+    proposed: Proposed, *, store: bool, standard: Collection[str] | None, report: bool
+) -> Context | RefusedContext:
     if proposed.abstract_syntax == VERIFICATION:
         known = [each for each in proposed.transfer_syntaxes if each in _PLAIN]
         return _taken(proposed, known)
+    if proposed.abstract_syntax == commitment.SOP_CLASS and report:
+        return _taken(proposed, [each for each in proposed.transfer_syntaxes if each in commitment.TRANSFER_SYNTAXES])
     if not proposed.abstract_syntax or not is_storage(proposed.abstract_syntax):
         return RefusedContext(proposed.id, ABSTRACT_SYNTAX_NOT_SUPPORTED)
     if not store:

@@ -13,11 +13,13 @@ from typing import Final
 from prometheus_client import Counter
 
 from contracts.fact import Source
+from libs.dimse import command as commands
 from libs.dimse.admission import UNKNOWN_NODE, Admitted, Refusal
 from libs.dimse.handshake import HandshakeError
 from libs.telemetry import log
 from services.ingest import identity, metric
 from services.ingest.arrival import Arrival, Entry
+from services.ingest.commitment import Commitments
 from services.ingest.gate import Gate
 from services.ingest.identity import Objection
 from services.ingest.refrain import Refrain
@@ -56,6 +58,8 @@ class Reception:
         Decides who is let in.
     work, submit
         Told of what is in hand; indexes it.
+    commitments
+        Keeps what archives report.
     uploads
         With `ack=object-store`; None with `ack=spool`.
     name
@@ -68,12 +72,14 @@ class Reception:
         work: Work,
         submit: Callable[[Entry], None],
         *,
+        commitments: Commitments,
         uploads: Uploads | None,
         name: Callable[[], str],
     ) -> None:
         self._gate = gate
         self._work = work
         self._submit = submit
+        self._commitments = commitments
         self._uploads = uploads
         self._name = name
         self._associations: dict[str, _Association] = {}
@@ -87,11 +93,9 @@ class Reception:
         shown = None if message["certificate"] is None else base64.b64decode(message["certificate"])
         name = self._name()
         decision = self._gate.admit(called, calling, address, shown, association=name)
-        if isinstance(decision, Admitted) and "store" not in decision.may and not message["only_echo"]:
+        if isinstance(decision, Admitted) and (refusal := _unwanted(decision, message)) is not None:
             self._gate.closed(name)
-            decision = Refusal(
-                f"the node {decision.node} may not store: add `store` to its `may`", permanent=True, diagnostic=1
-            )
+            decision = refusal
         if isinstance(decision, Refusal):
             # C-ECHO tells nothing and stores nothing: without a definition it is how people look for the port.
             if not decision.permanent and decision.source == 1 and message["only_echo"]:
@@ -112,6 +116,10 @@ class Reception:
         metric.ASSOCIATIONS.labels(outcome="accepted").inc()
         say = _LOG.warning if decision.node == UNKNOWN_NODE else _LOG.info
         say("association accepted", association=name, node=decision.node, calling_aet=calling, address=address)
+        if message["reports"] and not decision.commits:
+            _LOG.warning(
+                "storage commitment refused", association=name, node=decision.node, reason=_no_commitment(decision)
+            )
         return {
             "rejection": None,
             "standard": decision.sop_classes == "standard",
@@ -121,6 +129,7 @@ class Reception:
                 "site": decision.site,
                 "node": decision.node,
                 "may_store": "store" in decision.may,
+                "may_report": decision.commits and message["reports"],
                 "object_size": decision.limits.object_size,
                 "rated": decision.limits.rate is not None,
                 "provenance": {"tenant": decision.tenant, "association": name, **source.model_dump()},
@@ -215,6 +224,13 @@ class Reception:
             self._expected.pop(arrival.id, None)
         return {"why": why, "key": entry.object_key}
 
+    async def report(self, message: Message) -> int:
+        """Keep what an archive reports of storage commitment; give the status to answer with."""
+        found = self._associations.get(message["association"])
+        if found is None:
+            return commands.PROCESSING_FAILURE
+        return await self._commitments.take(found.node, message["association"], message)
+
     def dropped(self, message: Message) -> None:
         """An arrival that was expected is not acknowledged; nothing of it stays."""
         found = self._expected.pop(message["id"], None)
@@ -252,3 +268,21 @@ class Reception:
     def _count(self, status: int, seconds: float) -> None:
         _with_status(status).inc()
         metric.RESPONSE.observe(seconds)
+
+
+def _unwanted(node: Admitted, message: Message) -> Refusal | None:
+    """Say why a node may do nothing of what it asks for, if so."""
+    if message["only_echo"] or (message["reports"] and node.commits):
+        return None
+    if message["reports"] and not message["stores"]:
+        return Refusal(_no_commitment(node), permanent=True, diagnostic=1)
+    if "store" not in node.may:
+        return Refusal(f"the node {node.node} may not store: add `store` to its `may`", permanent=True, diagnostic=1)
+    return None
+
+
+def _no_commitment(node: Admitted) -> str:
+    return (
+        f"the node {node.node} asks to report storage commitment, and is not said to answer it: "
+        "add `commit: true` to the node if it is an archive that we send to"
+    )

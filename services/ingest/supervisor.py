@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from libs.dimse import command as commands
 from libs.telemetry import log
 from services.ingest import metric
 from services.ingest.arrival import Entry
@@ -243,12 +244,22 @@ class Supervisor:
         elif kind == "closed":
             self._reception.closed(message["association"], message["how"])
             receiver.lane.send({"kind": "answer", "call": call})
+        elif kind == "report":
+            self._task(self._report(receiver, message))
         else:
             self._task(self._expect(receiver, message))
 
     async def _expect(self, receiver: _Receiver, message: Message) -> None:
         answer = await self._reception.expect(receiver.lane.name, receiver.folder, message)
         receiver.lane.send({"kind": "answer", "call": message["call"], **answer})
+
+    async def _report(self, receiver: _Receiver, message: Message) -> None:
+        status = commands.PROCESSING_FAILURE
+        try:
+            status = await self._reception.report(message)
+        finally:
+            # After a defect too: an archive that is told of a failure comes again, one that waits does not.
+            receiver.lane.send({"kind": "answer", "call": message["call"], "status": status})
 
     def _ended(self, receiver: _Receiver, message: Message) -> None:
         number = message["id"]

@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from libs.dimse.commitment import Report
+from tests.integration.ingest.test_commitment import KEPT, archive, said
 from tests.support.dcmtk import storescu
 from tests.support.kivuko import embedded
 from tests.support.process import program, wait_until
@@ -25,6 +27,7 @@ sites:
   luba: {name: Luba}
 nodes:
   CT1: {site: luba, host: 127.0.0.1, may: [store]}
+  PACS: {site: luba, host: 127.0.0.1, commit: true}
 """
 _CALLS = (
     "openat,write,writev,pwrite64,fsync,fdatasync,rename,renameat,renameat2,link,linkat,unlink,unlinkat,sendto,sendmsg"
@@ -34,6 +37,10 @@ _COUNTED = ("openat", "write", "writev", "pwrite64")
 _LINE = re.compile(r"^(?P<thread>\d+) +(?:<\.\.\. (?P<resumed>\w+) resumed>|(?P<call>\w+)\()(?P<rest>.*)$")
 #: (0000,0100) = 8001H C-STORE-RSP and (0000,0900) = 0000H success, Implicit VR Little Endian: PS3.7 section 9.3.1.2.
 _RESPONSE = bytes.fromhex("00000001020000000180").hex()
+#: (0000,0100) = 8100H N-EVENT-REPORT-RSP: PS3.7 section 10.3.1.2.
+_EVENT_RESPONSE = bytes.fromhex("00000001020000000081").hex()
+#: A page of SQLite and what stands before it in its log.
+_PAGE = 4096 + 24
 #: Head of the answer to an applied definition.
 _CREATED = b"HTTP/1.1 200 OK".hex()
 _SUCCESS = bytes.fromhex("00000009020000000000").hex()
@@ -68,9 +75,9 @@ def calls(trace: str) -> Iterator[Call]:
 
 
 @contextmanager
-def traced(pid: int, output: Path) -> Iterator[None]:
-    """Trace a process, its children and all their threads until the block ends."""
-    command = [program("strace", "strace"), "-f", "-y", "-s", "512", "-e", f"trace={_CALLS}", "-o", str(output)]
+def traced(pid: int, output: Path, longest: int = 512) -> Iterator[None]:
+    """Trace a process, its children and all their threads until the block ends; of data so many bytes are kept."""
+    command = [program("strace", "strace"), "-f", "-y", "-s", str(longest), "-e", f"trace={_CALLS}", "-o", str(output)]
     processes = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     command += [word for each in processes for word in ("-p", str(each))]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
@@ -124,6 +131,33 @@ def test_file_and_folder_are_synced_before_each_success_is_sent(tmp_path: Path) 
             successes += 1
             assert len(durable) >= successes, "success was sent before file and folder were synced"
     assert successes == len(paths) == len(durable)
+
+
+def test_the_database_is_synced_before_a_report_of_storage_commitment_is_answered(tmp_path: Path) -> None:
+    system = embedded(tmp_path)
+    process = system.processes["all"]
+    transactions = [f"2.25.{number * '7'}" for number in (20, 21, 22)]
+    try:
+        system.start()
+        system.apply(DEFINITION)
+        output = tmp_path / "trace"
+        with archive(system.dicom_port) as association, traced(process.pid, output, _PAGE):
+            for transaction in transactions:
+                assert said(association, Report(transaction, (KEPT,), ())) == 0
+    finally:
+        system.kill()
+    log = re.escape(str(process.home / "db" / "ingest.db-wal"))
+    written, durable = "", ""
+    answered = 0
+    for call in calls(output.read_text(errors="replace")):
+        if call.name == "pwrite64" and re.search(rf"<{log}>", call.text):
+            written += call.text
+        elif call.name in {"fsync", "fdatasync"} and re.search(rf"<{log}>", call.text):
+            durable = written
+        elif call.name == "send" and _EVENT_RESPONSE in call.text and _SUCCESS in call.text:
+            assert f'"subject":"{transactions[answered]}"' in durable.replace("\\", ""), "answered before it was synced"
+            answered += 1
+    assert answered == len(transactions)
 
 
 def test_an_entry_leaves_the_spool_only_when_object_and_index_are_synced(tmp_path: Path) -> None:

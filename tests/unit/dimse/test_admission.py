@@ -43,6 +43,14 @@ def shown(name: str = "", *, dns: tuple[str, ...] = (), digit: str = "0") -> Cer
     return Certificate(frozenset((name,)), frozenset(dns), f"sha256:{digit * 64}", at, at)
 
 
+def test_an_archive_that_answers_commitment_is_known_as_one() -> None:
+    network = definition({"CT": {"host": "10.0.0.5", "commit": True, "may": []}, "MR": {"host": "10.0.0.5"}})
+    archive, scanner = decide(network), decide(network, "MR")
+    assert isinstance(archive, Admitted)
+    assert isinstance(scanner, Admitted)
+    assert (archive.commits, scanner.commits) == (True, False)
+
+
 def test_without_a_definition_nobody_is_let_in_and_may_try_again() -> None:
     assert decide(None, loopback=True, address="127.0.0.1") == NO_DEFINITION
     assert not NO_DEFINITION.permanent

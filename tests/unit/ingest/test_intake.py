@@ -21,7 +21,7 @@ from tests.support.synthetic import CT_IMAGE_STORAGE, EXPLICIT_LITTLE_ENDIAN, ma
 
 pytestmark = pytest.mark.unit
 CONTEXT = Context(1, CT_IMAGE_STORAGE, EXPLICIT_LITTLE_ENDIAN)
-SESSION = Session("A1", "default", "luba", "CT1", True, None, False, {"tenant": "default", "association": "A1"})
+SESSION = Session("A1", "default", "luba", "CT1", True, False, None, False, {"tenant": "default", "association": "A1"})
 
 
 class Told:

@@ -1,9 +1,18 @@
 import pytest
 
+from libs.dimse.commitment import SOP_CLASS as COMMITMENT
 from libs.dimse.negotiation import ABSTRACT_SYNTAX_NOT_SUPPORTED as NO_CLASS
 from libs.dimse.negotiation import TRANSFER_SYNTAXES_NOT_SUPPORTED as NO_SYNTAX
-from libs.dimse.negotiation import USER_REJECTION, Context, Proposed, RefusedContext
-from services.ingest.presentation import VERIFICATION, choose, is_storage, only_echo, standard_classes
+from libs.dimse.negotiation import USER_REJECTION, Context, Proposed, RefusedContext, Role
+from services.ingest.presentation import (
+    VERIFICATION,
+    agreed_roles,
+    choose,
+    is_storage,
+    only_echo,
+    reports,
+    standard_classes,
+)
 
 pytestmark = pytest.mark.unit
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -68,3 +77,42 @@ def test_who_may_not_store_may_say_hello() -> None:
 def test_the_standard_has_its_storage_classes() -> None:
     assert CT in standard_classes()
     assert VERIFICATION not in standard_classes()
+
+
+SCP, BOTH, SCU = (Role(COMMITMENT, scu=scu, scp=scp) for scu, scp in ((False, True), (True, True), (True, False)))
+OF_ANOTHER = Role(CT, scu=False, scp=True)
+
+
+@pytest.mark.parametrize(
+    ("roles", "asks", "answer"),
+    [
+        ((), True, ()),
+        ((SCP,), True, (SCP,)),
+        ((BOTH,), True, (SCP,)),
+        ((SCU,), False, ()),
+        ((Role(COMMITMENT, scu=False, scp=False),), False, ()),
+        ((OF_ANOTHER,), True, ()),
+        ((OF_ANOTHER, SCP), True, (SCP,)),
+        ((OF_ANOTHER, SCU), False, ()),
+    ],
+)
+def test_who_proposes_to_answer_commitment_asks_to_report(
+    roles: tuple[Role, ...], asks: bool, answer: tuple[Role, ...]
+) -> None:
+    proposed = [Proposed(1, CT, (IMPLICIT,)), Proposed(3, COMMITMENT, (IMPLICIT,))]
+    assert reports(proposed, roles) == asks
+    assert not reports(proposed[:1], roles)
+    assert agreed_roles(roles, report=asks) == answer
+    assert agreed_roles(roles, report=False) == ()
+
+
+@pytest.mark.parametrize(
+    ("syntaxes", "taken"),
+    [((JPEG, IMPLICIT), IMPLICIT), (("1.2.840.10008.1.2.1", IMPLICIT), "1.2.840.10008.1.2.1"), ((JPEG,), None)],
+)
+@pytest.mark.parametrize("store", [True, False])
+def test_reports_are_taken_in_what_can_be_read(syntaxes: tuple[str, ...], taken: str | None, store: bool) -> None:
+    proposed = [Proposed(3, COMMITMENT, syntaxes)]
+    expected = RefusedContext(3, NO_SYNTAX) if taken is None else Context(3, COMMITMENT, taken)
+    assert choose(proposed, store=store, standard=None, report=True) == (expected,)
+    assert choose(proposed, store=store, standard=None) == (RefusedContext(3, NO_CLASS),)
