@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
-from sqlalchemy import CursorResult, Result, Row, Table, bindparam, delete, select, update
+from sqlalchemy import BindParameter, CursorResult, Result, Row, Table, bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -26,6 +26,22 @@ _AGGREGATES = (
     *(studies.c.size, studies.c.modalities, studies.c.announced, studies.c.pending_since, studies.c.due_at),
     *(studies.c.version, studies.c.expired_at),
 )
+# Made once: to make a statement takes longer than to run it.
+_UIDS: BindParameter[Any] = bindparam("uids", expanding=True)
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+_KNOWN = select(instances.c.sop_uid, instances.c.content_hash, instances.c.object_key).where(
+    instances.c.tenant == bindparam("owner"), instances.c.sop_uid.in_(_UIDS)
+)
+_LOCK_STUDIES = (
+    select(*_AGGREGATES)
+    .where(studies.c.tenant == bindparam("owner"), studies.c.study_uid.in_(_UIDS))
+    .order_by(studies.c.study_uid)
+    .with_for_update()
+)
+_SERIES = select(series).where(series.c.study_id.in_(_IDS), series.c.series_uid.in_(_UIDS))
+_FORGET_RECEIVED = delete(received).where(received.c.id.in_(_IDS))
+_INSERT_BATCHES, _INSERT_INSTANCES = batches.insert(), instances.insert()
+_UPDATE_STUDY = update(studies).where(studies.c.id == bindparam("row"))
 #: The clocks of replicas may differ by so much.
 CLOCKS_DIFFER = timedelta(minutes=1)
 
@@ -85,11 +101,7 @@ async def known(tx: AsyncSession, wanted: Iterable[tuple[str, str]]) -> Known:
         by_tenant.setdefault(tenant, set()).add(sop_uid)
     found: Known = {}
     for tenant, sop_uids in by_tenant.items():
-        rows = await tx.execute(
-            select(instances.c.sop_uid, instances.c.content_hash, instances.c.object_key).where(
-                instances.c.tenant == tenant, instances.c.sop_uid.in_(sorted(sop_uids))
-            )
-        )
+        rows = await tx.execute(_KNOWN, {"owner": tenant, "uids": sorted(sop_uids)})
         found |= {(tenant, uid): Kept(content_hash, key) for uid, content_hash, key in rows}
     return found
 
@@ -124,8 +136,8 @@ async def index(
         for source in [source_document(batch.first.source)]
         for entry in entries
     ]
-    await tx.execute(_insert_absent(tx, arrivals), came)
-    recorded: Result[Any] = await tx.execute(delete(received).where(received.c.id.in_([row["id"] for row in came])))
+    await tx.execute(_insert_absent(_dialect(tx), arrivals), came)
+    recorded: Result[Any] = await tx.execute(_FORGET_RECEIVED, {"ids": [row["id"] for row in came]})
     uploaded = sum(entry.uploaded for batch in indexed for entry in batch.entries)
     if isinstance(recorded, CursorResult) and recorded.rowcount < uploaded:
         # Another replica has taken the records over, and perhaps removed the objects.
@@ -148,7 +160,7 @@ async def index(
         if batch.headers is not None
     ]
     if headed:
-        await tx.execute(batches.insert(), headed)
+        await tx.execute(_INSERT_BATCHES, headed)
     added = await _count_series(tx, {study_ids[key]: each for key, each in brought.items()})
     changes = [
         _due(
@@ -156,7 +168,7 @@ async def index(
         )
         for key, row in rows.items()
     ]
-    await tx.execute(update(studies).where(studies.c.id == bindparam("row")), changes)
+    await tx.execute(_UPDATE_STUDY, changes)
     return {key: int(row.version) for key, row in rows.items()}
 
 
@@ -178,16 +190,11 @@ async def _lock_studies(tx: AsyncSession, indexed: Sequence[Indexed]) -> dict[tu
         }
         for tenant, study_uid in order
     ]
-    await tx.execute(_insert_absent(tx, studies), new)
+    await tx.execute(_insert_absent(_dialect(tx), studies), new)
     found: dict[tuple[str, str], Row[Any]] = {}
     for tenant in sorted({tenant for tenant, _ in order}):
         wanted = [study_uid for each, study_uid in order if each == tenant]
-        rows: Result[Any] = await tx.execute(
-            select(*_AGGREGATES)
-            .where(studies.c.tenant == tenant, studies.c.study_uid.in_(wanted))
-            .order_by(studies.c.study_uid)
-            .with_for_update()
-        )
+        rows: Result[Any] = await tx.execute(_LOCK_STUDIES, {"owner": tenant, "uids": wanted})
         found |= {(tenant, row.study_uid): row for row in rows}
     if len(found) < len(order):
         raise RacedError
@@ -214,7 +221,7 @@ async def _insert_instances(
     if not rows:
         return
     try:
-        await tx.execute(instances.insert(), sorted(rows, key=lambda row: (row["tenant"], row["sop_uid"])))
+        await tx.execute(_INSERT_INSTANCES, sorted(rows, key=lambda row: (row["tenant"], row["sop_uid"])))
     except IntegrityError as error:
         raise RacedError from error
 
@@ -224,9 +231,7 @@ async def _count_series(tx: AsyncSession, brought: Mapping[int, Brought]) -> dic
     wanted = {uid for each in brought.values() for uid in each.series}
     if not wanted:
         return {}
-    rows = await tx.execute(
-        select(series).where(series.c.study_id.in_(list(brought)), series.c.series_uid.in_(sorted(wanted)))
-    )
+    rows = await tx.execute(_SERIES, {"ids": list(brought), "uids": sorted(wanted)})
     kept = {(row.study_id, row.series_uid): tally_of(row) for row in rows}
     written = [
         {
@@ -242,9 +247,7 @@ async def _count_series(tx: AsyncSession, brought: Mapping[int, Brought]) -> dic
         for uid, part in each.series.items()
         for whole in [kept.get((study_id, uid), Tally()) + part]
     ]
-    insert = _dialect(tx).insert(series)
-    changed = {name: insert.excluded[name] for name in ("modality", "instance_count", "size", "numbers", "announced")}
-    await tx.execute(insert.on_conflict_do_update(index_elements=["study_id", "series_uid"], set_=changed), written)
+    await tx.execute(_write_series(_dialect(tx)), written)
     return {study_id: sum((study_id, uid) not in kept for uid in each.series) for study_id, each in brought.items()}
 
 
@@ -317,6 +320,15 @@ def _dialect(tx: AsyncSession) -> Any:
     return postgresql if tx.get_bind().dialect.name == "postgresql" else sqlite
 
 
-def _insert_absent(tx: AsyncSession, table: Table) -> Any:
+@cache
+def _insert_absent(dialect: Any, table: Table) -> Any:
     """Insert what is not there yet."""
-    return _dialect(tx).insert(table).on_conflict_do_nothing()
+    return dialect.insert(table).on_conflict_do_nothing()
+
+
+@cache
+def _write_series(dialect: Any) -> Any:
+    """Write series anew, whether they are there or not."""
+    insert = dialect.insert(series)
+    changed = {name: insert.excluded[name] for name in ("modality", "instance_count", "size", "numbers", "announced")}
+    return insert.on_conflict_do_update(index_elements=["study_id", "series_uid"], set_=changed)
