@@ -3,9 +3,10 @@
 What a neighbour's work costs must not be taken for blocking: to send to one that warns of every object is real work,
 and on two cores it delays others whoever does it. So studies come at a fixed pace, far below what the machine can do,
 and two things are asked. Are all of them delivered at that pace, as they are alone? That is what a neighbour that
-blocks would break. And is each of them, from wanted to recorded as delivered, as quick as beside nine that behave? Those
-cost what work costs; whatever is slower than with them is the misbehaviour. How quick it is alone is shown as well, with the
-processor time of each: the difference to that is the price of ten destinations on this machine, not of bad ones.
+blocks would break. And is each of them, from wanted to recorded as delivered, as quick as beside nine that behave?
+Those cost what work costs; whatever is slower than with them is the misbehaviour. How quick it is alone is shown as
+well, with the processor time of each: the difference to that is the price of ten destinations on this machine, not of
+bad ones.
 
 Each of the nine wants as many studies as the one that is measured, at times of its own. Timeouts and waits are those
 of production: who hangs does so for the whole round. The nine have a process of their own, as what they do is not to
