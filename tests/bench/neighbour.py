@@ -48,9 +48,9 @@ from tests.support.misbehaving import Destination
 from tests.support.synthetic import make_study
 
 _ROUNDS: Final = 3
-_STUDIES, _INSTANCES, _PIXELS = 6, 10, 128
-#: Seconds between two studies of a destination.
-_PACE: Final = 1.2
+_STUDIES, _INSTANCES, _PIXELS = 5, 10, 128
+#: Seconds between two studies of a destination: 50 instances a second for all ten together.
+_PACE: Final = 2.0
 _PATIENCE_S: Final = 60.0
 #: No destination is slower by more than a tenth because of others.
 _GOAL: Final = 0.9
@@ -89,6 +89,64 @@ class Round:
     processors: float
 
 
+class _Neighbours:
+    """The nine, in a process of their own: begun and ended for each round.
+
+    Parameters
+    ----------
+    good, expired
+        Certificates of the one with TLS, when it behaves and when it does not.
+    """
+
+    def __init__(self, good: Issued, expired: Issued) -> None:
+        self._pipe, theirs = multiprocessing.Pipe()
+        # Not forked: this process has threads.
+        self._process = multiprocessing.get_context("spawn").Process(
+            target=_serve, args=(theirs, good, expired), daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        return self
+
+    def begin(self, *, misbehave: bool) -> Mapping[str, int]:
+        """Begin; give their ports by destination."""
+        self._pipe.send(misbehave)
+        ports: Mapping[str, int] = self._pipe.recv()
+        return ports
+
+    def end(self) -> None:
+        """End, with every connection; raise if they saw the sender break the Standard."""
+        self._pipe.send(None)
+        if violations := self._pipe.recv():
+            raise RuntimeError(f"the sender broke the Standard: {violations[0]}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def _serve(pipe: Connection, good: Issued, expired: Issued) -> None:
+    """Be the nine, round after round, until killed."""
+    while True:
+        misbehave = pipe.recv()
+        with ExitStack() as stack:
+            served = {
+                key: stack.enter_context(
+                    Destination(
+                        behaviour if misbehave else Behaviour(),
+                        tls=None if key != "expired" else expired if misbehave else good,
+                    )
+                )
+                for key, behaviour in _NEIGHBOURS.items()
+            }
+            pipe.send({key: destination.port for key, destination in served.items()})
+            pipe.recv()
+        pipe.send([each for destination in served.values() for each in destination.record.violations])
+
+
 def run(progress: Progress) -> list[Figure]:
     """Have the same studies sent alone, beside the good and beside the bad, in turn."""
     task = progress.add_task("neighbour: rounds", total=_ROUNDS * len(_KINDS))
@@ -103,15 +161,12 @@ def run(progress: Progress) -> list[Figure]:
             uid: make_study(folder / "files", _INSTANCES, study_uid=uid, rows=_PIXELS, cols=_PIXELS)
             for uid in (str(generate_uid()) for _ in range(_STUDIES))
         }
-        for number in range(_ROUNDS):
-            for kind, rounds in found.items():
-                certificate = expired if kind == _MISBEHAVE else valid
-                with _Neighbours(certificate, misbehave=kind == _MISBEHAVE) as neighbours:
-                    others = () if kind == _ALONE else tuple(neighbours.ports)
-                    rounds.append(
-                        asyncio.run(_round(folder / f"{number}-{kind}", studies, neighbours, others, number, context))
-                    )
-                progress.advance(task)
+        with _Neighbours(good=valid, expired=expired) as neighbours:
+            for number in range(_ROUNDS):
+                for kind, rounds in found.items():
+                    played = _round(folder / f"{number}-{kind}", kind, studies, neighbours, context, number)
+                    rounds.append(asyncio.run(played))
+                    progress.advance(task)
     return _figures(found)
 
 
@@ -133,25 +188,26 @@ def _figures(found: Mapping[str, Sequence[Round]]) -> list[Figure]:
 
 async def _round(
     folder: Path,
+    kind: str,
     studies: Mapping[str, Sequence[Path]],
-    neighbours: "_Neighbours",
-    others: Sequence[str],
-    seed: int,
+    neighbours: _Neighbours,
     context: ssl.SSLContext,
+    seed: int,
 ) -> Round:
     good = StoreScp(folder / "good")
     good.start()
     try:
-        snapshot = _definition(good.port, neighbours.ports)
+        ports = neighbours.begin(misbehave=kind == _MISBEHAVE)
+        snapshot = _definition(good.port, ports)
         async with stand(folder, snapshot, EgressSettings(), contexts=lambda _secret: lambda: context) as egress:
             kept = {uid: egress.keep(paths) for uid, paths in studies.items()}
             used, began = _processor_seconds(), time.perf_counter()
-            wanted_at = await _want(egress, kept, others, seed)
+            wanted_at = await _want(egress, kept, () if kind == _ALONE else tuple(ports), seed)
             rows = await _delivered(egress, wanted_at)
             processors = (_processor_seconds() - used) / (time.perf_counter() - began)
-            if neighbours.misbehave:
+            if kind == _MISBEHAVE:
                 await _look(egress)
-            # Or else the end would wait for those that hang.
+            # Or else the end of egress would wait for those that hang.
             neighbours.end()
     finally:
         good.stop()
@@ -197,12 +253,12 @@ async def _want(
 
 async def _delivered(egress: Stand, wanted_at: Mapping[str, datetime]) -> Sequence[Row[Any]]:
     """Wait until all that is measured is delivered, without looking so often that it costs anything."""
-    async with asyncio.timeout(_PATIENCE_S):
-        while True:
-            rows = await _done(egress, "good")
-            if len(rows) == len(wanted_at):
-                return rows
-            await asyncio.sleep(0.1)
+    gives_up = time.perf_counter() + _PATIENCE_S
+    while len(rows := await _done(egress, "good")) < len(wanted_at):
+        if time.perf_counter() > gives_up:
+            raise RuntimeError(f"{len(rows)} of {len(wanted_at)} studies were delivered in {_PATIENCE_S:g} s")
+        await asyncio.sleep(0.1)
+    return rows
 
 
 async def _done(egress: Stand, destination: str) -> Sequence[Row[Any]]:
@@ -215,53 +271,3 @@ async def _look(egress: Stand) -> None:
     for key in _NOTHING_ARRIVES:
         if await _done(egress, key):
             raise RuntimeError(f"a study is shown as delivered to {key}")
-
-
-class _Neighbours:
-    """The nine of one round, in a process of their own.
-
-    Attributes
-    ----------
-    ports
-        By destination.
-    """
-
-    def __init__(self, certificate: Issued, *, misbehave: bool) -> None:
-        self.misbehave = misbehave
-        self.ports: Mapping[str, int] = {}
-        self._pipe, theirs = multiprocessing.Pipe()
-        # Not forked: this process has threads.
-        self._process = multiprocessing.get_context("spawn").Process(
-            target=_serve, args=(theirs, certificate, misbehave), daemon=True
-        )
-
-    def __enter__(self) -> Self:
-        self._process.start()
-        self.ports = self._pipe.recv()
-        return self
-
-    def end(self) -> None:
-        """End them; raise if they saw the sender break the Standard."""
-        self._pipe.send(None)
-        if violations := self._pipe.recv():
-            raise RuntimeError(f"the sender broke the Standard: {violations[0]}")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.kill()
-        self._process.join()
-
-
-def _serve(pipe: Connection, certificate: Issued, misbehave: bool) -> None:
-    """Be the nine until told to end."""
-    with ExitStack() as stack:
-        served = {
-            key: stack.enter_context(
-                Destination(behaviour if misbehave else Behaviour(), tls=certificate if key == "expired" else None)
-            )
-            for key, behaviour in _NEIGHBOURS.items()
-        }
-        pipe.send({key: destination.port for key, destination in served.items()})
-        pipe.recv()
-    pipe.send([each for destination in served.values() for each in destination.record.violations])
