@@ -6,6 +6,7 @@ import secrets
 
 from libs.messaging.outbox import Outbox
 from libs.service import Platform, Service
+from libs.telemetry import log
 from services.egress.announcing import Announcer
 from services.egress.api import make_router
 from services.egress.calling import Timeouts
@@ -14,6 +15,7 @@ from services.egress.deliveries import Deliveries
 from services.egress.destination_api import Destinations, make_destination_router
 from services.egress.fetch_api import make_fetch_router
 from services.egress.handlers import register
+from services.egress.linking import make_links
 from services.egress.measurement import Measurement
 from services.egress.models import messaging
 from services.egress.order_api import make_order_router
@@ -22,6 +24,8 @@ from services.egress.receipt_api import make_receipt_router
 from services.egress.sender import Sender
 from services.egress.settings import EgressSettings
 from services.egress.signing import FILE, ReceiptKey
+
+_log = log.get(__name__)
 
 
 def build(platform: Platform) -> Service:
@@ -65,7 +69,16 @@ def build(platform: Platform) -> Service:
     own_key = platform.settings.home / FILE if database.dialect == "sqlite" else None
     key = ReceiptKey(settings.receipt_key, own_key)
     router.include_router(make_receipt_router(database, key, platform.settings.region))
-    router.include_router(make_fetch_router(database, platform.network, platform.objects))
+    links = make_links(
+        platform.settings.objects,
+        settings.public_objects_url,
+        platform.objects,
+        deliveries.trusted_since,
+        platform.clock,
+    )
+    if links is None and settings.public_objects_url is not None:
+        _log.warning("partners get no links: KIVUKO_EGRESS_PUBLIC_OBJECTS_URL needs an object store by S3")
+    router.include_router(make_fetch_router(database, platform.network, platform.objects, links))
 
     async def objects() -> None:
         await asyncio.to_thread(platform.objects.check)

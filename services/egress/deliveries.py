@@ -237,7 +237,7 @@ class Deliveries:
             attempts += row.id not in stretches
             begun[row.id] = stretch_of(row, attempts, now)
         await lease.note_attempt(tx, row.id, attempts)
-        trusted = self._trusted_since(now)
+        trusted = self.trusted_since(now)
         return [
             parcel_of(
                 row, item, next(self._numbers), fresh=item.received_at is not None and item.received_at >= trusted
@@ -535,7 +535,8 @@ class Deliveries:
     async def _emit(self, tx: AsyncSession, row: Row[Any], fact: Fact) -> None:
         await self._outbox.emit(tx, fact, subject=row.study_instance_uid, tenant=row.tenant, site=row.site)
 
-    def _trusted_since(self, now: datetime) -> datetime:
+    def trusted_since(self, now: datetime) -> datetime:
+        """Tell when an instance must have been taken in for its hash not to be computed again before it leaves."""
         # What came before this process may have met a power cut, and what came long ago, a failing disk.
         return max(self._began_at, now - timedelta(seconds=self._settings.verify_after))
 

@@ -1,11 +1,12 @@
 """HTTP routes by which partners fetch what they were told of: a list, single instances, and all in one ZIP file."""
 
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 from sqlalchemy import ColumnElement, Row, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,6 +20,7 @@ from libs.web.permission import requires
 from libs.web.principal import Principal, principal
 from libs.web.problem import Problem
 from libs.web.recording import use_of
+from services.egress.linking import DICOM, Links
 from services.egress.models import deliveries as table
 from services.egress.models import items
 from services.egress.original import original
@@ -52,8 +54,10 @@ class FetchStudy(BaseModel):
     next: int | None
 
 
-def make_fetch_router(database: Database, network: NetworkView, objects: Readable) -> APIRouter:
-    """Build the routes."""
+def make_fetch_router(
+    database: Database, network: NetworkView, objects: Readable, links: Links | None = None
+) -> APIRouter:
+    """Build the routes; without `links` everything is streamed."""
     router = APIRouter(tags=["egress"])
 
     async def seen(tx: AsyncSession, request: Request, caller: Caller, key: str) -> Row[Any]:
@@ -103,19 +107,25 @@ def make_fetch_router(database: Database, network: NetworkView, objects: Readabl
         )
 
     @router.get(
-        "/studies/{delivery_id}/instances/{sop_instance_uid}", dependencies=[_FETCH], response_class=StreamingResponse
+        "/studies/{delivery_id}/instances/{sop_instance_uid}",
+        dependencies=[_FETCH],
+        response_class=StreamingResponse,
+        responses={307: {"description": "It is at the address in `Location`, for 5 minutes and without a token."}},
     )
-    async def fetch_instance(
-        request: Request, caller: Caller, delivery_id: str, sop_instance_uid: str
-    ) -> StreamingResponse:
+    async def fetch_instance(request: Request, caller: Caller, delivery_id: str, sop_instance_uid: str) -> Response:
         async with database.reading() as tx:
             await seen(tx, request, caller, delivery_id)
             found = await _announced(tx, delivery_id, items.c.sop_instance_uid == sop_instance_uid)
         if not found:
             raise _nothing()
         parcel = _parcel(found[0])
+        if links is not None:
+            with _readable():
+                address = await to_thread.run_sync(links.link, parcel, found[0].received_at)
+            if address is not None:
+                return RedirectResponse(address, headers={"Cache-Control": "no-store"})
         pieces = original(parcel, objects)
-        return await _answer(pieces, "application/dicom", {"Content-Length": str(parcel.size)})
+        return await _answer(pieces, DICOM, {"Content-Length": str(parcel.size)})
 
     return router
 
@@ -145,8 +155,16 @@ async def _announced(
 
 async def _answer(pieces: Generator[bytes], kind: str, headers: dict[str, str]) -> StreamingResponse:
     """Begin an answer when its first piece is there: what can't be read at all is said with a status."""
-    try:
+    with _readable():
         first = await to_thread.run_sync(next, pieces, None)
+    return StreamingResponse(_flow(first or b"", pieces), media_type=kind, headers=headers)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Say with a status that what is kept can't be given."""
+    try:
+        yield
     except DamagedError as error:
         _log.error("an instance that a partner asked for can't be given", reason=str(error))
         raise Problem(
@@ -160,7 +178,6 @@ async def _answer(pieces: Generator[bytes], kind: str, headers: dict[str, str]) 
             advice="Try again in a minute.",
             headers={"Retry-After": "60"},
         ) from error
-    return StreamingResponse(_flow(first or b"", pieces), media_type=kind, headers=headers)
 
 
 async def _flow(first: bytes, pieces: Generator[bytes]) -> AsyncIterator[bytes]:

@@ -37,6 +37,12 @@ class EgressSettings(BaseSettings):
         pattern=r"^https://[^\s/?#]+(/[^\s?#]*)?$",
         description="Address under which partners reach us, https://...",
     )
+    public_objects_url: str | None = Field(
+        None,
+        pattern=r"^https://[^\s/?#@]+/?$",
+        description="Address under which partners reach the object store (S3), https://HOST[:PORT]: an instance is "
+        "fetched there by a link that holds for 5 minutes. Unset: everything goes through us.",
+    )
     receipt_key: Path | None = Field(
         None, description="File of the private key that signs receipts, Ed25519 in PEM; see docs/receipts.md."
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from tests.bench import idle, index, ingest, large, link, routing, sending
+from tests.bench import idle, index, ingest, large, link, neighbour, routing, sending
 from tests.bench.figure import COLUMNS, FOLDER, Figure, load, rows, save, table
 
 BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {
@@ -18,6 +18,7 @@ BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {
     "ingest": ingest.run,
     "large": large.run,
     "link": link.run,
+    "neighbour": neighbour.run,
     "routing": routing.run,
     "sending": sending.run,
 }
@@ -41,6 +42,14 @@ set size.
 
 Large objects are made while they are sent. Memory is the sum of what each process has grown by at its own peak since
 just before, as the kernel keeps it; what is kept is compared with what was sent, byte by byte, after the clock.
+
+Neighbour has one destination that gets studies at a fixed pace, far below what the machine can do, and nine others
+that want as many at the same time: nine that misbehave (accepts then hangs, aborts after two objects, A700, B000,
+wrong message id, resets, implicit little endian only, accepts nothing, expired certificate), nine that behave, or none
+("alone"). Work that neighbours cost is not blocking: to send to one that warns is work like any other, and two cores
+share it whoever misbehaves. So the goal of all studies, whether they keep their pace, is beside alone; the goal of a
+study, its instances over its time from wanted to recorded as delivered, is beside nine that behave. What it is alone
+stands next to it, with the processor time of egress, which is what the two differ by.
 """
 
 

@@ -1,6 +1,7 @@
-"""A TCP proxy on loopback that can be told to hang: connections stay, and nothing passes."""
+"""A TCP proxy on loopback that can end TLS, and be told to hang: connections stay, and nothing passes."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Self
@@ -9,10 +10,22 @@ _CHUNK = 1 << 16
 
 
 class Proxy:
-    """Passes bytes on between its port and another."""
+    """Passes bytes on between its port and another.
 
-    def __init__(self, port: int) -> None:
+    Parameters
+    ----------
+    port
+        The other one.
+    own
+        Its own; 0 for any that is free.
+    tls
+        It ends TLS, as what operators have in front of HTTP.
+    """
+
+    def __init__(self, port: int, own: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self._to = port
+        self._own = own
+        self._tls = tls
         self._flows = asyncio.Event()
         self._flows.set()
         self._writers: list[asyncio.StreamWriter] = []
@@ -45,7 +58,7 @@ class Proxy:
     @asynccontextmanager
     async def standing(self) -> AsyncIterator[Self]:
         """Stand before the other port until the block ends."""
-        server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._accepted, "127.0.0.1", self._own, ssl=self._tls)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self

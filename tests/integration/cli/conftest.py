@@ -4,8 +4,10 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faststream.rabbit import RabbitExchange
@@ -15,8 +17,12 @@ from contracts.topics import EXCHANGE
 from libs.messaging import topology
 from libs.messaging.broker import make_broker
 from services.cli.app import app
+from tests.integration.ingest.peer import send
+from tests.support.dcmtk import StoreScp
 from tests.support.kivuko import Process
 from tests.support.port import free_port
+from tests.support.process import wait_until
+from tests.support.synthetic import make_study, new_uid
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 #: Not JSON, so that no service can ever read it.
@@ -79,4 +85,82 @@ def definition(port: int, name: str = "One clinic") -> str:
             "rules": [{"name": "all", "trigger": "instance", "deliver": "archive"}],
         },
         indent=1,
+    )
+
+
+@dataclass(frozen=True)
+class Clinic:
+    """A Kivuko with a destination that takes things, one that is away, and one that can't be called yet.
+
+    Attributes
+    ----------
+    study
+        UID of a study of three instances that was sent to it.
+    group
+        First word of the commands that `run` runs; none for whole commands.
+    """
+
+    kivuko: Process
+    archive: StoreScp
+    folder: Path
+    study: str
+    group: str | None = None
+
+    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a command against it."""
+        words = arguments if self.group is None else (self.group, *arguments)
+        return command(*words, KIVUKO_HOME=str(self.kivuko.home), **env)
+
+    def answer(self, *arguments: str) -> Any:
+        """Run a command that succeeds; give its JSON."""
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def start(self, away: int) -> None:
+        """Start it with its definition, and have its study sent to it; nothing listens on the port `away`."""
+        self.kivuko.start()
+        done = self.kivuko.cli("apply", "-", stdin=_to_archive_and_away(self.archive.port, away))
+        assert done.returncode == 0, done.stderr
+        wait_until((self.kivuko.home / "network-snapshot.json").exists, "the definition to be in force")
+        self.send(self.study)
+
+    def send(self, study: str) -> None:
+        """Have a study of three instances sent to it."""
+        assert set(send(self.kivuko.dicom_port, make_study(self.folder, 3, study_uid=study))) == {0x0000}
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory: pytest.TempPathFactory, closed_port: int) -> Iterator[Clinic]:
+    """A started one that was just sent its study."""
+    folder = tmp_path_factory.mktemp("clinic")
+    archive = StoreScp(folder / "archive", aet="ARCHIVE")
+    made = Clinic(Process(["up"], folder / "kivuko", {}), archive, folder, new_uid())
+    try:
+        archive.start()
+        made.start(closed_port)
+        yield made
+    finally:
+        made.kivuko.kill()
+        archive.stop()
+
+
+def _to_archive_and_away(archive: int, away: int) -> str:
+    return json.dumps(
+        {
+            "kivuko": 1,
+            "name": "One clinic",
+            "sites": {"clinic": {"name": "Clinic"}},
+            "nodes": {
+                "CT1": {"site": "clinic", "host": "127.0.0.1", "may": ["store"]},
+                "ARCHIVE": {"site": "clinic", "host": "127.0.0.1", "port": archive},
+                "AWAY": {"site": "clinic", "host": "127.0.0.1", "port": away},
+            },
+            "destinations": {
+                "archive": {"node": "ARCHIVE"},
+                "away": {"node": "AWAY"},
+                "web": {"stow": "https://pacs.example/dicomweb"},
+            },
+            "rules": [{"name": "all", "trigger": "instance", "deliver": ["archive", "away"]}],
+        }
     )

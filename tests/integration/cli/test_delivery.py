@@ -9,15 +9,14 @@ import subprocess
 import termios
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.cli.conftest import command
+from tests.integration.cli.conftest import Clinic, command
 from tests.integration.ingest.peer import send
-from tests.support.dcmtk import StoreScp
 from tests.support.kivuko import KIVUKO, Process
 from tests.support.process import program, wait_until
 from tests.support.synthetic import make_study, new_uid
@@ -25,76 +24,26 @@ from tests.support.synthetic import make_study, new_uid
 pytestmark = pytest.mark.integration
 
 
-def definition(archive: int, away: int) -> str:
-    return json.dumps(
-        {
-            "kivuko": 1,
-            "name": "One clinic",
-            "sites": {"clinic": {"name": "Clinic"}},
-            "nodes": {
-                "CT1": {"site": "clinic", "host": "127.0.0.1", "may": ["store"]},
-                "ARCHIVE": {"site": "clinic", "host": "127.0.0.1", "port": archive},
-                "AWAY": {"site": "clinic", "host": "127.0.0.1", "port": away},
-            },
-            "destinations": {"archive": {"node": "ARCHIVE"}, "away": {"node": "AWAY"}},
-            "rules": [{"name": "all", "trigger": "instance", "deliver": ["archive", "away"]}],
-        }
-    )
-
-
-@dataclass
-class Clinic:
-    """A Kivuko that has delivered a study of three instances to one of its two destinations."""
-
-    kivuko: Process
-    study: str
-    archive: StoreScp
-
-    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a command against it."""
-        return command("delivery", *arguments, KIVUKO_HOME=str(self.kivuko.home), **env)
-
-    def answer(self, *arguments: str) -> Any:
-        """Run a command that succeeds; give its JSON."""
-        done = self.run(*arguments, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    def delivery(self, destination: str) -> dict[str, Any]:
-        """Give the study's delivery to a destination, or nothing."""
-        found = self.answer("list", "--study", self.study, "--destination", destination)["deliveries"]
-        return dict(found[0]) if found else {}
-
-    def deliver(self, folder: Path, away: int) -> None:
-        """Start it, and have the study delivered."""
-        self.kivuko.start()
-        done = self.kivuko.cli("apply", "-", stdin=definition(self.archive.port, away))
-        assert done.returncode == 0, done.stderr
-        wait_until((self.kivuko.home / "network-snapshot.json").exists, "the definition to be in force")
-        assert set(send(self.kivuko.dicom_port, make_study(folder, 3, study_uid=self.study))) == {0x0000}
-        wait_until(lambda: self.delivery("archive").get("state") == "done", "the study to be delivered")
+def delivery(clinic: Clinic, destination: str) -> dict[str, Any]:
+    """Give the study's delivery to a destination, or nothing."""
+    found = clinic.answer("list", "--study", clinic.study, "--destination", destination)["deliveries"]
+    return dict(found[0]) if found else {}
 
 
 @pytest.fixture(scope="module")
-def clinic(tmp_path_factory: pytest.TempPathFactory, closed_port: int) -> Iterator[Clinic]:
-    folder = tmp_path_factory.mktemp("delivery")
-    archive = StoreScp(folder / "archive", aet="ARCHIVE")
-    made = Clinic(Process(["up"], folder / "kivuko", {}), new_uid(), archive)
-    try:
-        archive.start()
-        made.deliver(folder, closed_port)
-        wait_until(lambda: made.delivery("away").get("state") == "waiting", "the other destination to be tried")
-        yield made
-    finally:
-        made.kivuko.kill()
-        archive.stop()
+def clinic(clinic: Clinic) -> Clinic:
+    """One that has delivered its study to one of its two destinations."""
+    made = replace(clinic, group="delivery")
+    wait_until(lambda: delivery(made, "archive").get("state") == "done", "the study to be delivered")
+    wait_until(lambda: delivery(made, "away").get("state") == "waiting", "the other destination to be tried")
+    return made
 
 
 @pytest.fixture
 def receipt(clinic: Clinic, tmp_path: Path) -> Path:
     """The receipt of what was delivered, as a file."""
     file = tmp_path / "receipt.json"
-    done = clinic.run("receipt", clinic.delivery("archive")["id"], "-o", str(file))
+    done = clinic.run("receipt", delivery(clinic, "archive")["id"], "-o", str(file))
     assert done.returncode == 0, done.stderr
     assert "3 instances at archive" in done.stdout
     return file
@@ -116,12 +65,12 @@ def offline(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_the_list_says_what_is_next(clinic: Clinic) -> None:
     text = clinic.run("list").stdout
     for destination in ("archive", "away"):
-        assert clinic.delivery(destination)["id"] in text
+        assert delivery(clinic, destination)["id"] in text
     assert "complete 20" in text
     assert "nothing takes connections" in text
     waiting = clinic.run("list", "--state", "waiting").stdout
-    assert clinic.delivery("away")["id"] in waiting
-    assert clinic.delivery("archive")["id"] not in waiting
+    assert delivery(clinic, "away")["id"] in waiting
+    assert delivery(clinic, "archive")["id"] not in waiting
     assert "No delivery fits." in clinic.run("list", "--study", "1.2.3").stdout
     first = clinic.run("list", "--limit", "1").stdout
     [after] = [line.split()[-1] for line in first.splitlines() if "--before" in line]
@@ -142,7 +91,7 @@ def test_on_a_narrow_terminal_identifiers_stay_whole(clinic: Clinic) -> None:
         assert running.wait(60) == 0
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in text.splitlines()]
     assert max(map(len, lines)) <= 80
-    assert sum(line.endswith(clinic.delivery("away")["id"]) for line in lines) == 1
+    assert sum(line.endswith(delivery(clinic, "away")["id"]) for line in lines) == 1
     assert sum(line.strip() == f"study {clinic.study}" for line in lines) == 2
 
 
@@ -154,7 +103,7 @@ def _printed(terminal: int) -> Iterator[str]:
 
 
 def test_one_that_waits_is_shown_with_what_keeps_it(clinic: Clinic) -> None:
-    away = clinic.delivery("away")["id"]
+    away = delivery(clinic, "away")["id"]
     text = clinic.run("show", away).stdout
     assert "waits for the next attempt" in text
     assert "nothing takes connections" in text
@@ -166,7 +115,7 @@ def test_one_that_waits_is_shown_with_what_keeps_it(clinic: Clinic) -> None:
 
 
 def test_one_that_is_done_is_shown_without_its_instances_unless_asked(clinic: Clinic) -> None:
-    done = clinic.delivery("archive")["id"]
+    done = delivery(clinic, "archive")["id"]
     text = clinic.run("show", done).stdout
     assert "the receiver said success for every instance" in text
     assert "3 sent" in text
@@ -176,17 +125,17 @@ def test_one_that_is_done_is_shown_without_its_instances_unless_asked(clinic: Cl
 
 
 def test_trying_again(clinic: Clinic) -> None:
-    away = clinic.delivery("away")
+    away = delivery(clinic, "away")
     assert "3 instances tried again" in clinic.run("retry", away["id"]).stdout
-    wait_until(lambda: clinic.delivery("away")["attempts"] > away["attempts"], "another attempt")
-    assert "nothing to try again" in clinic.run("retry", clinic.delivery("archive")["id"]).stdout
+    wait_until(lambda: delivery(clinic, "away")["attempts"] > away["attempts"], "another attempt")
+    assert "nothing to try again" in clinic.run("retry", delivery(clinic, "archive")["id"]).stdout
     missing = clinic.run("retry", "0" * 32)
     assert missing.returncode == 1
     assert "There is no delivery" in missing.stderr
 
 
 def test_one_is_held_cancelled_and_released(clinic: Clinic) -> None:
-    away = clinic.delivery("away")["id"]
+    away = delivery(clinic, "away")["id"]
     text = clinic.run("hold", away, "--reason", "wrong [rule]").stdout
     assert f"kivuko delivery release {away}" in text
     shown = clinic.run("show", away).stdout
@@ -200,7 +149,7 @@ def test_one_is_held_cancelled_and_released(clinic: Clinic) -> None:
     assert "what has arrived there, stays there" in clinic.run("cancel", away).stdout
     assert "it is not done" in clinic.run("show", away).stdout
     assert clinic.run("release", away).stdout.startswith("Released. It is ")
-    refused = clinic.run("cancel", clinic.delivery("archive")["id"])
+    refused = clinic.run("cancel", delivery(clinic, "archive")["id"])
     assert refused.returncode == 1
     assert "can't be called back" in refused.stderr
 
@@ -211,16 +160,16 @@ def test_many_are_ordered_only_when_it_was_said_how_many(clinic: Clinic) -> None
     assert "1 delivery would be held: 1 waiting." in counted.stderr
     assert "--yes" in counted.stderr
     assert json.loads(clinic.run("hold", "--destination", "away", "--json").stderr)["deliveries"] == 1
-    assert clinic.delivery("away")["state"] == "waiting"
+    assert delivery(clinic, "away")["state"] == "waiting"
     done = clinic.run("hold", "--destination", "away", "--yes").stdout
     assert "1 delivery held." in done
     [back] = [line.split("`")[1] for line in done.splitlines() if "`" in line]
     assert clinic.run(*back.split()[2:], "--yes").stdout == "1 delivery released.\n"
-    assert clinic.delivery("away")["ordered"] is None
+    assert delivery(clinic, "away")["ordered"] is None
     assert clinic.answer("cancel", "--study", clinic.study, "--destination", "away", "--yes")["deliveries"] == 1
     assert "No delivery fits" in clinic.run("cancel", "--destination", "away").stdout
     assert clinic.answer("retry", "--destination", "away", "--state", "cancelled", "--yes")["instances"] == 3
-    for wrong in ((), (clinic.delivery("away")["id"], "--destination", "away")):
+    for wrong in ((), (delivery(clinic, "away")["id"], "--destination", "away")):
         refused = clinic.run("hold", *wrong)
         assert refused.returncode == 2
         assert "not both" in refused.stderr
@@ -228,7 +177,7 @@ def test_many_are_ordered_only_when_it_was_said_how_many(clinic: Clinic) -> None
 
 def test_there_is_no_receipt_for_what_is_not_done(clinic: Clinic, tmp_path: Path) -> None:
     file = tmp_path / "receipt.json"
-    refused = clinic.run("receipt", clinic.delivery("away")["id"], "-o", str(file))
+    refused = clinic.run("receipt", delivery(clinic, "away")["id"], "-o", str(file))
     assert refused.returncode == 1
     assert "not done but waiting: 0 of 3 instances are sent" in refused.stderr
     assert "kivuko delivery show" in refused.stderr
@@ -243,9 +192,9 @@ def test_a_receipt_names_every_instance_and_is_the_same_each_time(clinic: Clinic
     }
     assert document["receipt"]["study_instance_uid"] == clinic.study
     assert document["receipt"]["format"] == "kivuko.receipt.v1"
-    printed = clinic.run("receipt", clinic.delivery("archive")["id"])
+    printed = clinic.run("receipt", delivery(clinic, "archive")["id"])
     assert json.loads(printed.stdout) == document
-    again = clinic.run("receipt", clinic.delivery("archive")["id"], "-o", str(receipt))
+    again = clinic.run("receipt", delivery(clinic, "archive")["id"], "-o", str(receipt))
     assert again.returncode == 1
     assert "File exists" in again.stderr
     assert json.loads(receipt.read_text()) == document
@@ -254,7 +203,7 @@ def test_a_receipt_names_every_instance_and_is_the_same_each_time(clinic: Clinic
 def test_half_of_a_receipt_is_not_left(clinic: Clinic, tmp_path: Path) -> None:
     file = tmp_path / "receipt.json"
     limited = [program("prlimit", "util-linux"), "--fsize=100", KIVUKO, "delivery", "receipt"]
-    limited += [clinic.delivery("archive")["id"], "-o", str(file)]
+    limited += [delivery(clinic, "archive")["id"], "-o", str(file)]
     env = {**os.environ, "KIVUKO_HOME": str(clinic.kivuko.home)}
     done = subprocess.run(limited, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -335,19 +284,19 @@ def test_the_key_is_the_same_after_a_restart_and_nobody_else_reads_it(clinic: Cl
 def test_an_amended_study_gets_another_receipt_and_the_first_one_stays_true(
     clinic: Clinic, tmp_path: Path, key: Path
 ) -> None:
-    amended = Clinic(clinic.kivuko, new_uid(), clinic.archive)
+    amended = replace(clinic, study=new_uid())
 
     def receipt(version: int) -> tuple[Path, dict[str, Any]]:
         paths = make_study(tmp_path, 2, study_uid=amended.study)
         assert set(send(clinic.kivuko.dicom_port, paths)) == {0x0000}
 
         def delivered() -> bool:
-            found = amended.delivery("archive")
+            found = delivery(amended, "archive")
             return found.get("study_version") == version and found["state"] == "done"
 
         wait_until(delivered, f"version {version} to be delivered")
         file = tmp_path / f"version-{version}.json"
-        done = amended.run("receipt", amended.delivery("archive")["id"], "-o", str(file))
+        done = amended.run("receipt", delivery(amended, "archive")["id"], "-o", str(file))
         assert done.returncode == 0, done.stderr
         return file, json.loads(file.read_text())["receipt"]
 
@@ -363,7 +312,7 @@ def test_who_may_not_see_the_delivery_gets_no_receipt(clinic: Clinic) -> None:
     for name, options in (("far", ("--tenant", "other")), ("near", ("--site", "elsewhere"))):
         made = clinic.kivuko.cli("token", "create", name, "--role", "operator", *options, "--json")
         env = {"KIVUKO_URL": clinic.kivuko.http, "KIVUKO_TOKEN": json.loads(made.stdout)["token"]}
-        refused = clinic.run("receipt", clinic.delivery("archive")["id"], **env)
+        refused = clinic.run("receipt", delivery(clinic, "archive")["id"], **env)
         assert refused.returncode == 1
         assert "There is no delivery with this identifier in your scope." in refused.stderr
         assert clinic.run("key", **env).returncode == 0
@@ -374,14 +323,15 @@ def test_without_a_key_deliveries_go_on_and_receipts_say_what_to_set(
 ) -> None:
     missing = tmp_path / "secret.pem"
     kivuko = Process(["up"], tmp_path / "kivuko", {"KIVUKO_EGRESS_RECEIPT_KEY": str(missing)})
-    other = Clinic(kivuko, new_uid(), clinic.archive)
+    other = replace(clinic, kivuko=kivuko, folder=tmp_path, study=new_uid())
     try:
-        other.deliver(tmp_path, closed_port)
-        delivery = other.delivery("archive")["id"]
-        refused = other.run("receipt", delivery)
+        other.start(closed_port)
+        wait_until(lambda: delivery(other, "archive").get("state") == "done", "the study to be delivered")
+        done = delivery(other, "archive")["id"]
+        refused = other.run("receipt", done)
         assert refused.returncode == 3
         assert "KIVUKO_EGRESS_RECEIPT_KEY" in refused.stderr
         subprocess.run([program("openssl", "openssl"), "genpkey", "-algorithm", "ed25519", "-out", missing], check=True)
-        assert other.run("receipt", delivery).returncode == 0
+        assert other.run("receipt", done).returncode == 0
     finally:
         kivuko.kill()

@@ -8,98 +8,40 @@ import subprocess
 import termios
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import pytest
 from pydicom import dcmread
 
 from services.cli.destination import duration
-from tests.integration.cli.conftest import command
-from tests.integration.ingest.peer import send
-from tests.support.dcmtk import StoreScp
-from tests.support.kivuko import KIVUKO, Process
+from tests.integration.cli.conftest import Clinic
+from tests.support.kivuko import KIVUKO
 from tests.support.process import wait_until
-from tests.support.synthetic import make_study, new_uid
+from tests.support.synthetic import new_uid
 
 pytestmark = pytest.mark.integration
 
 
-def definition(archive: int, away: int) -> str:
-    return json.dumps(
-        {
-            "kivuko": 1,
-            "name": "One clinic",
-            "sites": {"clinic": {"name": "Clinic"}},
-            "nodes": {
-                "CT1": {"site": "clinic", "host": "127.0.0.1", "may": ["store"]},
-                "ARCHIVE": {"site": "clinic", "host": "127.0.0.1", "port": archive},
-                "AWAY": {"site": "clinic", "host": "127.0.0.1", "port": away},
-            },
-            "destinations": {
-                "archive": {"node": "ARCHIVE"},
-                "away": {"node": "AWAY"},
-                "web": {"stow": "https://pacs.example/dicomweb"},
-            },
-            "rules": [{"name": "all", "trigger": "instance", "deliver": ["archive", "away"]}],
-        }
-    )
-
-
-@dataclass
-class Clinic:
-    """A Kivuko with a destination that takes things, one that is away, and one that can't be called yet."""
-
-    kivuko: Process
-    archive: StoreScp
-    folder: Path
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command against it."""
-        return command("destination", *arguments, KIVUKO_HOME=str(self.kivuko.home))
-
-    def answer(self, *arguments: str) -> Any:
-        """Run a command that succeeds; give its JSON."""
-        done = self.run(*arguments, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    def send(self) -> None:
-        """Have a study of three instances sent to it."""
-        assert set(send(self.kivuko.dicom_port, make_study(self.folder, 3, study_uid=new_uid()))) == {0x0000}
-
-    def line(self, name: str) -> str:
-        """Give the line of a destination in the list."""
-        [line] = [line for line in self.run("list").stdout.splitlines() if line.startswith(name)]
-        return line
+def line(clinic: Clinic, name: str) -> str:
+    """Give the line of a destination in the list."""
+    [found] = [line for line in clinic.run("list").stdout.splitlines() if line.startswith(name)]
+    return found
 
 
 @pytest.fixture(scope="module")
-def clinic(tmp_path_factory: pytest.TempPathFactory, closed_port: int) -> Iterator[Clinic]:
-    folder = tmp_path_factory.mktemp("destination")
-    archive = StoreScp(folder / "archive", aet="ARCHIVE")
-    made = Clinic(Process(["up"], folder / "kivuko", {}), archive, folder)
-    try:
-        archive.start()
-        made.kivuko.start()
-        done = made.kivuko.cli("apply", "-", stdin=definition(archive.port, closed_port))
-        assert done.returncode == 0, done.stderr
-        wait_until((made.kivuko.home / "network-snapshot.json").exists, "the definition to be in force")
-        made.send()
-        wait_until(lambda: made.answer("show", "away")["failures"] > 0, "the destination to be tried")
-        yield made
-    finally:
-        made.kivuko.kill()
-        archive.stop()
+def clinic(clinic: Clinic) -> Clinic:
+    """One that has tried the destination that is away."""
+    made = replace(clinic, group="destination")
+    wait_until(lambda: made.answer("show", "away")["failures"] > 0, "the destination to be tried")
+    return made
 
 
 def test_the_list_says_what_waits_and_what_is_wrong(clinic: Clinic) -> None:
-    away = clinic.line("away")
+    away = line(clinic, "away")
     for part in ("unreachable", "1 study: 3 instances", "not known", "nothing takes connections"):
         assert part in away
-    assert "STOW-RS" in clinic.line("web")
-    assert "blocked" in clinic.line("web")
+    assert "STOW-RS" in line(clinic, "web")
+    assert "blocked" in line(clinic, "web")
 
 
 def test_on_a_narrow_terminal_names_stay_whole(clinic: Clinic) -> None:
@@ -139,10 +81,10 @@ def test_a_paused_one_gets_nothing_until_it_is_resumed(clinic: Clinic) -> None:
     wait_until(lambda: clinic.answer("show", "archive")["backlog"] == 0, "the first study to be delivered")
     before = len(clinic.archive.files())
     assert "kivuko destination resume archive" in clinic.run("pause", "archive", "--reason", "new disks").stdout
-    clinic.send()
+    clinic.send(new_uid())
     wait_until(lambda: clinic.answer("show", "archive")["held"] == 1, "the study to wait")
-    assert "by local since" in clinic.line("archive")
-    assert ": new disks" in clinic.line("archive")
+    assert "by local since" in line(clinic, "archive")
+    assert ": new disks" in line(clinic, "archive")
     assert len(clinic.archive.files()) == before
     assert "1 study: 3 instances" in clinic.run("resume", "archive").stdout
     wait_until(lambda: len(clinic.archive.files()) == before + 3, "the study to arrive")
