@@ -32,7 +32,7 @@ _tracer = tracer(__name__)
 #: How long nothing is asked for after nothing was found, at first; in seconds.
 _SHORTEST_PAUSE = 0.02
 #: How long answers are gathered that are written down together; in seconds.
-_GATHER = 0.05
+_GATHER = 0.02
 
 
 class Dispatch:

@@ -175,12 +175,16 @@ def cluster(folder: Path, broker_url: str, database_url: str, objects_url: str, 
         "KIVUKO_ACK": "object-store",
         **env,
     }
-    subprocess.run(
+    migrated = subprocess.run(
         [KIVUKO, "migrate"],
         env={**os.environ, **common, "KIVUKO_HOME": str(folder / "migrate")},
-        check=True,
+        capture_output=True,
+        text=True,
         timeout=120,
+        check=False,
     )
+    if migrated.returncode != 0:
+        raise RuntimeError(f"not migrated:\n{migrated.stdout}{migrated.stderr}")
     network = Process(["run", "network"], folder / "network", {**common, "KIVUKO_INSTANCE": "network-0"})
     network.start()
     common["KIVUKO_NETWORK_URL"] = network.http
