@@ -1,6 +1,7 @@
 """Unique identifiers, PS3.5 section 9.1."""
 
 import re
+from uuid import uuid4
 
 # Possessive: nothing is ever taken back, so nothing is kept for it.
 _FORM = re.compile(r"[0-9]++(?:\.[0-9]++)*+")
@@ -22,3 +23,8 @@ def is_valid(uid: str) -> bool:
 def decode(value: bytes) -> str:
     """Turn the value of an element of VR UI into text, without its padding."""
     return value.decode("ascii", "replace").rstrip("\0 ").lstrip(" ")
+
+
+def new_uid() -> str:
+    """Make an identifier that nobody has: a UUID under 2.25, PS3.5 section B.2."""
+    return f"2.25.{uuid4().int}"

@@ -4,12 +4,15 @@ import asyncio
 import random
 import secrets
 
+from libs.dicom.uid import new_uid
 from libs.messaging.outbox import Outbox
 from libs.service import Platform, Service
 from libs.telemetry import log
 from services.egress.announcing import Announcer
 from services.egress.api import make_router
 from services.egress.calling import Timeouts
+from services.egress.confirmations import Confirmations
+from services.egress.confirmer import Confirmer
 from services.egress.credentials import Credentials
 from services.egress.deliveries import Deliveries
 from services.egress.destination_api import Destinations, make_destination_router
@@ -59,7 +62,19 @@ def build(platform: Platform) -> Service:
         clock=platform.clock,
         folder=platform.settings.home / "egress",
     )
-    register(platform.broker, deliveries, database, platform.clock)
+    confirmations = Confirmations(
+        database, outbox, deliveries, settings, clock=platform.clock, random=random.random, new_uid=new_uid
+    )
+    confirmer = Confirmer(
+        confirmations,
+        deliveries,
+        database,
+        timeouts=timeouts,
+        settings=settings,
+        clock=platform.clock,
+        random=random.random,
+    )
+    register(platform.broker, deliveries, confirmations, database, platform.clock)
 
     orders = Orders(database, deliveries, platform.clock)
     router = make_router(database)
@@ -83,7 +98,7 @@ def build(platform: Platform) -> Service:
     async def objects() -> None:
         await asyncio.to_thread(platform.objects.check)
 
-    loops = [sender.run, Measurement(database, platform.clock).run, sender.follow_clock]
+    loops = [sender.run, confirmer.run, Measurement(database, platform.clock).run, sender.follow_clock]
     if partner_queues and settings.public_url is not None:
         announcer = Announcer(
             deliveries,

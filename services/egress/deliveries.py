@@ -23,6 +23,7 @@ from services.egress.backoff import Backoff, Circuit, Random
 from services.egress.budget import today
 from services.egress.calling import Ending
 from services.egress.claim import FAILURES_TOLD, Stretch, parcel_of, stretch_of
+from services.egress.confirmation import Confirm, confirm_of, unconfirmed
 from services.egress.delivery import (
     Closing,
     Order,
@@ -41,11 +42,13 @@ from services.egress.limits import Limits, limits
 from services.egress.outcome import ARRIVED, NO_ANSWER, Outcome, Verdict
 from services.egress.parcel import Parcel
 from services.egress.partner import PartnerTarget, reach_partner
-from services.egress.reach import NO_DEFINITION, Contexts, Obstacle, Target, no_contexts, reach, unconfirmed
+from services.egress.reach import NO_DEFINITION, Contexts, Obstacle, Target, no_contexts, reach
 from services.egress.settings import EgressSettings
 
 #: Key in a session's `info`: this transaction made work for the sender.
 WORK = "egress.work"
+#: Likewise: there may be something to ask a destination for.
+CONFIRM = "egress.confirm"
 #: Columns of a delivery of which no person ordered anything.
 NO_ORDER = {"ordered": None, "ordered_by": None, "ordered_at": None, "ordered_why": None}
 NOTHING: Mapping[str, Stretch] = MappingProxyType({})
@@ -126,6 +129,17 @@ class Deliveries:
         snapshot = self._network.current
         known = {} if snapshot is None else snapshot.definition.destinations
         return [key for key, destination in known.items() if destination.group is None]
+
+    def confirm(self, destination: str) -> Confirm:
+        """Tell what counts as delivered at a destination."""
+        snapshot = self._network.current
+        return confirm_of(None if snapshot is None else snapshot.definition, destination)
+
+    def node(self, destination: str) -> str | None:
+        """Name a destination's node, if it has one in the definition in force."""
+        snapshot = self._network.current
+        known = {} if snapshot is None else snapshot.definition.destinations
+        return known[destination].node if destination in known else None
 
     def place(self, destination: str) -> tuple[str, str] | None:
         """Tell to which tenant and site a destination's node belongs, if it has one in the definition in force."""
@@ -375,6 +389,11 @@ class Deliveries:
         await self._settle(tx, key)
         tx.info[WORK] = True
 
+    async def resettle(self, tx: AsyncSession, key: str) -> None:
+        """Give a delivery the state that follows from what was written down about its items."""
+        await self._settle(tx, key)
+        tx.info[WORK] = True
+
     async def apply_network(self) -> None:
         """Hold and release deliveries as the network definition in force says."""
         async with self._database.transaction() as tx:
@@ -394,7 +413,7 @@ class Deliveries:
             await repository.hold(tx, destination, target.reason)
         else:
             await repository.release(tx, destination)
-        tx.info[WORK] = True
+        tx.info[WORK] = tx.info[CONFIRM] = True
 
     async def follow_clock(self) -> None:
         """Make due what would wait too long because the clock was put back, as after a power cut without a battery."""
@@ -506,13 +525,19 @@ class Deliveries:
         tally = await repository.tally(tx, key)
         closing = repository.request_of(row).closing
         target = self.reach(row.destination)
-        snapshot = self._network.current
         found = standing(
             tally,
             closing,
             now,
             obstacle=target.reason if isinstance(target, Obstacle) else None,
-            unconfirmed=unconfirmed(None if snapshot is None else snapshot.definition, row.destination),
+            unconfirmed=unconfirmed(
+                self.confirm(row.destination),
+                row.destination,
+                tally,
+                done=row.state == "done" and closing is not None and row.completed_version == closing.study_version,
+                next_at=row.confirm_at if row.confirm_asks or row.confirm_problem else None,
+                problem=row.confirm_problem,
+            ),
             set_hash=await repository.set_hash_of(tx, key) if answered(tally, closing) else None,
             order=_order(row),
         )
@@ -523,6 +548,11 @@ class Deliveries:
         if attempted is not None:
             await self._emit(tx, row, attempted(_next_attempt(state, tally.next_attempt_at, circuit)))
         changes: dict[str, Any] = {"state": state, "reason": reason, "next_attempt_at": tally.next_attempt_at}
+        if not found.unconfirmed:
+            changes |= {"confirm_at": None, "confirm_asks": 0, "confirm_problem": None}
+        elif row.confirm_at is None:
+            changes |= {"confirm_at": now}
+            tx.info[CONFIRM] = True
         if state == "done" and closing is not None and row.completed_version != closing.study_version:
             changes |= {"completed_at": now, "completed_version": closing.study_version}
             await self._emit(tx, row, report.completed(row, closing, now, tally.bytes_sent))

@@ -92,6 +92,8 @@ class Tally:
         Items answered with success or warning; items refused for good.
     bytes_sent
         Bytes of the sent items.
+    committed, found
+        Sent items that the destination committed itself to; those that it was seen to have, these included.
     """
 
     instances: int = 0
@@ -101,6 +103,8 @@ class Tally:
     sent: int = 0
     failed: int = 0
     bytes_sent: int = 0
+    committed: int = 0
+    found: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,10 +142,11 @@ def asks_again(before: Closing | None, after: Closing | None) -> bool:
 
 @dataclass(frozen=True)
 class Standing:
-    """State of a delivery and, where it does not go on by itself, why."""
+    """State of a delivery and, where it does not go on by itself, why; and whether only a confirmation is missing."""
 
     state: State
     reason: str | None = None
+    unconfirmed: bool = False
 
 
 def answered(tally: Tally, closing: Closing | None) -> bool:
@@ -188,7 +193,7 @@ def standing(
         return Standing("failed", "all that is left was refused for good: see its instances, then try again")
     if closing is None or not answered(tally, closing) or closing.expected_hash not in (None, set_hash):
         return Standing("open")
-    return Standing("done") if unconfirmed is None else Standing("held", unconfirmed)
+    return Standing("done") if unconfirmed is None else Standing("waiting", unconfirmed, unconfirmed=True)
 
 
 def _unsent(tally: Tally, now: datetime, obstacle: str | None) -> Standing:

@@ -19,6 +19,11 @@ FORECAST = gauge(
 PAUSED = gauge("kivuko_egress_destination_paused", "1: a person let nothing go there.", ["destination"])
 ITEMS = counter("kivuko_egress_instances_total", "Instances attempted, by outcome.", ["destination", "outcome"])
 ASSOCIATIONS = counter("kivuko_egress_associations_total", "Associations, by how they ended.", ["destination", "kind"])
+CONFIRMED = counter(
+    "kivuko_egress_confirmed_total",
+    "Instances that destinations were asked for, by what they said.",
+    ["destination", "outcome"],
+)
 REPEATED = counter("kivuko_egress_repeated_total", "Instances that the receiver may have got more than once.")
 DELIVERED = histogram("kivuko_egress_delivery_seconds", "From the first request to the last success.", buckets=DELIVERY)
 

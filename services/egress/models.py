@@ -53,9 +53,15 @@ deliveries = Table(
     Column("ordered_by", Text, nullable=True),
     Column("ordered_at", Instant, nullable=True),
     Column("ordered_why", Text, nullable=True),
+    # When the destination is to be asked, the next time, whether it has all of it; none if it need not be asked now.
+    Column("confirm_at", Instant, nullable=True),
+    # How often it was asked in vain, and what was wrong with the asking.
+    Column("confirm_asks", Integer, nullable=False, server_default="0"),
+    Column("confirm_problem", Text, nullable=True),
     UniqueConstraint("tenant", "study_instance_uid", "destination", name="deliveries_business_key"),
     Index("deliveries_due", "destination", "state", "lane", "next_attempt_at"),
     Index("deliveries_listed", "requested_at", "id"),
+    Index("deliveries_to_confirm", "destination", "confirm_at"),
 )
 
 items = Table(
@@ -83,10 +89,17 @@ items = Table(
     Column("current", Boolean, nullable=False, server_default=true()),
     # The worker that has it in hand. It is free again when the worker is not alive any more.
     Column("leased_by", String(128), nullable=True),
+    # When the destination committed itself to it, was last seen to have it, and was last seen not to have it.
+    Column("committed_at", Instant, nullable=True),
+    Column("found_at", Instant, nullable=True),
+    Column("missing_at", Instant, nullable=True),
+    # How often the destination said success and then did not commit itself.
+    Column("misses", Integer, nullable=False, server_default="0"),
     UniqueConstraint("delivery_id", "sop_instance_uid", "content_hash", "transform", name="items_business_key"),
     Index("items_due", "delivery_id", "state", "next_attempt_at"),
     Index("items_leased", "leased_by"),
     Index("items_sent", "sent_at"),
+    Index("items_missing", "missing_at"),
 )
 
 destinations = Table(
@@ -147,4 +160,51 @@ announcements = Table(
     Column("study_version", Integer, primary_key=True),
     Column("message_id", String(36), nullable=False),
     Column("made_at", Instant, nullable=False),
+)
+
+#: Requests for storage commitment, PS3.4 annex J; durable before the destination hears of them.
+questions = Table(
+    "questions",
+    metadata,
+    Column("transaction_uid", String(64), primary_key=True),
+    Column("delivery_id", String(32), ForeignKey("deliveries.id"), nullable=False),
+    # Whose report counts: the destination's node when it was asked.
+    Column("node", Text, nullable=False),
+    Column("made_at", Instant, nullable=False),
+    # When the destination took the request; none as long as it has not.
+    Column("asked_at", Instant, nullable=True),
+    Index("questions_of_delivery", "delivery_id"),
+)
+
+#: The instances of a request that are not reported yet.
+asked = Table(
+    "asked",
+    metadata,
+    Column("transaction_uid", String(64), ForeignKey("questions.transaction_uid"), primary_key=True),
+    Column("item", _row_id, ForeignKey("items.id"), primary_key=True),
+    # Its number of attempts then: what was sent once more since was not asked for.
+    Column("attempt", Integer, nullable=False),
+    Index("asked_of_item", "item"),
+)
+
+#: The last comparison with each destination.
+comparisons = Table(
+    "comparisons",
+    metadata,
+    Column("destination", String(63), primary_key=True),
+    # Who is about it; none when it has ended.
+    Column("worker", String(128), nullable=True),
+    Column("began_at", Instant, nullable=False),
+    # When something of it was last written down: a worker that is silent for long is dead.
+    Column("touched_at", Instant, nullable=False),
+    Column("ended_at", Instant, nullable=True),
+    Column("since", Instant, nullable=False),
+    Column("studies", Integer, nullable=False, server_default="0"),
+    Column("instances", Integer, nullable=False, server_default="0"),
+    Column("missing", Integer, nullable=False, server_default="0"),
+    # Instances of which the destination did not tell whether it has them.
+    Column("unknown", Integer, nullable=False, server_default="0"),
+    # False: there was more than one run looks at.
+    Column("whole", Boolean, nullable=False, server_default=true()),
+    Column("problem", Text, nullable=True),
 )

@@ -97,14 +97,3 @@ def _node(
         associations=associations or node.associations,
         tls=tls,
     )
-
-
-def unconfirmed(definition: Definition | None, key: str) -> str | None:
-    """Tell why success for every instance does not yet count as delivered, where the destination asks for more."""
-    destination = None if definition is None else definition.destinations.get(key)
-    if destination is not None and destination.confirm == "commit":
-        return (
-            f"every instance was sent and answered with success; destination {key} asks for storage commitment, "
-            "which this release cannot request"
-        )
-    return None

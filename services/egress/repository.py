@@ -21,6 +21,15 @@ SENDABLE = and_(items.c.state == "pending", items.c.transform == "", items.c.cur
 TURN = deliveries.c.state.in_(("open", "waiting"))
 #: Who let nothing go to a destination, since when, and why.
 PAUSE = (destinations.c.paused_by, destinations.c.paused_at, destinations.c.paused_why)
+#: What an item is that is to be sent again: what was said of it before it was, counts no more.
+UNSENT: dict[str, Any] = {
+    "state": "pending",
+    "refusals": 0,
+    "misses": 0,
+    "committed_at": None,
+    "found_at": None,
+    "missing_at": None,
+}
 _IDENTITY = ("delivery_id", "sop_instance_uid", "content_hash", "transform")
 # Made once: to make a statement takes longer than to run it. The pause comes with the delivery, for it is asked at each
 # answer.
@@ -43,6 +52,10 @@ _TALLY = select(
     func.count().filter(items.c.state == "sent"),
     func.count().filter(items.c.state == "failed"),
     func.coalesce(func.sum(items.c.size).filter(items.c.state == "sent"), 0),
+    func.count().filter(and_(items.c.state == "sent", items.c.committed_at.is_not(None))),
+    func.count().filter(
+        and_(items.c.state == "sent", or_(items.c.committed_at.is_not(None), items.c.found_at.is_not(None)))
+    ),
 ).where(items.c.delivery_id == bindparam("delivery"), items.c.current)
 _DUE = (
     select(
@@ -99,7 +112,7 @@ async def add_items(
     if not rows:
         return
     insertion = insert_of(tx)(items)
-    due = {"state": "pending", "refusals": 0, "next_attempt_at": now}
+    due = UNSENT | {"next_attempt_at": now}
     taken = {name: insertion.excluded[name] for name in ("object_key", "size", "received_at")}
     # The same request again has the same time. A later one: another content was current, and this one is once more.
     await tx.execute(
@@ -143,8 +156,8 @@ def _place(row: Any) -> tuple[bool, Any, str]:
 async def tally(tx: AsyncSession, delivery_id: str) -> Tally:
     """Count the items of a delivery."""
     counts = await tx.execute(_TALLY, {"delivery": delivery_id})
-    instances, due, next_attempt_at, blocked, sent_count, failed, size = counts.one()
-    return Tally(instances, due, next_attempt_at, blocked, sent_count, failed, int(size))
+    instances, due, next_attempt_at, blocked, sent_count, failed, size, committed, found = counts.one()
+    return Tally(instances, due, next_attempt_at, blocked, sent_count, failed, int(size), committed, found)
 
 
 async def set_hash_of(tx: AsyncSession, delivery_id: str) -> str:
@@ -253,7 +266,7 @@ async def retry_items(tx: AsyncSession, delivery_id: str, now: datetime) -> int:
     result: Any = await tx.execute(
         update(items)
         .where(items.c.delivery_id == delivery_id, items.c.state != "sent", items.c.current)
-        .values(state="pending", refusals=0, next_attempt_at=now)
+        .values(**UNSENT, next_attempt_at=now)
     )
     return int(result.rowcount)
 
@@ -304,12 +317,12 @@ async def release(tx: AsyncSession, key: str) -> None:
 
 
 async def held_sent(tx: AsyncSession, key: str, after: str, limit: int) -> list[str]:
-    """Name held deliveries with nothing that could be sent: they wait for a transform or for a confirmation."""
+    """Name deliveries with nothing that could be sent: they wait for a transform, for a person, or to be confirmed."""
     found = await tx.execute(
         select(deliveries.c.id)
         .where(
             deliveries.c.destination == key,
-            deliveries.c.state == "held",
+            or_(deliveries.c.state == "held", deliveries.c.confirm_at.is_not(None)),
             deliveries.c.next_attempt_at.is_(None),
             deliveries.c.id > after,
         )

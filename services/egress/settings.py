@@ -32,6 +32,16 @@ class EgressSettings(BaseSettings):
     backoff_first: float = Field(2, gt=0, description="Wait after the first failure.")
     backoff_cap: float = Field(900, gt=0, description="Longest wait between two attempts.")
     refusals: int = Field(3, ge=1, description="Refusals of one instance after which people must look at it.")
+    commit_wait: float = Field(
+        10, ge=0, description="How long a report of storage commitment is waited for on the association of the request."
+    )
+    confirm_again: float = Field(
+        3600, gt=0, description="Time without a report after which a destination is asked again; then twice as long."
+    )
+    confirm_cap: float = Field(86_400, gt=0, description="Longest time until a destination is asked again.")
+    misses: int = Field(
+        3, ge=1, description="How often a destination may not have an instance that it said success for; then people."
+    )
     public_url: str | None = Field(
         None,
         pattern=r"^https://[^\s/?#]+(/[^\s?#]*)?$",

@@ -15,12 +15,15 @@ from contracts.definition import Definition, Snapshot
 from contracts.delivery import DeliveryItem, DeliveryRequested
 from contracts.envelope import Event
 from libs.clock import Clock, utc_now
+from libs.dicom.uid import new_uid
 from libs.messaging.outbox import Outbox
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.storage.folder import FolderStore
 from libs.storage.migration import migrate
 from services.egress.calling import Timeouts
+from services.egress.confirmations import Confirmations
+from services.egress.confirmer import Confirmer
 from services.egress.deliveries import Deliveries
 from services.egress.models import deliveries, items, messaging
 from services.egress.orders import Orders
@@ -38,6 +41,7 @@ QUICK = EgressSettings(
     linger=0.05,
     poll=0.05,
     lease=30,
+    commit_wait=5,
     connect_timeout=5,
     acse_timeout=5,
     response_timeout=20,
@@ -104,6 +108,24 @@ class Stand:
             settings=settings,
             clock=clock,
             folder=folder / "journal",
+        )
+        self.confirmations = Confirmations(
+            self.database,
+            outbox,
+            self.deliveries,
+            settings,
+            clock=clock,
+            random=random.Random(2).random,
+            new_uid=new_uid,
+        )
+        self.confirmer = Confirmer(
+            self.confirmations,
+            self.deliveries,
+            self.database,
+            timeouts=timeouts,
+            settings=settings,
+            clock=clock,
+            random=random.Random(3).random,
         )
         self._committed = asyncio.Event()
         self.database.on_commit(lambda _session: self._committed.set())
@@ -190,13 +212,14 @@ async def stand(
     made = Stand(database_url or f"sqlite://{folder / 'db'}", folder, snapshot, settings, name, clock, contexts)
     await migrate(made.database, "services.egress")
     await made.network.refresh()
-    running = asyncio.create_task(made.sender.run())
+    running = [asyncio.create_task(made.sender.run()), asyncio.create_task(made.confirmer.run())]
     try:
         yield made
-        assert not running.done(), "the sender must never stop by itself"
+        assert not any(each.done() for each in running), "the loops must never stop by themselves"
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        for each in running:
+            each.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         await made.database.close()
 
 

@@ -294,8 +294,8 @@ async def test_sent_but_not_committed_is_not_done(tmp_path: Path) -> None:
     with receiver() as peer:
         async with stand(tmp_path, archive(peer.port, destination={"confirm": "commit"})) as egress:
             await egress.request(egress.keep(make_study(tmp_path, 2)))
-            row = await egress.until_state("held")
-            assert "commitment" in (row.reason or "")
+            row = await egress.until_state("waiting")
+            assert "has not committed itself to 2 of 2" in (row.reason or "")
             assert len(peer.received) == 2
             assert await egress.events("delivery.completed") == []
             await egress.apply(archive(peer.port, 2))

@@ -22,7 +22,7 @@ def definition(**parts: Any) -> Definition:
     return Definition.model_validate({"kivuko": 1, "name": "N", "sites": sites, "nodes": nodes} | parts)
 
 
-WHOLE = {"node": "PACS", "window": "20:00-06:00", "bandwidth": "2Mbit/s", "budget": "5GB/day"}
+WHOLE = {"node": "PACS", "confirm": "commit", "window": "20:00-06:00", "bandwidth": "2Mbit/s", "budget": "5GB/day"}
 
 
 def test_what_this_release_does_whole_is_not_mentioned() -> None:
@@ -35,7 +35,6 @@ def test_what_this_release_does_whole_is_not_mentioned() -> None:
         ({"node": "PACS", "transform": "t"}, "the transform t is not in force; deliveries to it are held", True),
         ({"stow": "https://hub.example"}, "stow is not in force; deliveries to it are held", True),
         ({"s3": "s3://bucket"}, "s3 is not in force; deliveries to it are held", True),
-        ({"node": "PACS", "confirm": "commit"}, "not shown as delivered until confirmed", False),
         ({"node": "PACS", "give-up": "7d"}, "give-up is not in force; a delivery is tried without end", False),
         ({"node": "PACS", "failover": "d"}, "studies wait for d", False),
         ({"node": "PACS", "skip-existing": True}, "everything is sent", False),

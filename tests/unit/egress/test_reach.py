@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from contracts.definition import Definition
-from services.egress.reach import Obstacle, Target, no_contexts, reach, unconfirmed
+from services.egress.reach import Obstacle, Target, no_contexts, reach
 
 
 def network(destination: dict[str, Any] | None = None, node: dict[str, Any] | None = None) -> Definition:
@@ -67,8 +67,3 @@ def test_unknown_destinations_other_kinds_and_no_definition_are_obstacles() -> N
         found = reach(definition, key, no_contexts)
         assert isinstance(found, Obstacle)
         assert words in found.reason
-
-
-def test_commitment_that_is_asked_for_is_not_taken_as_given() -> None:
-    assert unconfirmed(network(), "pacs") is None
-    assert "commitment" in (unconfirmed(network({"confirm": "commit"}), "pacs") or "")
