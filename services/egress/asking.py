@@ -66,7 +66,7 @@ class Conversation:
     wanted
         What to ask for.
     wait
-        Seconds in which reports are waited for, once all is asked.
+        Seconds in which a report is waited for.
     keep
         Called with each report, in the thread of `run`.
     """
@@ -114,19 +114,25 @@ class Conversation:
             association.stop()
 
     def _ask(self, asking: Asking, found: Asked) -> None:
+        # Many who report on the same association can't take a request while they do: one after the other. Who does not
+        # report soon is taken for one who calls us.
+        hears = True
         for number, each in enumerate(self._wanted, 1):
             answer = asking.ask(number, each.transaction_uid, each.references)
             if answer.status == commands.SUCCESS:
                 found.taken.append(each.transaction_uid)
+                hears = hears and self._hear(asking, each.transaction_uid, self._wait)
             else:
                 found.refused[each.transaction_uid] = (
                     f"it answers the request for storage commitment with status {answer.status:04X}"
                 )
-        awaited = set(found.taken)
-        while awaited:
-            reported = asking.report(self._wait)
-            if reported is None:
-                return
+        self._hear(asking, None, 0)
+
+    def _hear(self, asking: Asking, transaction_uid: str | None, seconds: float) -> bool:
+        """Take reports until that of a transaction has come; False if it does not come in so many seconds."""
+        while (reported := asking.report(seconds)) is not None:
             kept = self._keep(reported.report)
             asking.answer(reported, commands.SUCCESS if kept else commands.PROCESSING_FAILURE)
-            awaited.discard(reported.report.transaction_uid)
+            if reported.report.transaction_uid == transaction_uid:
+                return True
+        return False

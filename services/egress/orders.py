@@ -118,6 +118,8 @@ class Orders:
         else:
             await repository.update_delivery(tx, key, **NO_ORDER)
         if order.verb == "retry":
+            # Where only a confirmation is missing, that is asked for at once.
+            await repository.update_delivery(tx, key, confirm_at=None, confirm_problem=None)
             again = await repository.retry_items(tx, key, now)
         await self._deliveries.reconsider(
             tx, key, lambda row: report.ordered(row, _TOLD[order.verb], order.by, order.why)

@@ -78,7 +78,9 @@ class Keeper:
     def action(self, event: evt.Event) -> tuple[int, None]:
         """Answer N-ACTION; report in a thread, which waits until the association has nothing else to do."""
         asked = event.action_information
-        found = {str(each.ReferencedSOPInstanceUID): str(each.ReferencedSOPClassUID) for each in asked[0x00081199].value}
+        found = {
+            str(each.ReferencedSOPInstanceUID): str(each.ReferencedSOPClassUID) for each in asked[0x00081199].value
+        }
         request = Request(str(asked.TransactionUID), found)
         self.requests.append(request)
         if self.reports and not self.status:
@@ -97,7 +99,8 @@ class Keeper:
         """Make the report about a request."""
         said = Dataset()
         said.TransactionUID = request.transaction_uid
-        committed, failed = [], []
+        committed: list[Dataset] = []
+        failed: list[Dataset] = []
         for uid, sop_class in request.instances.items():
             each = Dataset()
             each.ReferencedSOPClassUID, each.ReferencedSOPInstanceUID = sop_class, uid
