@@ -221,7 +221,11 @@ class Destination(Part):
     )
     pick: Literal["all", "first-healthy"] = Field("all", description="Which of a group get the study.")
     associations: int | None = Field(None, ge=1, le=64, description="Associations at a time; the node's if left out.")
-    confirm: Literal["store", "commit"] = Field("store", description="What counts as delivered.")
+    confirm: Literal["store", "commit", "query"] = Field(
+        "store",
+        description="What counts as delivered: it said success; it also committed itself to keep it (storage "
+        "commitment); it also shows it when it is asked what it has (C-FIND).",
+    )
     window: TimeWindow | None = Field(
         None, description="Time of day in which to send, in the network's time zone, such as 20:00-06:00."
     )

@@ -8,6 +8,7 @@ from typing import Final
 from libs.dimse.pdu import MalformedError, Reason
 
 C_STORE_RQ: Final = 0x0001
+C_FIND_RQ: Final = 0x0020
 C_ECHO_RQ: Final = 0x0030
 C_CANCEL_RQ: Final = 0x0FFF
 N_EVENT_REPORT_RQ: Final = 0x0100
@@ -194,6 +195,19 @@ def store_request(message_id: int, sop_class_uid: str, sop_instance_uid: str) ->
             0x0700: _US.pack(0),
             _DATASET_TYPE: _US.pack(1),
             _SOP_INSTANCE: sop_instance_uid.encode("ascii"),
+        }
+    )
+
+
+def find_request(message_id: int, sop_class_uid: str) -> Command:
+    """Make a C-FIND request of medium priority, PS3.7 section 9.3.2.1."""
+    return Command(
+        {
+            _SOP_CLASS: sop_class_uid.encode("ascii"),
+            _FIELD: _US.pack(C_FIND_RQ),
+            _MESSAGE_ID: _US.pack(message_id),
+            0x0700: _US.pack(0),
+            _DATASET_TYPE: _US.pack(1),
         }
     )
 

@@ -1,5 +1,6 @@
 """When an instance counts as confirmed, what a destination's word about it means, and when it is asked again."""
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -18,6 +19,8 @@ CONFLICT: Final = 0x0119
 CLASS_NOT_SUPPORTED: Final = 0x0122
 DUPLICATE_TRANSACTION: Final = 0x0131
 RESOURCE_LIMITATION: Final = 0x0213
+#: Fixed word of an instance's status: it was sent, and does not show.
+NOT_FOUND: Final = "not-found"
 _SAID: Final = {
     PROCESSING_FAILURE: "it failed to process the request",
     NO_SUCH_INSTANCE: "it does not have it",
@@ -111,6 +114,35 @@ def unconfirmed(
     if problem is not None:
         said += f": {problem}"
     return said if next_at is None else f"{said}; asked again at {next_at:%Y-%m-%d %H:%M} UTC if nothing is heard"
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What a destination says that it has of a study.
+
+    Attributes
+    ----------
+    instances
+        SOP Instance UIDs; none if it does not tell them.
+    number
+        How many it has, where that is all that it tells; none if it does not even tell that.
+    """
+
+    instances: frozenset[str] | None = None
+    number: int | None = None
+
+
+def missing(sent: AbstractSet[str], sighting: Sighting) -> AbstractSet[str] | None:
+    """Name the instances that were sent and that the destination does not have; none if it does not tell.
+
+    Where it tells only how many it has, fewer than were sent are as good as none, for nobody knows which; and of more
+    than were sent, some are not ours, so that nothing follows.
+    """
+    if sighting.instances is not None:
+        return sent - sighting.instances
+    if sighting.number is None or sighting.number > len(sent):
+        return None
+    return frozenset() if sighting.number == len(sent) else sent
 
 
 @dataclass(frozen=True)

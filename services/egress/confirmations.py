@@ -16,8 +16,9 @@ from libs.telemetry import log
 from services.egress import metric, questions, repository
 from services.egress.asking import Asked, Question
 from services.egress.backoff import Backoff, Random
-from services.egress.confirmation import Next, Patience, missed
+from services.egress.confirmation import NOT_FOUND, Next, Patience, Sighting, missed, missing
 from services.egress.deliveries import Deliveries
+from services.egress.finding import Looked
 from services.egress.settings import EgressSettings
 
 #: Instances in one request; requests in one association, unless a single delivery needs more.
@@ -63,6 +64,8 @@ class Confirmations:
         self._new_uid = new_uid
         self._patience = Patience(settings.confirm_again, max(settings.confirm_again, settings.confirm_cap))
         self._backoff = Backoff(settings.backoff_first, settings.backoff_cap)
+        self._looking = Backoff(settings.backoff_first, settings.confirm_again)
+        self._given = timedelta(seconds=settings.confirm_again)
 
     async def adopt(self) -> None:
         """Take over what an earlier run was about to ask, where no other replica can be."""
@@ -100,6 +103,51 @@ class Confirmations:
             references = tuple(Reference(row.sop_class_uid, row.sop_instance_uid) for row in portion)
             made.append(Question(uid, key, references))
         return made
+
+    async def claim_studies(self, destination: str) -> dict[str, str]:
+        """Take deliveries in hand of which a destination is to show now what it has; give their studies by delivery."""
+        async with self._database.transaction() as tx:
+            now = self._clock()
+            rows = await questions.lock_due(tx, destination, now, self._patience.out_of_reach(now), _REQUESTS)
+            for row in rows:
+                await repository.update_delivery(tx, row.id, confirm_at=now + _ABOUT_IT)
+        return {row.id: row.study_instance_uid for row in rows}
+
+    async def looked(self, studies: Mapping[str, str], found: Looked, began: datetime, again_at: datetime) -> None:
+        """Write down what a destination was seen to have, and what it was not, when it was asked from `began` on."""
+        for key, study in sorted(studies.items()):
+            async with self._database.transaction() as tx:
+                now = self._clock()
+                row = await repository.lock_delivery(tx, key)
+                if row is None or row.confirm_at is None:
+                    continue
+                if study not in found.sightings:
+                    await self._schedule(tx, row, found.problem, again_at, now)
+                    continue
+                problem = await self._see(tx, row, found.sightings[study], began)
+                asks = row.confirm_asks + 1
+                # What was just sent may take moments to show; an archive that works through the night, hours.
+                at = now + timedelta(seconds=self._looking.ceiling(asks))
+                values = {"confirm_asks": asks, "confirm_at": at, "confirm_problem": problem}
+                await repository.update_delivery(tx, key, **values)
+                await self._deliveries.resettle(tx, key)
+
+    async def _see(self, tx: AsyncSession, row: Row[Any], sighting: Sighting, began: datetime) -> str | None:
+        """Write down what is there, and what has not shown for too long; say why nothing follows, where that is so."""
+        now = self._clock()
+        # What was sent once more meanwhile was not asked for.
+        rows = {each.sop_instance_uid: each for each in await questions.sent(tx, row.id) if each.sent_at <= began}
+        gone = missing(rows.keys(), sighting)
+        if gone is None:
+            return f"it tells no instances, and that it has {sighting.number} of the study proves nothing"
+        there = [each.id for uid, each in rows.items() if uid not in gone]
+        await questions.find(tx, there, now)
+        metric.CONFIRMED.labels(row.destination, "found").inc(len(there))
+        for uid in gone:
+            if rows[uid].found_at is None and rows[uid].sent_at <= now - self._given:
+                reason = "The destination said success for it, and does not show it when it is asked what it has."
+                await questions.miss(tx, rows[uid].id, state="failed", status=NOT_FOUND, reason=reason, missing_at=now)
+        return None
 
     async def asked(self, wanted: Sequence[Question], found: Asked, again_at: datetime) -> None:
         """Write down what became of requests; where it went wrong, all is asked again at `again_at`."""

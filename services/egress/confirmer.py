@@ -1,10 +1,11 @@
 """The loop that asks destinations whether they have what they said success for."""
 
 import asyncio
+from collections.abc import Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, Protocol, TypeVar
 
 from contracts.commitment import CommitmentReported, Committed, NotCommitted
 from libs.clock import Clock
@@ -13,11 +14,12 @@ from libs.messaging.listen import DATABASE_AWAY
 from libs.storage.database import Database
 from libs.telemetry import log
 from services.egress import calls
-from services.egress.asking import Asked, Conversation, Question
+from services.egress.asking import Conversation
 from services.egress.backoff import Backoff, Circuit, Random
 from services.egress.calling import Timeouts
 from services.egress.confirmations import Confirmations
 from services.egress.deliveries import CONFIRM, Deliveries
+from services.egress.finding import Inquiry
 from services.egress.reach import Target
 from services.egress.settings import EgressSettings
 
@@ -30,6 +32,19 @@ _LOOK_AGAIN: Final = 60.0
 #: How long what is under way may take when the process is to stop, in seconds.
 _GRACE: Final = 5.0
 _log = log.get(__name__)
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Call(Protocol[T_co]):
+    """One association that asks."""
+
+    def run(self) -> T_co:
+        """Ask; in a thread."""
+        ...
+
+    def stop(self) -> None:
+        """End it soon; from any thread."""
+        ...
 
 
 class Confirmer:
@@ -65,7 +80,7 @@ class Confirmer:
         #: What is known of asking, besides what is known of sending: who can't confirm may well be sent to.
         self._circuits: dict[str, Circuit] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._conversations: set[Conversation] = set()
+        self._conversations: set[Call[Any]] = set()
         self._wake = asyncio.Event()
         database.on_commit(lambda session: self._wake.set() if session.info.get(CONFIRM) else None)
 
@@ -117,9 +132,11 @@ class Confirmer:
 
     def _begin(self, key: str) -> None:
         target, node = self._deliveries.reach(key), self._deliveries.node(key)
-        if not isinstance(target, Target) or node is None or self._deliveries.confirm(key) != "commit":
+        if not isinstance(target, Target) or node is None:
             return
-        task = asyncio.create_task(self._ask(key, node, target))
+        query = self._deliveries.confirm(key) == "query"
+        work = self._look(key, target) if query else self._ask(key, node, target)
+        task = asyncio.create_task(self._guarded(key, work))
         self._running[key] = task
         task.add_done_callback(lambda ended: self._ended(key, ended))
 
@@ -130,34 +147,52 @@ class Confirmer:
             self._trouble(key, f"asking broke off inside Kivuko ({type(error).__name__}): report it")
         self._wake.set()
 
-    async def _ask(self, key: str, node: str, target: Target) -> None:
+    async def _guarded(self, key: str, work: Coroutine[Any, Any, bool]) -> None:
         try:
-            wanted = await self._confirmations.claim(key, node)
-            if wanted:
-                await self._commit(key, node, target, wanted)
-            else:
+            if not await work:
                 # Another replica has it in hand. Asking at once would be a busy loop.
                 await asyncio.sleep(self._settings.poll)
         except DATABASE_AWAY:
             _log.exception("what is to be confirmed can't be written down, trying again", destination=key)
             self._trouble(key, "the database is away")
 
-    async def _commit(self, key: str, node: str, target: Target, wanted: list[Question]) -> None:
+    async def _look(self, key: str, target: Target) -> bool:
+        """Have a destination show what it has; False if there is nothing to ask for."""
+        began = self._clock()
+        studies = await self._confirmations.claim_studies(key)
+        if not studies:
+            return False
+        inquiry = Inquiry(target, self._timeouts, list(studies.values()))
+        found = await self._run(inquiry)
+        again_at = self._judge(key, found.problem)
+        await self._confirmations.looked(studies, found, began, again_at)
+        return True
+
+    async def _ask(self, key: str, node: str, target: Target) -> bool:
+        """Have a destination asked for storage commitment; False if there is nothing to ask for."""
+        wanted = await self._confirmations.claim(key, node)
+        if not wanted:
+            return False
+
         def keep(report: Report) -> bool:
             return self._kept(node, report)
 
         conversation = Conversation(target, self._timeouts, wanted, self._settings.commit_wait, keep)
-        self._conversations.add(conversation)
-        try:
-            found = await self._loop.run_in_executor(self._pool, conversation.run)
-        finally:
-            self._conversations.discard(conversation)
-        again_at = self._judge(key, found)
+        found = await self._run(conversation)
+        again_at = self._judge(key, found.problem or next(iter(found.refused.values()), None))
         await self._confirmations.asked(wanted, found, again_at)
+        return True
 
-    def _judge(self, key: str, found: Asked) -> datetime:
+    async def _run(self, call: "Call[T_co]") -> T_co:
+        """Run an association in a thread of its own."""
+        self._conversations.add(call)
+        try:
+            return await self._loop.run_in_executor(self._pool, call.run)
+        finally:
+            self._conversations.discard(call)
+
+    def _judge(self, key: str, problem: str | None) -> datetime:
         """Note what is known of asking a destination; give when to ask again what it did not take."""
-        problem = found.problem or next(iter(found.refused.values()), None)
         if problem is None:
             self._circuits.pop(key, None)
             return self._clock()

@@ -59,6 +59,12 @@ async def uncommitted(tx: AsyncSession, delivery_id: str) -> Sequence[Row[Any]]:
     return found.all()
 
 
+async def sent(tx: AsyncSession, delivery_id: str) -> Sequence[Row[Any]]:
+    """Read the instances of a delivery that its destination said success for."""
+    found = await tx.execute(select(items).where(items.c.delivery_id == delivery_id, SENT).order_by(items.c.id))
+    return found.all()
+
+
 async def make(
     tx: AsyncSession, transaction_uid: str, delivery_id: str, node: str, rows: Sequence[Row[Any]], now: datetime
 ) -> None:
