@@ -94,6 +94,18 @@ class DeliveryFailed(_DeliveryState):
     failures: tuple[InstanceFailure, ...] = pseudonym("The first 20 instances that failed.")
 
 
+class DeliveryUnconfirmed(_DeliveryState):
+    """The destination said success for instances, and was seen not to have them when it was asked later.
+
+    Nothing is sent again because of it: people must look, and decide.
+    """
+
+    asked: Literal["query", "commitment"] = plain("How it was asked: C-FIND, or storage commitment.")
+    missing_count: int = plain("Instances that were missing for the first time.", ge=1)
+    sent_count: int = plain("Instances of the delivery that it had said success for.", ge=1)
+    missing: tuple[Uid, ...] = pseudonym("SOP Instance UID (0008,0018) of the first 20 of them.")
+
+
 class DeliveryOrdered(_DeliveryState):
     """A person decided about a delivery; until that is taken back, it wins over all that egress would do by itself."""
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from contracts.access import AccessUsed, TokenChanged
 from contracts.commitment import CommitmentReported
-from contracts.delivery import DeliveryAttempted, DeliveryCompleted, DeliveryFailed, DeliveryOrdered, DeliveryRequested
+from contracts.delivery import (
+    DeliveryAttempted,
+    DeliveryCompleted,
+    DeliveryFailed,
+    DeliveryOrdered,
+    DeliveryRequested,
+    DeliveryUnconfirmed,
+)
 from contracts.fact import Fact
 from contracts.instances import (
     AssociationRefused,
@@ -91,6 +98,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("delivery.attempted.v1", DeliveryAttempted, ("egress",)),
     Topic("delivery.completed.v1", DeliveryCompleted, ("egress",), ("ingest",)),
     Topic("delivery.failed.v1", DeliveryFailed, ("egress",)),
+    Topic("delivery.unconfirmed.v1", DeliveryUnconfirmed, ("egress",)),
     Topic("delivery.ordered.v1", DeliveryOrdered, ("egress",)),
     Topic("commitment.reported.v1", CommitmentReported, ("ingest", "egress"), ("egress",)),
     Topic("order.placed.v1", OrderPlaced, ("worklist",)),

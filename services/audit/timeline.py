@@ -12,6 +12,7 @@ from contracts.delivery import (
     DeliveryFailed,
     DeliveryOrdered,
     DeliveryRequested,
+    DeliveryUnconfirmed,
 )
 from contracts.fact import PERSONAL_KEY, Fact
 from contracts.instances import (
@@ -203,6 +204,13 @@ def _delivery_failed(data: DeliveryFailed) -> str:
     )
 
 
+def _delivery_unconfirmed(data: DeliveryUnconfirmed) -> str:
+    return (
+        f"{data.destination} was found not to have {_count(data.missing_count, 'instance')} of {data.sent_count} "
+        "that it had said success for. People must look at it."
+    )
+
+
 def _delivery_ordered(data: DeliveryOrdered) -> str:
     why = f": {data.reason}" if data.reason else ""
     return f"{data.actor} had the delivery to {data.destination} {data.order}{why}."
@@ -276,6 +284,7 @@ _SENTENCES = _by_type(
     _delivery_attempted,
     _delivery_completed,
     _delivery_failed,
+    _delivery_unconfirmed,
     _delivery_ordered,
     _commitment_reported,
     _order_placed,

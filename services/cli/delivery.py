@@ -35,9 +35,12 @@ _STATES = {
     "done": "done: the receiver said success for every instance",
     "cancelled": "cancelled: a person gave up what is not sent; it is not done",
 }
+#: What counts as delivered, where that is more than success.
+_CONFIRM = {"commit": "storage commitment", "query": "a query for what it has"}
 _COLOURS = {"failed": "bold red", "held": "yellow", "waiting": "yellow", "done": "green", "cancelled": "bold red"}
 #: What people look at first.
-_WORST = {"failed": -2, "pending": -1}
+_WORST = {"missing": -3, "failed": -2, "pending": -1}
+_NOT_THERE = "It said success for them, and was seen not to have them."
 
 
 @app.command("list", epilog=_LIST)
@@ -109,6 +112,8 @@ def show(
         ("version", _version(found)),
         ("instances", _counts(found)),
         ("asked for", f"{local_time(found['requested_at'])} by version {found['network_version']} of the definition"),
+        ("confirmed by", _CONFIRM.get(found["confirm"])),
+        ("asked again", local_time(found["confirm_at"])),
         ("attempts", f"{found['attempts']}{f', next {due}' if due else ''}"),
         ("complete", local_time(found["completed_at"])),
     ]
@@ -119,6 +124,11 @@ def show(
     _print_groups(items)
     if found["state"] == "failed":
         out.print(f"Once the cause is mended: `kivuko delivery retry {escape(delivery)}`.")
+    if found["missing_count"]:
+        out.print(
+            f"[bold red]{instances(found['missing_count'])} it said success for and was seen not to have.[/] "
+            f"To send them again: `kivuko delivery retry {escape(delivery)} --missing`."
+        )
     if found["ordered"]:
         out.print(f"To let it go: `kivuko delivery release {escape(delivery)}`.")
     if found["state"] == "done":
@@ -158,8 +168,10 @@ def _print_groups(items: Iterable[Mapping[str, Any]]) -> None:
     """Print what keeps instances, the worst first; a study has hundreds of them and few reasons."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for item in items:
-        state = item["state"] if item["current"] else "replaced"
-        what = item["reason"] or ("" if state == "sent" else "They had no turn yet.")
+        state = _state(item)
+        what = (
+            _NOT_THERE if item["missing_at"] else item["reason"] or ("" if state == "sent" else "They had no turn yet.")
+        )
         if not item["current"]:
             what = "Another content of them came later and goes in their place."
         if what:
@@ -177,16 +189,23 @@ def _print_items(items: Iterable[Mapping[str, Any]]) -> None:
     rows = (
         (
             item["sop_instance_uid"],
-            item["state"] if item["current"] else "replaced",
+            _state(item),
             item["status"],
             item["attempts"],
             local_time(item["sent_at"]),
+            local_time(item["committed_at"] or item["found_at"]),
             item["reason"],
         )
         for item in items
     )
-    columns = ("instance", "state", "status", "attempts", "sent", "what")
+    columns = ("instance", "state", "status", "attempts", "sent", "confirmed", "what")
     print_table("Instances", columns, rows, empty="It has no instances yet.")
+
+
+def _state(item: Mapping[str, Any]) -> str:
+    if not item["current"]:
+        return "replaced"
+    return "missing" if item["missing_at"] else str(item["state"])
 
 
 def _ahead(delivery: Mapping[str, Any], retries: Mapping[str, str]) -> str:
@@ -220,6 +239,8 @@ def _counts(delivery: Mapping[str, Any]) -> str:
         f"{delivery['sent_count']} sent ({in_bytes(delivery['bytes_sent'])})",
         f"{delivery['pending_count']} to send" if delivery["pending_count"] else "",
         f"{delivery['failed_count']} refused" if delivery["failed_count"] else "",
+        f"{delivery['committed_count']} committed to" if delivery["committed_count"] else "",
+        f"{delivery['missing_count']} not there any more" if delivery["missing_count"] else "",
     ]
     return ", ".join(filter(None, counts))
 

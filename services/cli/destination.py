@@ -1,5 +1,6 @@
 """`kivuko destination`: what waits where, pause and resume, and what a destination can do."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
@@ -8,12 +9,13 @@ from urllib.parse import quote
 import typer
 from rich.markup import escape
 from rich.padding import Padding
+from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from libs.clock import utc_now
 from services.cli.client import EXIT_REFUSED, connect
 from services.cli.delivery import instances
 from services.cli.order import Reason
-from services.cli.output import Json, in_bytes, local_time, out, print_json, print_table
+from services.cli.output import Json, err, in_bytes, local_time, out, print_json, print_table
 
 app = typer.Typer(
     help="See what waits for each destination, pause, resume and test them: see docs/destinations.md.",
@@ -25,6 +27,11 @@ _SHOW = "Example: kivuko destination show archive"
 _PAUSE = 'Example: kivuko destination pause archive --reason "new disks, until 18:00"'
 _RESUME = "Example: kivuko destination resume archive"
 _TEST = "Example: kivuko destination test archive --store"
+_COMPARE = "Example: kivuko destination compare archive --since 2026-11-20"
+#: How people write the time from which on is compared.
+_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M"]
+#: How often to look how far a comparison is, in seconds.
+_POLL_S = 0.5
 _PATH = "/v1/egress/destinations"
 #: Many associations with a slow peer take their time.
 _TEST_TIMEOUT_S = 600
@@ -85,9 +92,16 @@ def show(name: Name, *, json_output: Json = False) -> None:
         ("goes at", f"{in_bytes(speed)}/s over the last minutes" if speed else None),
         ("empty", _empty(found)),
         ("takes", _takes(found)),
+        ("confirms by", _CONFIRMS.get(found["confirm"])),
+        ("compared", _compared(found)),
     ]
     print_table(f"Destination {escape(name)}", ("", ""), [row for row in rows if row[1]], empty="")
     _print_standstills(found["standstills"], name)
+    if found["missing"]:
+        out.print(
+            f"[bold red]It does not have {instances(found['missing'])} that it said success for.[/] "
+            f"To send them again: `kivuko delivery retry --missing --destination {escape(name)}`."
+        )
 
 
 @app.command(epilog=_PAUSE)
@@ -111,6 +125,38 @@ def resume(name: Name, *, json_output: Json = False) -> None:
         print_json(answer)
         return
     out.print(f"Resumed. To send: {_queue(answer) or 'nothing'}. See `kivuko destination show {escape(name)}`.")
+
+
+@app.command(epilog=_COMPARE)
+def compare(
+    name: Name,
+    *,
+    since: Annotated[
+        datetime | None,
+        typer.Option(formats=_TIMES, help="What was sent from then on, local time; a day back if left out."),
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Compare what was sent to a destination with what it has. Nothing is sent because of it.
+
+    It is asked by C-FIND, or by storage commitment where it offers no queries. Exits 0 only if it has everything.
+    """
+    client = connect(json_output=json_output)
+    wanted = {"since": since.astimezone().isoformat()} if since is not None else {}
+    found = client.post(f"{_path(name)}/compare", json=wanted)
+    columns = (TextColumn("comparing"), TextColumn("{task.fields[told]}"))
+    with Progress(SpinnerColumn(), *columns, console=err, transient=True, disable=json_output) as progress:
+        task = progress.add_task("", total=None, told="")
+        while found["running"]:
+            time.sleep(_POLL_S)
+            found = client.get(f"{_path(name)}/comparison")
+            progress.update(task, told=f"{found['studies']} studies, {instances(found['instances'])}")
+    if json_output:
+        print_json(found)
+    else:
+        _print_comparison(name, found)
+    if found["problem"] or found["missing"] or found["unknown"]:
+        raise typer.Exit(EXIT_REFUSED)
 
 
 @app.command("test", epilog=_TEST)
@@ -241,6 +287,32 @@ def _print_standstills(found: Sequence[Mapping[str, Any]], name: str) -> None:
     out.print(f"`kivuko delivery list --destination {escape(name)}` names them.")
     if any(each["state"] == "failed" for each in found):
         out.print(f"Once the cause is mended: `kivuko delivery retry --destination {escape(name)}`.")
+
+
+_CONFIRMS = {"commit": "storage commitment", "query": "queries for what it has"}
+
+
+def _compared(found: Mapping[str, Any]) -> str | None:
+    if found["compared_at"] is None:
+        return None
+    broke = f", broken off: {found['compared_problem']}" if found["compared_problem"] else ""
+    return f"{local_time(found['compared_at'])}{broke}"
+
+
+def _print_comparison(name: str, found: Mapping[str, Any]) -> None:
+    rows = [
+        ("sent since", local_time(found["since"])),
+        ("compared", f"{found['studies']} studies, {instances(found['instances'])}"),
+        ("missing there", str(found["missing"]) if found["missing"] else "nothing"),
+        ("not told", str(found["unknown"]) if found["unknown"] else None),
+        ("broken off", found["problem"]),
+        ("not looked at", None if found["whole"] else "there is more: compare again from a later time on"),
+    ]
+    print_table(f"Comparison with {escape(name)}", ("", ""), [row for row in rows if row[1]], empty="")
+    if found["lacking"]:
+        lacking = [(each["missing"], each["delivery_id"], each["study_instance_uid"]) for each in found["lacking"]]
+        print_table("What it does not have", ("instances", "delivery", "study"), lacking, empty="")
+        out.print(f"To send it again: `kivuko delivery retry --missing --destination {escape(name)}`.")
 
 
 def _print_test(name: str, found: Mapping[str, Any], *, store: bool, everything: bool) -> None:

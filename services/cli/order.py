@@ -25,11 +25,14 @@ State = Annotated[str | None, typer.Option(help="All in this state: open, waitin
 Reason = Annotated[
     str | None, typer.Option(help="Why, for those who look at it later; without data of patients.", show_default=False)
 ]
+Missing = Annotated[
+    bool, typer.Option("--missing", help="Send again what the destination was seen not to have, and nothing else.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before it is done to many.")]
 
 #: What releases those that were held or cancelled together.
 _BACK = {"hold": "--state held", "cancel": "--state cancelled"}
-_DONE = {"hold": "held", "release": "released", "cancel": "cancelled", "retry": "tried again"}
+_DONE = {"hold": "held", "release": "released", "cancel": "cancelled", "retry": "tried again", "resend": "sent again"}
 
 
 def hold(
@@ -98,18 +101,22 @@ def retry(
     destination: Destination = None,
     study: Study = None,
     state: State = None,
+    missing: Missing = False,
     yes: Yes = False,
     json_output: Json = False,
 ) -> None:
     """Try at once what is not sent, refused instances included, with all attempts before them.
 
-    With filters but without --state: all deliveries that failed.
+    With filters but without --state: all deliveries that failed. With --missing: what the destination said success for
+    and was seen not to have, of all deliveries that fit.
     """
     which = {"destination": destination, "study": study, "state": state}
-    answer = _order("retry", delivery, which, None, yes=yes, json_output=json_output)
+    answer = _order("resend" if missing else "retry", delivery, which, None, yes=yes, json_output=json_output)
     if answer is None:
         return
-    if answer["instances"]:
+    if missing and not answer["instances"]:
+        out.print("There is nothing to send again: the destination was not seen to lack anything of it.")
+    elif answer["instances"]:
         out.print(f"{instances(answer['instances'])} tried again. See `kivuko delivery show {escape(delivery or '')}`.")
     else:
         out.print("There is nothing to try again: every instance that came so far is sent.")
@@ -150,7 +157,7 @@ def _order_many(
     elif not done["deliveries"]:
         out.print("No delivery fits: nothing was done.")
     else:
-        what = f", {instances(done['instances'])}" if verb == "retry" else ""
+        what = f", {instances(done['instances'])}" if verb in ("retry", "resend") else ""
         again = " ".join(f"--{name} {value}" for name, value in given.items() if name != "state")
         out.print(f"{_deliveries(done['deliveries'])} {_DONE[verb]}{what}.")
         if verb in _BACK:

@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field
 from libs.storage.database import Database
 from libs.web.permission import requires
 from libs.web.problem import Problem
-from services.egress import listing, repository, scope
+from services.egress import comparison_rows, listing, repository, scope
+from services.egress.deliveries import Deliveries
 from services.egress.delivery import State
 from services.egress.models import deliveries as table
 from services.egress.scope import Caller
@@ -41,6 +42,9 @@ class ItemView(BaseModel):
     attempts: int
     next_attempt_at: datetime | None
     sent_at: datetime | None
+    committed_at: datetime | None = Field(description="When the destination committed itself to keep it.")
+    found_at: datetime | None = Field(description="When the destination last showed that it has it.")
+    missing_at: datetime | None = Field(description="When the destination was last seen not to have it.")
     current: bool = Field(description="False: other content of the instance came later, and goes in place of this.")
 
 
@@ -51,11 +55,16 @@ class DeliveryDetail(DeliveryView):
     pending_count: int
     failed_count: int
     bytes_sent: int
+    committed_count: int = Field(description="Instances that the destination committed itself to.")
+    found_count: int = Field(description="Instances that it was seen to have, the committed ones included.")
+    missing_count: int = Field(description="Instances that it said success for and was seen not to have.")
+    confirm: str = Field(description="What counts as delivered there: `store`, `commit` or `query`.")
+    confirm_at: datetime | None = Field(description="When it is asked the next time; none if it need not be.")
     items: list[ItemView]
     next: int | None
 
 
-def make_router(database: Database) -> APIRouter:
+def make_router(database: Database, deliveries: Deliveries) -> APIRouter:
     """Build the routes."""
     router = APIRouter(tags=["egress"])
 
@@ -81,6 +90,7 @@ def make_router(database: Database) -> APIRouter:
         async with database.reading() as tx:
             row = await scope.delivery(tx, caller, delivery_id)
             tally = await repository.tally(tx, delivery_id)
+            missing = await comparison_rows.missing(tx, table.c.id == delivery_id)
             items = await listing.list_items(tx, delivery_id, after, limit)
         return DeliveryDetail(
             **shown(row),
@@ -88,6 +98,11 @@ def make_router(database: Database) -> APIRouter:
             pending_count=tally.due + tally.blocked,
             failed_count=tally.failed,
             bytes_sent=tally.bytes_sent,
+            committed_count=tally.committed,
+            found_count=tally.found,
+            missing_count=missing.get(row.destination, 0),
+            confirm=deliveries.confirm(row.destination),
+            confirm_at=row.confirm_at,
             items=[ItemView(**{name: getattr(item, name) for name in ItemView.model_fields}) for item in items],
             next=items[-1].id if len(items) == limit else None,
         )

@@ -11,6 +11,9 @@ from libs.telemetry import log
 from services.egress.announcing import Announcer
 from services.egress.api import make_router
 from services.egress.calling import Timeouts
+from services.egress.comparer import Comparer
+from services.egress.comparison_api import make_comparison_router
+from services.egress.comparisons import Comparisons
 from services.egress.confirmations import Confirmations
 from services.egress.confirmer import Confirmer
 from services.egress.credentials import Credentials
@@ -74,12 +77,24 @@ def build(platform: Platform) -> Service:
         clock=platform.clock,
         random=random.random,
     )
+    comparer = Comparer(
+        Comparisons(database, outbox, deliveries, platform.clock, new_uid),
+        confirmer,
+        deliveries,
+        database,
+        platform.network,
+        timeouts=timeouts,
+        settings=settings,
+        clock=platform.clock,
+    )
     register(platform.broker, deliveries, confirmations, database, platform.clock)
 
     orders = Orders(database, deliveries, platform.clock)
-    router = make_router(database)
+    router = make_router(database, deliveries)
     router.include_router(make_order_router(database, orders))
-    router.include_router(make_destination_router(Destinations(database, deliveries, orders, timeouts, platform.clock)))
+    destinations = Destinations(database, deliveries, orders, timeouts, platform.clock)
+    router.include_router(make_destination_router(destinations))
+    router.include_router(make_comparison_router(database, destinations, comparer, platform.clock))
     # Where there may be replicas, each would make a key of its own.
     own_key = platform.settings.home / FILE if database.dialect == "sqlite" else None
     key = ReceiptKey(settings.receipt_key, own_key)
@@ -98,7 +113,7 @@ def build(platform: Platform) -> Service:
     async def objects() -> None:
         await asyncio.to_thread(platform.objects.check)
 
-    loops = [sender.run, confirmer.run, Measurement(database, platform.clock).run, sender.follow_clock]
+    loops = [sender.run, confirmer.run, comparer.run, Measurement(database, platform.clock).run, sender.follow_clock]
     if partner_queues and settings.public_url is not None:
         announcer = Announcer(
             deliveries,

@@ -49,11 +49,14 @@ class Asked:
         Transactions that it answered with a failure, and why, as a sentence. All others it may have taken, or not.
     problem
         Why the association ended before its time; none if it did not.
+    offered
+        Whether the destination takes such requests at all.
     """
 
     taken: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     problem: str | None = None
+    offered: bool = True
 
 
 class Conversation:
@@ -96,6 +99,7 @@ class Conversation:
             return found
         if not offered(association):
             association.release()
+            found.offered = False
             found.problem = "it does not offer storage commitment (1.2.840.10008.1.20.1), which `confirm: commit` needs"
             return found
         try:

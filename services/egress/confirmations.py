@@ -13,7 +13,7 @@ from libs.dimse.commitment import Reference
 from libs.messaging.outbox import Outbox
 from libs.storage.database import Database
 from libs.telemetry import log
-from services.egress import metric, questions, repository
+from services.egress import metric, questions, report, repository
 from services.egress.asking import Asked, Question
 from services.egress.backoff import Backoff, Random
 from services.egress.confirmation import NOT_FOUND, Next, Patience, Sighting, missed, missing
@@ -177,27 +177,27 @@ class Confirmations:
         await repository.update_delivery(tx, row.id, **values)
         await self._deliveries.resettle(tx, row.id)
 
-    async def reported_here(self, report: CommitmentReported) -> None:
+    async def reported_here(self, said: CommitmentReported) -> None:
         """Take a report that came on the association of the request, and tell of it."""
         async with self._database.transaction() as tx:
-            row = await self._take(tx, report)
+            row = await self._take(tx, said)
             if row is not None:
-                await self._outbox.emit(tx, report, subject=row.study_instance_uid, tenant=row.tenant, site=row.site)
+                await self._outbox.emit(tx, said, subject=row.study_instance_uid, tenant=row.tenant, site=row.site)
 
-    async def reported(self, tx: AsyncSession, report: CommitmentReported) -> None:
+    async def reported(self, tx: AsyncSession, said: CommitmentReported) -> None:
         """Take a report that came elsewhere, in the consumer's transaction."""
-        await self._take(tx, report)
+        await self._take(tx, said)
 
-    async def _take(self, tx: AsyncSession, report: CommitmentReported) -> Row[Any] | None:
+    async def _take(self, tx: AsyncSession, said: CommitmentReported) -> Row[Any] | None:
         """Write a report down; give its delivery, if it is about one and comes from its destination's node."""
-        asking = await questions.question(tx, report.transaction_uid)
+        asking = await questions.question(tx, said.transaction_uid)
         if asking is None:
-            _log.warning("a report of storage commitment is about nothing that is asked for", node=report.node)
+            _log.warning("a report of storage commitment is about nothing that is asked for", node=said.node)
             return None
-        if asking.node != report.node:
+        if asking.node != said.node:
             _log.warning(
                 "a report of storage commitment came from another node than was asked: it changes nothing",
-                node=report.node,
+                node=said.node,
                 delivery=asking.delivery_id,
             )
             return None
@@ -206,14 +206,14 @@ class Confirmations:
             raise RuntimeError("a delivery vanished while its destination confirmed it")
         # After the lock: of two reports at once, the second sees what the first changed.
         known = await questions.instances(tx, asking)
-        failed = [known[each.sop_instance_uid] for each in report.failed if _fits(each, known)]
-        failures = {each.sop_instance_uid: each.failure_reason for each in report.failed}
+        failed = [known[each.sop_instance_uid] for each in said.failed if _fits(each, known)]
+        failures = {each.sop_instance_uid: each.failure_reason for each in said.failed}
         committed = [
             known[each.sop_instance_uid].id
-            for each in report.committed
+            for each in said.committed
             if _fits(each, known) and each.sop_instance_uid not in failures
         ]
-        strangers = len(report.committed) + len(report.failed) - len(committed) - len(failed)
+        strangers = len(said.committed) + len(said.failed) - len(committed) - len(failed)
         if strangers:
             _log.warning(
                 "a report of storage commitment names instances that were not asked for, or were sent once more since",
@@ -222,8 +222,11 @@ class Confirmations:
             )
         now = self._clock()
         again = False
-        for item in failed:
-            again |= await self._miss(tx, row, item, failures[item.sop_instance_uid], now)
+        if asking.compares:
+            await self._lose(tx, row, [item for item in failed if not item.superseded], now)
+        else:
+            for item in failed:
+                again |= await self._miss(tx, row, item, failures[item.sop_instance_uid], now)
         await questions.answered(tx, asking, [item.id for item in failed])
         await questions.commit(tx, committed, now)
         await questions.answered(tx, asking, committed)
@@ -233,6 +236,14 @@ class Confirmations:
             await repository.update_delivery(tx, row.id, confirm_at=self._backoff.after(1, now, self._random))
         await self._deliveries.resettle(tx, row.id)
         return row
+
+    async def _lose(self, tx: AsyncSession, row: Row[Any], gone: Sequence[Row[Any]], now: datetime) -> None:
+        """Write down what a destination does not have any more; what is new of it is told."""
+        new = [item.sop_instance_uid for item in gone if item.missing_at is None]
+        await questions.lose(tx, [item.id for item in gone], now)
+        if new:
+            fact = report.unconfirmed(row, "commitment", new, len(await questions.sent(tx, row.id)))
+            await self._outbox.emit(tx, fact, subject=row.study_instance_uid, tenant=row.tenant, site=row.site)
 
     async def _miss(self, tx: AsyncSession, row: Row[Any], item: Row[Any], failure_reason: int, now: datetime) -> bool:
         """Write down that an instance is not committed to; tell whether only to ask again."""

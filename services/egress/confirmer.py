@@ -1,7 +1,7 @@
 """The loop that asks destinations whether they have what they said success for."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
@@ -174,10 +174,7 @@ class Confirmer:
         if not wanted:
             return False
 
-        def keep(report: Report) -> bool:
-            return self._kept(node, report)
-
-        conversation = Conversation(target, self._timeouts, wanted, self._settings.commit_wait, keep)
+        conversation = Conversation(target, self._timeouts, wanted, self._settings.commit_wait, self.keeper(node))
         found = await self._run(conversation)
         again_at = self._judge(key, found.problem or next(iter(found.refused.values()), None))
         await self._confirmations.asked(wanted, found, again_at)
@@ -205,8 +202,11 @@ class Confirmer:
         self._circuits[key] = circuit
         return circuit.retry_at or now
 
+    def keeper(self, node: str) -> Callable[[Report], bool]:
+        """Give what writes down reports of a node, in the thread that took them; False if that can't be done now."""
+        return lambda report: self._kept(node, report)
+
     def _kept(self, node: str, report: Report) -> bool:
-        """Write a report down, in the thread that took it; False if that can't be done now."""
         fact = CommitmentReported(
             transaction_uid=report.transaction_uid,
             node=node,

@@ -15,7 +15,7 @@ from libs.storage.database import Database
 from libs.web.permission import requires
 from libs.web.principal import Principal
 from libs.web.problem import Problem
-from services.egress import calls, listing, scope
+from services.egress import calls, comparison_rows, listing, scope
 from services.egress.calling import Timeouts, echo
 from services.egress.deliveries import Deliveries
 from services.egress.examination import common_pairs, examine
@@ -88,6 +88,10 @@ class DestinationDetail(DestinationView):
     budget_left: int | None = Field(description="Bytes that are left of today's budgets; none if there is no budget.")
     contexts_accepted: int = Field(description="Pairs of SOP class and transfer syntax that it took the last time.")
     contexts_refused: int
+    confirm: str = Field(description="What counts as delivered: `store`, `commit` or `query`.")
+    compared_at: datetime | None = Field(description="When it was last asked what it has; none if never.")
+    compared_problem: str | None = Field(description="Why the last comparison broke off.")
+    missing: int = Field(description="Instances that it said success for and was seen not to have, in your scope.")
     standstills: list[Standstill] = Field(description="What of its deliveries is not done, and why.")
 
 
@@ -146,6 +150,8 @@ class Destinations:
             cluster = self.database.dialect == "postgresql"
             associations = await listing.associations(tx, key) if cluster else None
             left = await self.deliveries.left(tx, key)
+            compared = await comparison_rows.last(tx, key)
+            missing = await comparison_rows.missing(tx, scope.within(caller), table.c.destination == key)
         limits = self.deliveries.limits(key)
         return DestinationDetail(
             **view.model_dump(),
@@ -156,6 +162,10 @@ class Destinations:
             budget_left=left,
             contexts_accepted=sum(contexts.values()),
             contexts_refused=len(contexts) - sum(contexts.values()),
+            confirm=self.deliveries.confirm(key),
+            compared_at=None if compared is None else compared.began_at,
+            compared_problem=None if compared is None else compared.problem,
+            missing=missing.get(key, 0),
             standstills=[Standstill(state=s, reason=reason, deliveries=count) for s, reason, count in standstills],
         )
 

@@ -5,7 +5,7 @@ import time
 
 from libs.clock import Clock
 from libs.storage.database import Database
-from services.egress import calls, listing, metric
+from services.egress import calls, comparison_rows, listing, metric
 from services.egress.forecast import seconds_left
 
 _OFTEN = 15
@@ -35,7 +35,9 @@ class Measurement:
             queues = await listing.queues(tx)
             flows = await listing.flows(tx, now)
             circuits = await calls.circuits(tx)
+            missing = await comparison_rows.missing(tx)
         metric.show(states, {key: (queue.deliveries, queue.oldest) for key, queue in queues.items()}, now)
+        metric.show_missing(missing)
         away = {key for key, circuit in circuits.items() if circuit.failures or circuit.paused}
         left = {key: None if key in away else seconds_left(queue, flows.get(key), now) for key, queue in queues.items()}
         metric.show_queues(queues, left, [key for key, circuit in circuits.items() if circuit.paused])

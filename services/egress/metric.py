@@ -24,6 +24,12 @@ CONFIRMED = counter(
     "Instances that destinations were asked for, by what they said.",
     ["destination", "outcome"],
 )
+MISSING = gauge(
+    "kivuko_egress_missing", "Instances that a destination said success for and was seen not to have.", ["destination"]
+)
+COMPARED = counter(
+    "kivuko_egress_compared_total", "Comparisons with destinations, by their end.", ["destination", "outcome"]
+)
 REPEATED = counter("kivuko_egress_repeated_total", "Instances that the receiver may have got more than once.")
 DELIVERED = histogram("kivuko_egress_delivery_seconds", "From the first request to the last success.", buckets=DELIVERY)
 
@@ -43,6 +49,13 @@ def show(states: Mapping[str, int], backlog: Mapping[str, tuple[int, datetime]],
     for destination, (count, oldest) in backlog.items():
         BACKLOG.labels(destination).set(count)
         BACKLOG_AGE.labels(destination).set(max(0.0, (now - oldest).total_seconds()))
+
+
+def show_missing(missing: Mapping[str, int]) -> None:
+    """Show what destinations were seen not to have."""
+    MISSING.clear()
+    for destination, count in missing.items():
+        MISSING.labels(destination).set(count)
 
 
 def show_queues(queues: Mapping[str, Queue], left: Mapping[str, float | None], paused: Iterable[str]) -> None:

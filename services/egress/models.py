@@ -14,6 +14,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     true,
 )
 
@@ -171,6 +172,8 @@ questions = Table(
     # Whose report counts: the destination's node when it was asked.
     Column("node", Text, nullable=False),
     Column("made_at", Instant, nullable=False),
+    # Whether it is only to compare: what the destination does not have any more is written down, and not sent again.
+    Column("compares", Boolean, nullable=False, server_default=false()),
     # When the destination took the request; none as long as it has not.
     Column("asked_at", Instant, nullable=True),
     Index("questions_of_delivery", "delivery_id"),

@@ -31,6 +31,7 @@ Why = Annotated[
 _MANAGE = requires("deliveries.manage")
 #: Of one delivery the fourth, retry, has a route of its own: it answers something else.
 _OF_ONE: tuple[Verb, ...] = ("hold", "release", "cancel")
+_AGAIN: tuple[Verb, ...] = ("retry", "resend")
 
 
 class Reason(BaseModel):
@@ -74,18 +75,22 @@ def make_order_router(database: Database, orders: Orders) -> APIRouter:
     for verb in _OF_ONE:
         _for_one(router, verb, database, orders)
 
-    @router.post("/deliveries/{delivery_id}/retry", dependencies=[_MANAGE])
-    async def retry(request: Request, caller: Caller, delivery_id: str) -> Retried:
+    for verb in _AGAIN:
+        _again(router, verb, database, orders)
+    return router
+
+
+def _again(router: APIRouter, verb: Verb, database: Database, orders: Orders) -> None:
+    @router.post(f"/deliveries/{{delivery_id}}/{verb}", dependencies=[_MANAGE], name=f"{verb}_delivery")
+    async def again(request: Request, caller: Caller, delivery_id: str) -> Retried:
         async with database.reading() as tx:
             row = await scope.delivery(tx, caller, delivery_id)
         use_of(request).concerns(row.study_instance_uid, row.tenant)
-        count, instances = await orders.give(Given("retry", caller.name), [delivery_id])
-        if not count and row.state != "done":
+        count, instances = await orders.give(Given(verb, caller.name), [delivery_id])
+        if not count and row.ordered == "held":
             async with database.reading() as tx:
-                raise _unfit("retry", await scope.delivery(tx, caller, delivery_id))
+                raise _unfit(verb, await scope.delivery(tx, caller, delivery_id))
         return Retried(instances=instances)
-
-    return router
 
 
 def _for_many(router: APIRouter, verb: Verb, database: Database, orders: Orders) -> None:
@@ -137,6 +142,7 @@ def _unfit(verb: Verb, row: Row[Any]) -> Problem:
         "cancel": _cancelled(row),
         "release": _released(row),
         "retry": (f"A person holds it ({row.reason}), so it is not tried again.", "Release it instead."),
+        "resend": (f"A person holds it ({row.reason}), so nothing of it is sent again.", "Release it first."),
     }[verb]
     return Problem(409, "It does not fit", said, advice=advice)
 

@@ -10,10 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from libs.clock import Clock
 from libs.storage.database import Database
 from services.egress import calls, report, repository
+from services.egress.comparison_rows import LACKING
 from services.egress.deliveries import NO_ORDER, Deliveries
 from services.egress.models import deliveries as table
 
-Verb = Literal["hold", "release", "cancel", "retry"]
+Verb = Literal["hold", "release", "cancel", "retry", "resend"]
 #: States in which something may still go; what is done has gone.
 _UNFINISHED = table.c.state.in_(("open", "waiting", "held", "failed"))
 _AT_ONCE = 100
@@ -22,6 +23,7 @@ _TOLD: dict[Verb, Literal["held", "released", "cancelled", "retried"]] = {
     "release": "released",
     "cancel": "cancelled",
     "retry": "retried",
+    "resend": "retried",
 }
 
 #: To which deliveries an order can be given.
@@ -30,6 +32,8 @@ FITTING: dict[Verb, ColumnElement[bool]] = {
     "cancel": _UNFINISHED,
     "release": table.c.ordered.is_not(None),
     "retry": and_(table.c.state != "done", table.c.ordered.is_distinct_from("held")),
+    # What the destination was seen not to have goes once more, of what is done as well.
+    "resend": and_(LACKING, table.c.ordered.is_distinct_from("held")),
 }
 #: To which of them it is given where many are meant, and no state is named.
 MEANT: dict[Verb, ColumnElement[bool]] = {
@@ -37,6 +41,7 @@ MEANT: dict[Verb, ColumnElement[bool]] = {
     "cancel": _UNFINISHED,
     "release": table.c.ordered == "held",
     "retry": table.c.state == "failed",
+    "resend": LACKING,
 }
 
 
@@ -121,6 +126,8 @@ class Orders:
             # Where only a confirmation is missing, that is asked for at once.
             await repository.update_delivery(tx, key, confirm_at=None, confirm_problem=None)
             again = await repository.retry_items(tx, key, now)
+        if order.verb == "resend":
+            again = await repository.resend_missing(tx, key, now)
         await self._deliveries.reconsider(
             tx, key, lambda row: report.ordered(row, _TOLD[order.verb], order.by, order.why)
         )

@@ -66,16 +66,31 @@ async def sent(tx: AsyncSession, delivery_id: str) -> Sequence[Row[Any]]:
 
 
 async def make(
-    tx: AsyncSession, transaction_uid: str, delivery_id: str, node: str, rows: Sequence[Row[Any]], now: datetime
+    tx: AsyncSession,
+    transaction_uid: str,
+    delivery_id: str,
+    node: str,
+    rows: Sequence[Row[Any]],
+    now: datetime,
+    *,
+    compares: bool = False,
 ) -> None:
     """Write down a request for these instances, before the destination hears of it."""
     await tx.execute(
-        questions.insert().values(transaction_uid=transaction_uid, delivery_id=delivery_id, node=node, made_at=now)
+        questions.insert().values(
+            transaction_uid=transaction_uid, delivery_id=delivery_id, node=node, made_at=now, compares=compares
+        )
     )
     await tx.execute(
         asked.insert(),
         [{"transaction_uid": transaction_uid, "item": row.id, "attempt": row.attempts} for row in rows],
     )
+
+
+async def unreported(tx: AsyncSession, transaction_uids: Iterable[str]) -> int:
+    """Count the instances of requests that are not reported yet."""
+    chosen = asked.c.transaction_uid.in_(list(transaction_uids))
+    return int((await tx.execute(select(func.count()).where(chosen))).scalar_one())
 
 
 async def taken(tx: AsyncSession, transaction_uids: Iterable[str], now: datetime) -> None:
@@ -115,6 +130,7 @@ async def instances(tx: AsyncSession, asking: Row[Any]) -> Mapping[str, Row[Any]
     superseded = exists().where(
         other.c.item == items.c.id,
         other.c.transaction_uid == later.c.transaction_uid,
+        later.c.compares == asking.compares,
         later.c.made_at > asking.made_at,
     )
     found = await tx.execute(
@@ -148,6 +164,11 @@ async def miss(tx: AsyncSession, item: int, **values: Any) -> None:
     await tx.execute(update(items).where(items.c.id == item).values(**values))
 
 
+async def lose(tx: AsyncSession, ids: Sequence[int], now: datetime) -> None:
+    """Write down that the destination was seen not to have instances that it said success for."""
+    await tx.execute(update(items).where(items.c.id.in_(ids)).values(missing_at=now))
+
+
 async def find(tx: AsyncSession, ids: Sequence[int], now: datetime) -> None:
     """Write down that the destination was seen to have instances."""
     await tx.execute(update(items).where(items.c.id.in_(ids)).values(found_at=now, missing_at=None))
@@ -155,5 +176,7 @@ async def find(tx: AsyncSession, ids: Sequence[int], now: datetime) -> None:
 
 async def resume(tx: AsyncSession, now: datetime) -> None:
     """Have asked anew at once what was about to be asked. Only for a process that knows that it is alone."""
-    unasked = exists().where(questions.c.delivery_id == deliveries.c.id, questions.c.asked_at.is_(None))
+    unasked = exists().where(
+        questions.c.delivery_id == deliveries.c.id, questions.c.asked_at.is_(None), ~questions.c.compares
+    )
     await tx.execute(update(deliveries).where(WAITING, unasked).values(confirm_at=now))

@@ -6,8 +6,15 @@ from typing import Any, Literal
 
 from sqlalchemy import Row
 
-from contracts.delivery import DeliveryAttempted, DeliveryCompleted, DeliveryFailed, DeliveryOrdered, InstanceFailure
-from services.egress.claim import Stretch
+from contracts.delivery import (
+    DeliveryAttempted,
+    DeliveryCompleted,
+    DeliveryFailed,
+    DeliveryOrdered,
+    DeliveryUnconfirmed,
+    InstanceFailure,
+)
+from services.egress.claim import FAILURES_TOLD, Stretch
 from services.egress.delivery import Closing, Tally
 
 
@@ -38,6 +45,21 @@ def failed(delivery: Row[Any], failures: Sequence[Row[Any]], tally: Tally) -> De
             InstanceFailure(sop_instance_uid=each.sop_instance_uid, status=each.status, reason=each.reason)
             for each in failures
         ),
+    )
+
+
+def unconfirmed(
+    delivery: Row[Any], asked: Literal["query", "commitment"], missing: Sequence[str], sent: int
+) -> DeliveryUnconfirmed:
+    """Tell that a destination was seen not to have what it said success for."""
+    return DeliveryUnconfirmed(
+        delivery_id=delivery.id,
+        study_instance_uid=delivery.study_instance_uid,
+        destination=delivery.destination,
+        asked=asked,
+        missing_count=len(missing),
+        sent_count=sent,
+        missing=tuple(missing[:FAILURES_TOLD]),
     )
 
 

@@ -271,6 +271,16 @@ async def retry_items(tx: AsyncSession, delivery_id: str, now: datetime) -> int:
     return int(result.rowcount)
 
 
+async def resend_missing(tx: AsyncSession, delivery_id: str, now: datetime) -> int:
+    """Make every instance due at once that the destination was seen not to have; give their number."""
+    result: Any = await tx.execute(
+        update(items)
+        .where(items.c.delivery_id == delivery_id, items.c.missing_at.is_not(None), items.c.current)
+        .values(**UNSENT, next_attempt_at=now)
+    )
+    return int(result.rowcount)
+
+
 async def failed_items(tx: AsyncSession, delivery_id: str, limit: int) -> Sequence[Row[Any]]:
     """Read the first items that were refused for good."""
     found = await tx.execute(

@@ -1,5 +1,6 @@
 """Settings of egress."""
 
+from datetime import time
 from pathlib import Path
 
 from pydantic import Field
@@ -42,6 +43,13 @@ class EgressSettings(BaseSettings):
     misses: int = Field(
         3, ge=1, description="How often a destination may not have an instance that it said success for; then people."
     )
+    compare_at: time | None = Field(
+        time(2, 30),
+        description="Time of day, in the network's time zone, at which destinations are asked what they have of what "
+        "was sent to them; none: only when a person asks.",
+    )
+    compare_days: float = Field(1, gt=0, description="How many days back is compared, at least.")
+    compare_most: int = Field(10_000, ge=1, description="Most studies of a destination that are compared at a time.")
     public_url: str | None = Field(
         None,
         pattern=r"^https://[^\s/?#]+(/[^\s?#]*)?$",

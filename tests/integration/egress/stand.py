@@ -22,6 +22,8 @@ from libs.storage.database import Database
 from libs.storage.folder import FolderStore
 from libs.storage.migration import migrate
 from services.egress.calling import Timeouts
+from services.egress.comparer import Comparer
+from services.egress.comparisons import Comparisons
 from services.egress.confirmations import Confirmations
 from services.egress.confirmer import Confirmer
 from services.egress.deliveries import Deliveries
@@ -126,6 +128,16 @@ class Stand:
             settings=settings,
             clock=clock,
             random=random.Random(3).random,
+        )
+        self.comparer = Comparer(
+            Comparisons(self.database, outbox, self.deliveries, clock, new_uid),
+            self.confirmer,
+            self.deliveries,
+            self.database,
+            self.network,
+            timeouts=timeouts,
+            settings=settings,
+            clock=clock,
         )
         self._committed = asyncio.Event()
         self.database.on_commit(lambda _session: self._committed.set())

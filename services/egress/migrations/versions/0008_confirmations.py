@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.Column("delivery_id", sa.String(32), sa.ForeignKey("deliveries.id"), nullable=False),
         sa.Column("node", sa.Text, nullable=False),
         sa.Column("made_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("compares", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("asked_at", sa.DateTime(timezone=True), nullable=True),
     )
     op.create_index("questions_of_delivery", "questions", ["delivery_id"])
