@@ -58,6 +58,16 @@ async def until_asked(egress: Stand, times: int = 1) -> Any:
     return found[-1]
 
 
+async def until_requests(egress: Stand, peer: Keeper, count: int) -> None:
+    """Wait until a destination has got so many requests, and what became of them is written down."""
+
+    async def asked() -> bool:
+        row = await egress.delivery()
+        return len(peer.requests) == count and row is not None and row.confirm_asks > 0
+
+    await egress.until(asked)
+
+
 def said(peer: Keeper, request: Request, node: str = "PACS", **changes: Any) -> CommitmentReported:
     """Make the event of a report, as ingest does."""
     verdicts = {uid: peer.verdict(uid) for uid in request.instances}
@@ -358,6 +368,30 @@ async def test_other_content_needs_another_commitment(tmp_path: Path) -> None:
             await report(egress, said(peer, peer.requests[-1]))
             await egress.until_state("done")
             assert len(await egress.events("delivery.completed")) == 2
+
+
+async def test_a_commitment_to_an_earlier_sending_is_none_to_a_later(tmp_path: Path) -> None:
+    """One content, another, then the first once more: what was said of the first sending says nothing of the last."""
+    began = datetime(2026, 11, 20, 10, tzinfo=UTC)
+    with keeper() as peer:
+        peer.reports = False
+        async with stand(tmp_path, archive(peer.port, destination=COMMIT), HASTY) as egress:
+            (path,) = make_study(tmp_path, 1)
+            (first,) = egress.keep([path])
+            path.write_bytes(path.read_bytes()[:-2] + b"\x11\x22")
+            (other,) = egress.keep([path])
+            for version, content in enumerate((first, other, first), 1):
+                at = began + timedelta(hours=version)
+                await egress.request([content.model_copy(update={"received_at": at})], study_version=version)
+                await until_requests(egress, peer, version)
+            assert len(peer.stored) == 3
+            for request in peer.requests[:2]:
+                await report(egress, said(peer, request))
+                row = await egress.delivery()
+                assert row is not None
+                assert row.state == "waiting"
+            await report(egress, said(peer, peer.requests[2]))
+            await egress.until_state("done")
 
 
 async def test_a_restart_asks_for_what_was_about_to_be_asked(tmp_path: Path) -> None:

@@ -66,7 +66,6 @@ def test_the_national_example_names_every_part_that_is_open() -> None:
         "find",
         "move",
         "hl7",
-        "confirm: commit",
         "transform lossless",
         "failover",
         "stow",
