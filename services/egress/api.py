@@ -43,8 +43,8 @@ class ItemView(BaseModel):
     next_attempt_at: datetime | None
     sent_at: datetime | None
     committed_at: datetime | None = Field(description="When the destination committed itself to keep it.")
-    found_at: datetime | None = Field(description="When the destination last showed that it has it.")
-    missing_at: datetime | None = Field(description="When the destination was last seen not to have it.")
+    found_at: datetime | None = Field(description="When the destination first showed that it has it.")
+    missing_at: datetime | None = Field(description="When the destination was found not to have it (any more).")
     current: bool = Field(description="False: other content of the instance came later, and goes in place of this.")
 
 

@@ -221,19 +221,16 @@ class Confirmations:
                 count=strangers,
             )
         now = self._clock()
-        again = False
         if asking.compares:
             await self._lose(tx, row, [item for item in failed if not item.superseded], now)
         else:
             for item in failed:
-                again |= await self._miss(tx, row, item, failures[item.sop_instance_uid], now)
+                await self._miss(tx, row, item, failures[item.sop_instance_uid], now)
         await questions.answered(tx, asking, [item.id for item in failed])
         await questions.commit(tx, committed, now)
         await questions.answered(tx, asking, committed)
         metric.CONFIRMED.labels(row.destination, "committed").inc(len(committed))
         metric.CONFIRMED.labels(row.destination, "refused").inc(len(failed))
-        if again and row.confirm_at is not None:
-            await repository.update_delivery(tx, row.id, confirm_at=self._backoff.after(1, now, self._random))
         await self._deliveries.resettle(tx, row.id)
         return row
 
@@ -245,22 +242,24 @@ class Confirmations:
             fact = report.unconfirmed(row, "commitment", new, len(await questions.sent(tx, row.id)))
             await self._outbox.emit(tx, fact, subject=row.study_instance_uid, tenant=row.tenant, site=row.site)
 
-    async def _miss(self, tx: AsyncSession, row: Row[Any], item: Row[Any], failure_reason: int, now: datetime) -> bool:
-        """Write down that an instance is not committed to; tell whether only to ask again."""
+    async def _miss(self, tx: AsyncSession, row: Row[Any], item: Row[Any], failure_reason: int, now: datetime) -> None:
+        """Write down that an instance is not committed to, and what follows."""
         if item.superseded or item.committed_at is not None:
             # Asked for again since, and that answer counts; or said to be safe by the same archive already.
             _log.warning("a failure of storage commitment is out of date: it changes nothing", delivery=row.id)
-            return False
+            return
         miss = missed(failure_reason, item.misses + 1, self._settings.misses)
+        _log.warning("a destination does not commit itself to an instance", delivery=row.id, reason=miss.reason)
+        if miss.follows is Next.ASK:
+            # When it would be asked again anyway: at once would be without end.
+            return
         values: dict[str, Any] = {"misses": item.misses + 1, "reason": miss.reason}
         if miss.follows is Next.SEND:
             due = self._backoff.after(item.misses + 1, now, self._random)
             values |= {"state": "pending", "next_attempt_at": due, "found_at": None}
-        elif miss.follows is Next.FAIL:
+        else:
             values |= {"state": "failed", "status": miss.status, "found_at": None}
         await questions.miss(tx, item.id, **values)
-        _log.warning("a destination does not commit itself to an instance", delivery=row.id, reason=miss.reason)
-        return miss.follows is Next.ASK
 
 
 def _fits(each: Committed | NotCommitted, known: Mapping[str, Row[Any]]) -> bool:

@@ -90,7 +90,7 @@ items = Table(
     Column("current", Boolean, nullable=False, server_default=true()),
     # The worker that has it in hand. It is free again when the worker is not alive any more.
     Column("leased_by", String(128), nullable=True),
-    # When the destination committed itself to it, was last seen to have it, and was last seen not to have it.
+    # When the destination committed itself to it, was first seen to have it, and was found not to have it (any more).
     Column("committed_at", Instant, nullable=True),
     Column("found_at", Instant, nullable=True),
     Column("missing_at", Instant, nullable=True),

@@ -166,12 +166,19 @@ async def miss(tx: AsyncSession, item: int, **values: Any) -> None:
 
 async def lose(tx: AsyncSession, ids: Sequence[int], now: datetime) -> None:
     """Write down that the destination was seen not to have instances that it said success for."""
-    await tx.execute(update(items).where(items.c.id.in_(ids)).values(missing_at=now))
+    await tx.execute(
+        update(items)
+        .where(items.c.id.in_(ids))
+        .values(missing_at=func.coalesce(items.c.missing_at, now), found_at=None)
+    )
 
 
 async def find(tx: AsyncSession, ids: Sequence[int], now: datetime) -> None:
     """Write down that the destination was seen to have instances."""
-    await tx.execute(update(items).where(items.c.id.in_(ids)).values(found_at=now, missing_at=None))
+    # The first time counts: what is shown every night is no news, and a receipt stays what it is.
+    await tx.execute(
+        update(items).where(items.c.id.in_(ids)).values(found_at=func.coalesce(items.c.found_at, now), missing_at=None)
+    )
 
 
 async def resume(tx: AsyncSession, now: datetime) -> None:

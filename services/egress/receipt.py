@@ -47,6 +47,10 @@ class ReceiptItem(BaseModel):
     status: _Word | None = Field(None, description="The receiver's last answer: a DICOM status in hexadecimal digits.")
     sent_at: Instant | None = Field(None, description="When the answer was recorded, UTC.")
     committed_at: Instant | None = Field(None, description="When the receiver committed itself to keep it, UTC.")
+    found_at: Instant | None = Field(None, description="When the receiver first showed that it has it, UTC.")
+    missing_at: Instant | None = Field(
+        None, description="When the receiver was found not to have it, UTC; there is no receipt while that is so."
+    )
 
 
 class Receipt(BaseModel):

@@ -1,13 +1,16 @@
 """What a receipt says, read from the tables of egress."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.egress.models import deliveries, items
 from services.egress.receipt import Receipt, ReceiptItem
+
+#: When what was said of an instance.
+_TIMES: Final = ("sent_at", "committed_at", "found_at", "missing_at")
 
 
 async def delivery(tx: AsyncSession, delivery_id: str) -> Row[Any] | None:
@@ -17,7 +20,7 @@ async def delivery(tx: AsyncSession, delivery_id: str) -> Row[Any] | None:
 
 async def current_items(tx: AsyncSession, delivery_id: str) -> Sequence[Row[Any]]:
     """Read the instances of a delivery that count: not those whose content another one took the place of."""
-    names = ("sop_instance_uid", "content_hash", "size", "transform", "state", "status", "sent_at")
+    names = ("sop_instance_uid", "content_hash", "size", "transform", "state", "status", *_TIMES)
     wanted = select(*(items.c[name] for name in names)).where(items.c.delivery_id == delivery_id, items.c.current)
     return (await tx.execute(wanted)).all()
 
@@ -32,7 +35,7 @@ def receipt(row: Row[Any], rows: Sequence[Row[Any]], region: str) -> Receipt:
             transform=item.transform or None,
             state=item.state,
             status=item.status,
-            sent_at=item.sent_at,
+            **{name: getattr(item, name) for name in _TIMES},
         )
         # Databases differ in how they sort texts.
         for item in sorted(rows, key=lambda item: (item.sop_instance_uid, item.content_hash, item.transform))

@@ -134,14 +134,20 @@ def _count(receipt: Receipt) -> Finding:
 
 
 def _outcomes(receipt: Receipt) -> Finding:
-    unsent = [item for item in receipt.items if item.state != "sent" or not _stored(item.status)]
+    unsent = [item for item in receipt.items if item.state != "sent" or not _stored(item.status) or item.missing_at]
 
     def say(item: ReceiptItem) -> str:
+        if item.missing_at:
+            return f"Instance {item.sop_instance_uid} was found not to be there any more at {_shown(item.missing_at)}."
         status = f" with the status {item.status}" if item.status else ""
         return f"Instance {item.sop_instance_uid} is not sent: it is {item.state}{status}."
 
     warned = sum(item.status in _STORED and item.status != "0000" for item in receipt.items)
     detail = "the receiver said success for each"
+    if receipt.items and all(item.committed_at for item in receipt.items):
+        detail = "the receiver said success for each and committed itself to it"
+    elif receipt.items and all(item.committed_at or item.found_at for item in receipt.items):
+        detail = "the receiver said success for each and showed that it has it"
     return Finding(
         "outcomes", f"{detail}, for {warned} of them with a warning" if warned else detail, _some(unsent, say)
     )
