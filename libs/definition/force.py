@@ -19,6 +19,7 @@ def not_in_force(definition: Definition) -> list[str]:
     said = list(_sites_and_nodes(definition))
     for key, destination in definition.destinations.items():
         said += _destination(key, destination)
+        said += _unheard(definition, key, destination)
     for rule in definition.rules:
         if rule.transform is not None:
             said.append(
@@ -57,6 +58,15 @@ def _destination(key: str, destination: Destination) -> Iterator[str]:
     if destination.transform is not None:
         yield f"{where}: the transform {destination.transform} is not in force; {_HELD}, never untransformed"
     yield from _comfort(key, destination)
+
+
+def _unheard(definition: Definition, key: str, destination: Destination) -> Iterator[str]:
+    node = definition.nodes.get(destination.node or "")
+    if destination.confirm == "commit" and node is not None and not node.commit:
+        yield (
+            f"destinations.{key}: confirm: commit is in force only for what node {destination.node} reports on the "
+            "association on which it is asked; with commit: true it may report on one of its own, as most do"
+        )
 
 
 def _comfort(key: str, destination: Destination) -> Iterator[str]:

@@ -2,8 +2,9 @@
 
 from datetime import time
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -43,7 +44,7 @@ class EgressSettings(BaseSettings):
     misses: int = Field(
         3, ge=1, description="How often a destination may not have an instance that it said success for; then people."
     )
-    compare_at: time | None = Field(
+    compare_at: Annotated[time | None, BeforeValidator(lambda given: None if given == "" else given)] = Field(
         time(2, 30),
         description="Time of day, in the network's time zone, at which destinations are asked what they have of what "
         "was sent to them; none: only when a person asks.",

@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 
 def definition(**parts: Any) -> Definition:
     sites = {"s": {"name": "S"}}
-    nodes = {"PACS": {"site": "s", "host": "10.0.0.1", "port": 104}}
+    nodes = {"PACS": {"site": "s", "host": "10.0.0.1", "port": 104, "commit": True}}
     return Definition.model_validate({"kivuko": 1, "name": "N", "sites": sites, "nodes": nodes} | parts)
 
 
@@ -35,6 +35,7 @@ def test_what_this_release_does_whole_is_not_mentioned() -> None:
         ({"node": "PACS", "transform": "t"}, "the transform t is not in force; deliveries to it are held", True),
         ({"stow": "https://hub.example"}, "stow is not in force; deliveries to it are held", True),
         ({"s3": "s3://bucket"}, "s3 is not in force; deliveries to it are held", True),
+        ({"node": "PACS", "confirm": "commit"}, "with commit: true it may report on one of its own", False),
         ({"node": "PACS", "give-up": "7d"}, "give-up is not in force; a delivery is tried without end", False),
         ({"node": "PACS", "failover": "d"}, "studies wait for d", False),
         ({"node": "PACS", "skip-existing": True}, "everything is sent", False),
