@@ -108,6 +108,9 @@ class Conversation:
             association.abort()
             if len(found.taken) + len(found.refused) < len(self._wanted):
                 found.problem = f"the association for storage commitment broke off: {error}"
+        except BaseException:
+            association.abort()
+            raise
         else:
             association.release()
         return found

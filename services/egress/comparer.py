@@ -97,8 +97,8 @@ class Comparer:
             now = self._clock()
             async with self._database.reading() as tx:
                 row = await comparison_rows.last(tx, key)
-            began = None if row is None else row.began_at
-            span = nightly(now, at, snapshot.definition.timezone, self._settings.compare_days, began)
+            last = comparison_rows.known(row)
+            span = nightly(now, at, snapshot.definition.timezone, self._settings.compare_days, last)
             if span is not None and await self.begin(key, span, only_after=row):
                 _log.info("comparing what was sent with what is there", destination=key)
 
@@ -120,7 +120,7 @@ class Comparer:
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a comparison broke off inside: it is begun anew", exc_info=error)
+            _log.error("a comparison broke off inside: it is begun anew within hours", exc_info=error)
 
     async def _compare(self, key: str, span: Span) -> None:
         problem, whole, compared, after = None, True, 0, ""

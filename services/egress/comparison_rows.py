@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Row, and_, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.egress.comparison import Span
+from services.egress.comparison import Last, Span
 from services.egress.models import comparisons, deliveries, items
 from services.egress.questions import SENT
 from services.egress.repository import insert_of
@@ -25,6 +25,13 @@ async def last(tx: AsyncSession, destination: str) -> Row[Any] | None:
     return (await tx.execute(select(comparisons).where(comparisons.c.destination == destination))).one_or_none()
 
 
+def known(row: Row[Any] | None) -> Last | None:
+    """Give what counts for the time of the next."""
+    if row is None:
+        return None
+    return Last(row.began_at, row.ended_at is not None and row.problem is None, row.covered_until)
+
+
 def is_running(row: Row[Any] | None, now: datetime) -> bool:
     """Tell whether somebody is about a comparison."""
     return row is not None and row.worker is not None and row.touched_at > now - SILENT
@@ -40,6 +47,7 @@ async def begin(
         "touched_at": now,
         "ended_at": None,
         "since": span.since,
+        "until": span.until,
         "problem": None,
         "whole": True,
         **dict.fromkeys(("studies", "instances", "missing", "unknown"), 0),
@@ -84,10 +92,12 @@ async def end(
     tx: AsyncSession, destination: str, worker: str, now: datetime, problem: str | None, *, whole: bool
 ) -> None:
     """End a comparison."""
+    mine = and_(comparisons.c.destination == destination, comparisons.c.worker == worker)
+    if problem is None:
+        joins = or_(comparisons.c.covered_until.is_(None), comparisons.c.covered_until >= comparisons.c.since)
+        await tx.execute(update(comparisons).where(mine, joins).values(covered_until=comparisons.c.until))
     await tx.execute(
-        update(comparisons)
-        .where(comparisons.c.destination == destination, comparisons.c.worker == worker)
-        .values(worker=None, ended_at=now, touched_at=now, problem=problem, whole=whole)
+        update(comparisons).where(mine).values(worker=None, ended_at=now, touched_at=now, problem=problem, whole=whole)
     )
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, Protocol, TypeVar
@@ -224,7 +224,7 @@ class Confirmer:
         written: Future[None] = asyncio.run_coroutine_threadsafe(self._confirmations.reported_here(fact), self._loop)
         try:
             written.result(_PATIENT)
-        except (*DATABASE_AWAY, TimeoutError):
+        except (*DATABASE_AWAY, TimeoutError, CancelledError):
             # Too late for the destination's patience; if it is written down after all, that is as good.
             _log.exception("a report of storage commitment can't be written down: it has to come again", node=node)
             return False

@@ -62,7 +62,16 @@ deliveries = Table(
     UniqueConstraint("tenant", "study_instance_uid", "destination", name="deliveries_business_key"),
     Index("deliveries_due", "destination", "state", "lane", "next_attempt_at"),
     Index("deliveries_listed", "requested_at", "id"),
-    Index("deliveries_to_confirm", "destination", "confirm_at"),
+)
+
+# Only few are to be confirmed: the others cost nothing here.
+_TO_CONFIRM = deliveries.c.confirm_at.is_not(None)
+Index(
+    "deliveries_to_confirm",
+    deliveries.c.destination,
+    deliveries.c.confirm_at,
+    postgresql_where=_TO_CONFIRM,
+    sqlite_where=_TO_CONFIRM,
 )
 
 items = Table(
@@ -100,8 +109,10 @@ items = Table(
     Index("items_due", "delivery_id", "state", "next_attempt_at"),
     Index("items_leased", "leased_by"),
     Index("items_sent", "sent_at"),
-    Index("items_missing", "missing_at"),
 )
+
+_MISSING = items.c.missing_at.is_not(None)
+Index("items_missing", items.c.missing_at, postgresql_where=_MISSING, sqlite_where=_MISSING)
 
 destinations = Table(
     "destinations",
@@ -201,7 +212,11 @@ comparisons = Table(
     # When something of it was last written down: a worker that is silent for long is dead.
     Column("touched_at", Instant, nullable=False),
     Column("ended_at", Instant, nullable=True),
+    # What was sent in this span is compared.
     Column("since", Instant, nullable=False),
+    Column("until", Instant, nullable=False),
+    # Up to here all that was sent was compared, by comparisons that came to their end.
+    Column("covered_until", Instant, nullable=True),
     Column("studies", Integer, nullable=False, server_default="0"),
     Column("instances", Integer, nullable=False, server_default="0"),
     Column("missing", Integer, nullable=False, server_default="0"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.egress.comparison import nightly
+from services.egress.comparison import Last, nightly
 from services.egress.confirmation import Next, Patience, Sighting, missed, missing, unconfirmed
 from services.egress.delivery import Tally
 
@@ -64,18 +64,20 @@ def test_the_waits_grow_up_to_their_cap() -> None:
     assert times[-1] < patience.out_of_reach(NOW)
 
 
-@given(st.integers(0, 20_000), st.integers(0, 20_000))
-def test_once_for_each_night_and_no_night_is_left_out(minutes: int, before: int) -> None:
+@given(st.integers(0, 20_000), st.integers(0, 20_000), st.booleans(), st.booleans())
+def test_once_for_each_night_and_no_night_is_left_out(minutes: int, before: int, ended: bool, covered: bool) -> None:
     now = NOW + timedelta(minutes=minutes)
-    last = now - timedelta(minutes=before)
+    last = Last(now - timedelta(minutes=before), ended=ended, covered_until=NOW if covered else None)
     found = nightly(now, time(2, 30), "Africa/Malabo", 1, last)
     night = now.astimezone(UTC).replace(hour=1, minute=30, second=0, microsecond=0)
     night -= timedelta(days=1) if night > now else timedelta(0)
-    assert (found is None) == (last >= night)
+    young = last.began_at > now - timedelta(hours=1)
+    assert (found is None) == (last.began_at >= night and (ended or young))
     if found is not None:
-        # What came before the last was settled is looked at now.
-        assert found.since <= min(last, now - timedelta(days=1)) - timedelta(minutes=10)
-        assert found.until < now
+        # What was sent just now, and what others could not compare, is not forgotten.
+        assert found.until == now - timedelta(minutes=10)
+        assert found.until - found.since >= timedelta(days=1)
+        assert not covered or found.since <= NOW
 
 
 def test_the_first_time_is_at_once() -> None:

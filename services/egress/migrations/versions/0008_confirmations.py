@@ -17,11 +17,19 @@ def upgrade() -> None:
     op.add_column("deliveries", sa.Column("confirm_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("deliveries", sa.Column("confirm_asks", sa.Integer, nullable=False, server_default="0"))
     op.add_column("deliveries", sa.Column("confirm_problem", sa.Text, nullable=True))
-    op.create_index("deliveries_to_confirm", "deliveries", ["destination", "confirm_at"])
+    to_confirm = sa.text("confirm_at IS NOT NULL")
+    op.create_index(
+        "deliveries_to_confirm",
+        "deliveries",
+        ["destination", "confirm_at"],
+        postgresql_where=to_confirm,
+        sqlite_where=to_confirm,
+    )
     for name in ("committed_at", "found_at", "missing_at"):
         op.add_column("items", sa.Column(name, sa.DateTime(timezone=True), nullable=True))
     op.add_column("items", sa.Column("misses", sa.Integer, nullable=False, server_default="0"))
-    op.create_index("items_missing", "items", ["missing_at"])
+    missing = sa.text("missing_at IS NOT NULL")
+    op.create_index("items_missing", "items", ["missing_at"], postgresql_where=missing, sqlite_where=missing)
     op.create_table(
         "questions",
         sa.Column("transaction_uid", sa.String(64), primary_key=True),
@@ -49,6 +57,8 @@ def upgrade() -> None:
         sa.Column("touched_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("since", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("until", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("covered_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("studies", sa.Integer, nullable=False, server_default="0"),
         sa.Column("instances", sa.Integer, nullable=False, server_default="0"),
         sa.Column("missing", sa.Integer, nullable=False, server_default="0"),
