@@ -7,7 +7,6 @@ has in hand what another has.
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -20,12 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import Row, select
 
-from contracts.commitment import CommitmentReported
 from contracts.delivery import DeliveryItem
 from contracts.manifest import set_hash
-from libs.dimse.commitment import Reference
 from libs.storage.migration import migrate
-from services.egress.asking import Asked, Question
 from services.egress.calling import Ending
 from services.egress.claim import Stretch
 from services.egress.models import deliveries
@@ -54,8 +50,6 @@ _ENDINGS = (
 _SETTINGS = QUICK.model_copy(update={"refusals": 2, "backoff_first": 2.0, "backoff_cap": 60.0})
 
 Content = tuple[str, str]
-#: A content, and how often it was tried when it was sent: what was sent once more is another sending.
-Sending = tuple[str, str, int]
 
 
 def item(study: str, content: tuple[int, int]) -> DeliveryItem:
@@ -75,14 +69,6 @@ def item(study: str, content: tuple[int, int]) -> DeliveryItem:
 
 def contents(study: str, version: int) -> set[Content]:
     return {(each.sop_instance_uid, each.content_hash) for each in (item(study, one) for one in _VERSIONS[version])}
-
-
-def said(question: Question, named: Sequence[Reference], reason: int) -> CommitmentReported:
-    """Make a report: all that is named is committed to (0), or failed for this reason."""
-    facts = [{"sop_class_uid": each.sop_class_uid, "sop_instance_uid": each.sop_instance_uid} for each in named]
-    failed = [each | {"failure_reason": reason} for each in facts]
-    values = {"failed": failed} if reason else {"committed": facts}
-    return CommitmentReported.model_validate({"transaction_uid": question.transaction_uid, "node": "PACS"} | values)
 
 
 @dataclass
@@ -120,25 +106,13 @@ class Machine(RuleBasedStateMachine):
         self._asked: dict[str, set[tuple[int, int]]] = {study: set() for study in _STUDIES}
         self._closing: dict[str, int] = {}
         self._confirmed: set[Content] = set()
-        #: What the archive committed itself to after it had said success for just that, and what it was asked and is to
-        #: report: instances by transaction, with the sending that they were asked after.
-        self._committed: set[Sending] = set()
-        self._questions: list[tuple[Question, dict[str, Sending]]] = []
-        self._reports: list[CommitmentReported] = []
         self._worker = self._runner.run(self._started())
 
     async def _started(self) -> Worker:
         """Start a run, as after a crash: nothing is known but what stands in the tables."""
         self._runs += 1
         url = f"sqlite://{self._folder / 'db'}"
-        made = Stand(
-            url,
-            self._folder,
-            archive(104, destination={"confirm": "commit"}),
-            _SETTINGS,
-            f"run-{self._runs}",
-            lambda: self._now,
-        )
+        made = Stand(url, self._folder, archive(104), _SETTINGS, f"run-{self._runs}", lambda: self._now)
         if self._runs == 1:
             await migrate(made.database, "services.egress")
         await made.network.refresh()
@@ -239,62 +213,6 @@ class Machine(RuleBasedStateMachine):
         self._write_down(zombie, Ending("stopped", "this process was asked to stop"), 99)
         self._runner.run(zombie.stand.database.close())
 
-    @rule()
-    def send_all(self) -> None:
-        """Have all that is due arrive, and written down."""
-        self.claim(20)
-        while self._worker.hand:
-            self._answer(self._worker, 0, Verdict.SENT)
-        self._write_down(self._worker, Ending("finished"), 99)
-
-    @rule(lost=st.booleans())
-    def ask(self, lost: bool) -> None:
-        """Ask for commitment; the archive may never hear of it."""
-        self._ask(lost=lost)
-
-    def _ask(self, *, lost: bool) -> None:
-        confirmations = self._worker.stand.confirmations
-        wanted = self._runner.run(confirmations.claim("archive", "PACS"))
-        if not wanted:
-            return
-        current = self._runner.run(self._sent())
-        self._questions += [
-            (each, {uid: current[uid] for uid in (one.sop_instance_uid for one in each.references)}) for each in wanted
-        ]
-        found = Asked(problem="it broke off") if lost else Asked(taken=[each.transaction_uid for each in wanted])
-        self._runner.run(confirmations.asked(wanted, found, self._now + timedelta(seconds=5)))
-
-    async def _sent(self) -> dict[str, Sending]:
-        items = await self._worker.stand.items()
-        return {
-            each.sop_instance_uid: (each.sop_instance_uid, each.content_hash, each.attempts)
-            for each in items
-            if each.state == "sent" and each.current
-        }
-
-    @precondition(lambda self: self._questions)
-    @rule(data=st.data(), reason=st.sampled_from([0, 0, 0x0112, 0x0122, 0x0131]), part=st.booleans())
-    def report(self, data: st.DataObject, reason: int, part: bool) -> None:
-        """Have the archive report about any request that it ever had, as often as it likes."""
-        question, asked = data.draw(st.sampled_from(self._questions))
-        named = question.references[:1] if part else question.references
-        if not reason:
-            self._committed |= {asked[each.sop_instance_uid] for each in named}
-        self._reports.append(said(question, named, reason))
-        self._runner.run(self._take(self._reports[-1]))
-
-    @precondition(lambda self: self._reports)
-    @rule(data=st.data(), node=st.sampled_from(["PACS", "CT1"]))
-    def report_again(self, data: st.DataObject, node: str) -> None:
-        """Have an event of a report come once more, or say that it came from somebody else."""
-        fact = data.draw(st.sampled_from(self._reports))
-        self._runner.run(self._take(fact.model_copy(update={"node": node})))
-
-    async def _take(self, fact: CommitmentReported) -> None:
-        stand = self._worker.stand
-        async with stand.database.transaction() as tx:
-            await stand.confirmations.reported(tx, fact)
-
     @rule(seconds=st.sampled_from([1, 5, 60, 3600]))
     def wait(self, seconds: int) -> None:
         self._now += timedelta(seconds=seconds)
@@ -333,8 +251,6 @@ class Machine(RuleBasedStateMachine):
         assert len(said) == len(set(said)), "a version was told twice"
         for study, version in said:
             assert contents(study, version) <= self._confirmed, "told, and not confirmed"
-            committed = {sending[:2] for sending in self._committed}
-            assert contents(study, version) <= committed, "told, and not committed to"
 
     def _check_item(self, each: Row[Any], row: Row[Any]) -> None:
         if each.state == "sent":
@@ -352,9 +268,6 @@ class Machine(RuleBasedStateMachine):
             assert {each.state for each in current} == {"sent"}, "done, and not all of it is sent"
             assert found == contents(row.study_instance_uid, row.study_version), "done, and it is another set"
             assert found <= self._confirmed, "done, and not confirmed"
-            sendings = {(each.sop_instance_uid, each.content_hash, each.attempts) for each in current}
-            assert sendings <= self._committed, "done, and not committed to since it was sent"
-            assert all(each.committed_at is not None for each in current), "done, and a commitment is not written down"
         if row.state == "failed":
             assert any(each.state == "failed" for each in current)
 
@@ -364,8 +277,7 @@ class Machine(RuleBasedStateMachine):
         for parcel in worker.hand:
             worker.returned.append(parcel)
         worker.hand = []
-        for _ in range(60):
-            await self._confirm_all()
+        for _ in range(40):
             for parcel in worker.hand:
                 self._confirmed.add((parcel.sop_instance_uid, parcel.content_hash))
                 worker.told.append((parcel, Outcome(parcel.item, Verdict.SENT, "0000")))
@@ -375,24 +287,13 @@ class Machine(RuleBasedStateMachine):
             await worker.stand.deliveries.settle("archive", told, returned, over, [Ending("finished")])
             self._now += timedelta(hours=1)
             worker.hand = await worker.stand.deliveries.claim("archive", 5, worker.stretches)
-            if not worker.hand and not await self._confirm_all():
+            if not worker.hand:
                 break
         else:
             pytest.fail("it never comes to an end")
         await self._check()
         for study in self._asked:
             await self._check_end(study)
-
-    async def _confirm_all(self) -> bool:
-        """Ask, and have the archive commit itself to everything at once; tell whether there was anything to ask."""
-        stand = self._worker.stand
-        wanted = await stand.confirmations.claim("archive", "PACS")
-        await stand.confirmations.asked(wanted, Asked(taken=[each.transaction_uid for each in wanted]), self._now)
-        current = await self._sent()
-        for each in wanted:
-            self._committed |= {current[one.sop_instance_uid] for one in each.references}
-            await self._take(said(each, each.references, 0))
-        return bool(wanted)
 
     async def _check_end(self, study: str) -> None:
         row = await self._worker.stand.delivery(study)
