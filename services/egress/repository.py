@@ -22,7 +22,7 @@ TURN = deliveries.c.state.in_(("open", "waiting"))
 #: Who let nothing go to a destination, since when, and why.
 PAUSE = (destinations.c.paused_by, destinations.c.paused_at, destinations.c.paused_why)
 #: What an item is that is to be sent again: what was said of it before it was, counts no more.
-UNSENT: dict[str, Any] = {
+AFRESH: dict[str, Any] = {
     "state": "pending",
     "refusals": 0,
     "misses": 0,
@@ -112,7 +112,7 @@ async def add_items(
     if not rows:
         return
     insertion = insert_of(tx)(items)
-    due = UNSENT | {"next_attempt_at": now}
+    due = AFRESH | {"next_attempt_at": now}
     taken = {name: insertion.excluded[name] for name in ("object_key", "size", "received_at")}
     # The same request again has the same time. A later one: another content was current, and this one is once more.
     await tx.execute(
@@ -266,7 +266,7 @@ async def retry_items(tx: AsyncSession, delivery_id: str, now: datetime) -> int:
     result: Any = await tx.execute(
         update(items)
         .where(items.c.delivery_id == delivery_id, items.c.state != "sent", items.c.current)
-        .values(**UNSENT, next_attempt_at=now)
+        .values(**AFRESH, next_attempt_at=now)
     )
     return int(result.rowcount)
 
@@ -276,7 +276,7 @@ async def resend_missing(tx: AsyncSession, delivery_id: str, now: datetime) -> i
     result: Any = await tx.execute(
         update(items)
         .where(items.c.delivery_id == delivery_id, items.c.missing_at.is_not(None), items.c.current)
-        .values(**UNSENT, next_attempt_at=now)
+        .values(**AFRESH, next_attempt_at=now)
     )
     return int(result.rowcount)
 
