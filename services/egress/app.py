@@ -20,6 +20,7 @@ from services.egress.measurement import Measurement
 from services.egress.models import messaging
 from services.egress.order_api import make_order_router
 from services.egress.orders import Orders
+from services.egress.patience import Patience
 from services.egress.receipt_api import make_receipt_router
 from services.egress.sender import Sender
 from services.egress.settings import EgressSettings
@@ -83,7 +84,8 @@ def build(platform: Platform) -> Service:
     async def objects() -> None:
         await asyncio.to_thread(platform.objects.check)
 
-    loops = [sender.run, Measurement(database, platform.clock).run, sender.follow_clock]
+    patience = Patience(database, deliveries, platform.network, settings, platform.clock)
+    loops = [sender.run, Measurement(database, platform.clock).run, sender.follow_clock, patience.run]
     if partner_queues and settings.public_url is not None:
         announcer = Announcer(
             deliveries,
