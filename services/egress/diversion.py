@@ -50,6 +50,7 @@ async def divert(
             await repository.update_delivery(tx, other_key, **joint.anew(now))
             if not await repository.lock_fitting(tx, key, fitting):
                 # It had only taken over what now goes there by itself.
+                await deliveries.reconsider(tx, other_key, None)
                 return True
     await repository.update_delivery(
         tx,

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from contracts.definition import Snapshot
-from services.egress.orders import Given
 from services.egress.patience import Patience
 from tests.integration.egress.peer import receiver
 from tests.integration.egress.stand import QUICK, Stand, network, stand
