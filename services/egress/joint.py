@@ -189,7 +189,12 @@ async def reckon(tx: AsyncSession, key: str) -> None:
     row = await repository.lock_delivery(tx, key)
     if row is None or not row.joined:
         return
-    parts = [(await _set(tx, each.id), repository.request_of(each).closing) for each in await sources(tx, row)]
+    parts = [
+        (await _set(tx, each.id), repository.request_of(each).closing)
+        for each in await sources(tx, row)
+        # What it had taken over itself, and was taken back, nobody asks of it.
+        if await has_own(tx, each) or await sources(tx, each)
+    ]
     mine = own_request(row).closing
     asked = await has_own(tx, row)
     if asked:

@@ -183,7 +183,7 @@ async def test_nothing_is_diverted_that_must_not_be(tmp_path: Path, url: str, wh
         changes["x"] = {"window": "12:00-13:00"}
     if why == "source":
         changes["y"] = {"node": "CT1", "failover": None}
-    async with desk(tmp_path, definition(**changes), url) as at:
+    async with desk(tmp_path, definition(x=changes.get("x", {}), y=changes["y"]), url) as at:
         await at.egress.request(instances(1), destination="x", **closing(1))
         await at.fail("x", 1000)
         if why == "paused":

@@ -53,7 +53,10 @@ def test_each_part_of_a_destination(part: dict[str, Any], words: str, held: bool
 @pytest.mark.parametrize(("mine", "other", "said"), [("t", None, 1), ("t", "t", 0), (None, "t", 0), (None, None, 0)])
 def test_a_failover_past_a_transform_never_takes_place(mine: str | None, other: str | None, said: int) -> None:
     nodes = {"PACS": {"site": "s", "host": "10.0.0.1", "port": 104}}
-    destinations = {"d": {"node": "PACS", "failover": "e", "transform": mine}, "e": {"node": "PACS", "transform": other}}
+    destinations = {
+        "d": {"node": "PACS", "failover": "e", "transform": mine},
+        "e": {"node": "PACS", "transform": other},
+    }
     made = definition(nodes=nodes, destinations=destinations, transforms={"t": {"remove": ["PatientName"]}})
     assert sum("never takes place" in sentence for sentence in not_in_force(made)) == said
 
