@@ -6,7 +6,7 @@ Whoever locks a delivery and the one that it is diverted to locks them in this o
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Row, and_, select, update
@@ -24,6 +24,8 @@ NO_ORDER: Final = {"ordered": None, "ordered_by": None, "ordered_at": None, "ord
 NOT_DIVERTED: Final = {"diverted_to": None, "diverted_at": None, "diverted_by": None, "diverted_why": None}
 #: Instances that are written at once; databases take only so many values in a statement.
 _AT_ONCE: Final = 500
+#: A time is not noted anew if it is that of so short ago.
+_LATELY: Final = timedelta(minutes=1)
 _CLOSING = ("study_version", "expected_count", "expected_hash")
 _OWN = ("own_version", "own_count", "own_hash")
 _ITEM = tuple(DeliveryItem.model_fields)
@@ -154,7 +156,9 @@ def asked(row: Row[Any], now: datetime, *, again: bool) -> dict[str, Any]:
     if again:
         return anew(now) | (NO_ORDER if row.ordered == "cancelled" else {})
     nothing = row.state == "done" or (row.state == "open" and row.next_attempt_at is None)
-    return {"wanted_since": now} if nothing else {}
+    # A study that streams asks many times a second.
+    lately = row.wanted_since is not None and abs(now - row.wanted_since) < _LATELY
+    return {"wanted_since": now} if nothing and not lately else {}
 
 
 async def own(tx: AsyncSession, key: str, transform: str | None, wanted: Iterable[DeliveryItem]) -> None:
