@@ -9,7 +9,9 @@ from contracts.access import AccessUsed, TokenChanged
 from contracts.commitment import CommitmentReported
 from contracts.delivery import (
     DeliveryAttempted,
+    DeliveryChanged,
     DeliveryCompleted,
+    DeliveryDiverted,
     DeliveryFailed,
     DeliveryOrdered,
     DeliveryRequested,
@@ -99,7 +101,9 @@ TOPICS: tuple[Topic, ...] = (
     Topic("delivery.completed.v1", DeliveryCompleted, ("egress",), ("ingest",)),
     Topic("delivery.failed.v1", DeliveryFailed, ("egress",)),
     Topic("delivery.unconfirmed.v1", DeliveryUnconfirmed, ("egress",)),
-    Topic("delivery.ordered.v1", DeliveryOrdered, ("egress",)),
+    Topic("delivery.diverted.v1", DeliveryDiverted, ("egress",), ("ingest",)),
+    Topic("delivery.ordered.v1", DeliveryOrdered, ("egress",), ("ingest",)),
+    Topic("delivery.changed.v1", DeliveryChanged, ("egress",)),
     Topic("commitment.reported.v1", CommitmentReported, ("ingest", "egress"), ("egress",)),
     Topic("order.placed.v1", OrderPlaced, ("worklist",)),
     Topic("order.changed.v1", OrderChanged, ("worklist",)),

@@ -14,7 +14,7 @@ from services.cli.client import Client, connect
 from services.cli.output import Json, in_bytes, local_time, out, print_json, print_table
 
 app = typer.Typer(
-    help="Follow deliveries, hold, cancel and retry them, and prove that they arrived: see docs/receipts.md.",
+    help="Follow deliveries, hold, cancel, retry and redirect them, and prove that they arrived: see docs/receipts.md.",
     no_args_is_help=True,
 )
 
@@ -34,10 +34,18 @@ _STATES = {
     "failed": "failed: it does not go on by itself",
     "done": "done: the receiver said success for every instance",
     "cancelled": "cancelled: a person gave up what is not sent; it is not done",
+    "diverted": "diverted: another destination gets it; it is not done",
+}
+_COLOURS = {
+    "failed": "bold red",
+    "held": "yellow",
+    "waiting": "yellow",
+    "done": "green",
+    "cancelled": "bold red",
+    "diverted": "yellow",
 }
 #: What counts as delivered, where that is more than success.
 _CONFIRM = {"commit": "storage commitment", "query": "a query for what it has"}
-_COLOURS = {"failed": "bold red", "held": "yellow", "waiting": "yellow", "done": "green", "cancelled": "bold red"}
 #: What people look at first.
 _WORST = {"missing": -3, "failed": -2, "pending": -1}
 _NOT_THERE = "It said success for them, and was seen not to have them."
@@ -47,7 +55,7 @@ _NOT_THERE = "It said success for them, and was seen not to have them."
 def list_deliveries(
     *,
     state: Annotated[
-        str | None, typer.Option(help="Only those that are open, waiting, held, failed, done or cancelled.")
+        str | None, typer.Option(help="Only those that are open, waiting, held, failed, done, cancelled or diverted.")
     ] = None,
     destination: Annotated[str | None, typer.Option(help="Only those to this destination, by its key.")] = None,
     study: Annotated[str | None, typer.Option(help="Only those of this study, by its Study Instance UID.")] = None,
@@ -129,6 +137,10 @@ def show(
             f"[bold red]{instances(found['missing_count'])} it said success for and was seen not to have.[/] "
             f"To send them again: `kivuko delivery retry {escape(delivery)} --missing`."
         )
+    if found["diverted_to"]:
+        there = f"--study {found['study_instance_uid']} --destination {found['diverted_to']}"
+        out.print(f"Where it goes: `kivuko delivery list {escape(there)}`.")
+        out.print(f"To have it go to {escape(found['destination'])} after all: `kivuko delivery retry {delivery}`.")
     if found["ordered"]:
         out.print(f"To let it go: `kivuko delivery release {escape(delivery)}`.")
     if found["state"] == "done":

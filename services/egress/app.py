@@ -19,6 +19,7 @@ from services.egress.confirmer import Confirmer
 from services.egress.credentials import Credentials
 from services.egress.deliveries import Deliveries
 from services.egress.destination_api import Destinations, make_destination_router
+from services.egress.edit_api import make_edit_router
 from services.egress.fetch_api import make_fetch_router
 from services.egress.handlers import register
 from services.egress.linking import make_links
@@ -26,6 +27,7 @@ from services.egress.measurement import Measurement
 from services.egress.models import messaging
 from services.egress.order_api import make_order_router
 from services.egress.orders import Orders
+from services.egress.patience import Patience
 from services.egress.receipt_api import make_receipt_router
 from services.egress.sender import Sender
 from services.egress.settings import EgressSettings
@@ -92,6 +94,7 @@ def build(platform: Platform) -> Service:
     orders = Orders(database, deliveries, platform.clock)
     router = make_router(database, deliveries)
     router.include_router(make_order_router(database, orders))
+    router.include_router(make_edit_router(database, orders, deliveries))
     destinations = Destinations(database, deliveries, orders, timeouts, platform.clock)
     router.include_router(make_destination_router(destinations))
     router.include_router(make_comparison_router(database, destinations, comparer, platform.clock))
@@ -113,7 +116,9 @@ def build(platform: Platform) -> Service:
     async def objects() -> None:
         await asyncio.to_thread(platform.objects.check)
 
-    loops = [sender.run, confirmer.run, comparer.run, Measurement(database, platform.clock).run, sender.follow_clock]
+    patience = Patience(database, deliveries, platform.network, settings, platform.clock)
+    measurement = Measurement(database, platform.clock)
+    loops = [sender.run, confirmer.run, comparer.run, measurement.run, sender.follow_clock, patience.run]
     if partner_queues and settings.public_url is not None:
         announcer = Announcer(
             deliveries,

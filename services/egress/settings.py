@@ -51,6 +51,12 @@ class EgressSettings(BaseSettings):
     )
     compare_days: float = Field(1, gt=0, description="How many days back is compared, at least.")
     compare_most: int = Field(10_000, ge=1, description="Most studies of a destination that are compared at a time.")
+    give_up: float = Field(
+        604800, gt=0, description="How long a delivery is tried before people must look; a destination may say its own."
+    )
+    failover_after: float = Field(
+        900, gt=0, description="How long a destination takes nothing before what waits for it goes to its alternate."
+    )
     public_url: str | None = Field(
         None,
         pattern=r"^https://[^\s/?#]+(/[^\s?#]*)?$",
