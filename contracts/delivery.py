@@ -89,9 +89,29 @@ class DeliveryCompleted(_DeliveryState):
 class DeliveryFailed(_DeliveryState):
     """The delivery cannot go on by itself: people must look. It is kept and can be tried again."""
 
-    failed_count: int = plain("Instances that were refused for good.", ge=1)
+    failed_count: int = plain("Instances that did not arrive: refused for good, or given up.", ge=1)
     sent_count: int = plain("Instances that did arrive.", ge=0)
     failures: tuple[InstanceFailure, ...] = pseudonym("The first 20 instances that failed.")
+    reason: str | None = plain("Why it stopped, as a sentence without values from the dataset.", default=None)
+
+
+class DeliveryDiverted(_DeliveryState):
+    """The delivery goes to another destination instead; told again when all of it has arrived there.
+
+    The delivery to that other destination has events of its own.
+    """
+
+    instead: str = plain("Key of the destination that gets it instead.")
+    actor: str | None = plain(
+        "Who ordered it: name of the token, or `local` for the local socket; none: its destination was out of reach.",
+        default=None,
+    )
+    reason: str | None = plain("Why, as a sentence without personal data.", default=None)
+    arrived_version: int | None = plain(
+        "Version of the study of which all that was to go here has arrived at the other destination; none before.",
+        ge=1,
+        default=None,
+    )
 
 
 class DeliveryOrdered(_DeliveryState):
@@ -101,5 +121,19 @@ class DeliveryOrdered(_DeliveryState):
         "held: nothing more goes until it is released. cancelled: what is not sent is given up, until it is released, "
         "tried again, or a later version of the study asks for it."
     )
+    actor: str = plain("Who did it: name of the token, or `local` for the local socket.")
+    reason: str | None = plain("Why, as the person wrote it; without personal data.", default=None)
+    study_version: int | None = plain(
+        "Last version of the study that was to be delivered when it was ordered, 1 before it was complete; none from a "
+        "release that did not say.",
+        ge=1,
+        default=None,
+    )
+
+
+class DeliveryChanged(_DeliveryState):
+    """A person changed how urgent a delivery is; what is asked for later does not change it back."""
+
+    priority: Priority = plain("Its lane from now on.")
     actor: str = plain("Who did it: name of the token, or `local` for the local socket.")
     reason: str | None = plain("Why, as the person wrote it; without personal data.", default=None)

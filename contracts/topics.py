@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from contracts.access import AccessUsed, TokenChanged
 from contracts.commitment import CommitmentReported
-from contracts.delivery import DeliveryAttempted, DeliveryCompleted, DeliveryFailed, DeliveryOrdered, DeliveryRequested
+from contracts.delivery import (
+    DeliveryAttempted,
+    DeliveryChanged,
+    DeliveryCompleted,
+    DeliveryDiverted,
+    DeliveryFailed,
+    DeliveryOrdered,
+    DeliveryRequested,
+)
 from contracts.fact import Fact
 from contracts.instances import (
     AssociationRefused,
@@ -91,7 +99,9 @@ TOPICS: tuple[Topic, ...] = (
     Topic("delivery.attempted.v1", DeliveryAttempted, ("egress",)),
     Topic("delivery.completed.v1", DeliveryCompleted, ("egress",), ("ingest",)),
     Topic("delivery.failed.v1", DeliveryFailed, ("egress",)),
-    Topic("delivery.ordered.v1", DeliveryOrdered, ("egress",)),
+    Topic("delivery.diverted.v1", DeliveryDiverted, ("egress",), ("ingest",)),
+    Topic("delivery.ordered.v1", DeliveryOrdered, ("egress",), ("ingest",)),
+    Topic("delivery.changed.v1", DeliveryChanged, ("egress",)),
     Topic("commitment.reported.v1", CommitmentReported, ("ingest", "egress"), ("egress",)),
     Topic("order.placed.v1", OrderPlaced, ("worklist",)),
     Topic("order.changed.v1", OrderChanged, ("worklist",)),

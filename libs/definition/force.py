@@ -19,6 +19,7 @@ def not_in_force(definition: Definition) -> list[str]:
     said = list(_sites_and_nodes(definition))
     for key, destination in definition.destinations.items():
         said += _destination(key, destination)
+        said += _failover(definition, key, destination)
     for rule in definition.rules:
         if rule.transform is not None:
             said.append(
@@ -61,12 +62,17 @@ def _destination(key: str, destination: Destination) -> Iterator[str]:
     yield from _comfort(key, destination)
 
 
+def _failover(definition: Definition, key: str, destination: Destination) -> Iterator[str]:
+    other = definition.destinations.get(destination.failover or "")
+    if other is not None and destination.transform is not None and other.transform != destination.transform:
+        yield (
+            f"destinations.{key}: failover to {destination.failover} never takes place, for that has not the transform "
+            f"{destination.transform}; studies wait for {key}"
+        )
+
+
 def _comfort(key: str, destination: Destination) -> Iterator[str]:
     where = f"destinations.{key}"
-    if destination.give_up is not None:
-        yield f"{where}: give-up is not in force; a delivery is tried without end"
-    if destination.failover is not None:
-        yield f"{where}: failover is not in force; studies wait for {key}"
     if destination.skip_existing:
         yield f"{where}: skip-existing is not in force; everything is sent"
     if destination.pick == "first-healthy":

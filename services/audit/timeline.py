@@ -8,7 +8,9 @@ from contracts.access import AccessUsed, TokenChanged
 from contracts.commitment import CommitmentReported
 from contracts.delivery import (
     DeliveryAttempted,
+    DeliveryChanged,
     DeliveryCompleted,
+    DeliveryDiverted,
     DeliveryFailed,
     DeliveryOrdered,
     DeliveryRequested,
@@ -197,10 +199,23 @@ def _delivery_completed(data: DeliveryCompleted) -> str:
 
 
 def _delivery_failed(data: DeliveryFailed) -> str:
-    return (
-        f"The delivery to {data.destination} stopped: {_count(data.failed_count, 'instance')} refused for good, "
-        f"{data.sent_count} arrived. People must look at it."
-    )
+    counts = f"{_count(data.failed_count, 'instance')} did not arrive, {data.sent_count} did"
+    because = "" if data.reason is None else f" Because: {data.reason.rstrip('.')}."
+    return f"The delivery to {data.destination} stopped: {counts}. People must look at it.{because}"
+
+
+def _delivery_diverted(data: DeliveryDiverted) -> str:
+    if data.arrived_version is not None:
+        return f"What was to go to {data.destination} of version {data.arrived_version} has arrived at {data.instead}."
+    why = f": {data.reason.rstrip('.')}" if data.reason else ""
+    if data.actor is None:
+        return f"What was to go to {data.destination} goes to {data.instead} instead{why}."
+    return f"{data.actor} had what was to go to {data.destination} sent to {data.instead} instead{why}."
+
+
+def _delivery_changed(data: DeliveryChanged) -> str:
+    why = f": {data.reason.rstrip('.')}" if data.reason else ""
+    return f"{data.actor} made the delivery to {data.destination} {data.priority}{why}."
 
 
 def _delivery_ordered(data: DeliveryOrdered) -> str:
@@ -276,7 +291,9 @@ _SENTENCES = _by_type(
     _delivery_attempted,
     _delivery_completed,
     _delivery_failed,
+    _delivery_diverted,
     _delivery_ordered,
+    _delivery_changed,
     _commitment_reported,
     _order_placed,
     _order_changed,

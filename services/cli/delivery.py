@@ -14,7 +14,7 @@ from services.cli.client import Client, connect
 from services.cli.output import Json, in_bytes, local_time, out, print_json, print_table
 
 app = typer.Typer(
-    help="Follow deliveries, hold, cancel and retry them, and prove that they arrived: see docs/receipts.md.",
+    help="Follow deliveries, hold, cancel, retry and redirect them, and prove that they arrived: see docs/receipts.md.",
     no_args_is_help=True,
 )
 
@@ -34,8 +34,16 @@ _STATES = {
     "failed": "failed: it does not go on by itself",
     "done": "done: the receiver said success for every instance",
     "cancelled": "cancelled: a person gave up what is not sent; it is not done",
+    "diverted": "diverted: another destination gets it; it is not done",
 }
-_COLOURS = {"failed": "bold red", "held": "yellow", "waiting": "yellow", "done": "green", "cancelled": "bold red"}
+_COLOURS = {
+    "failed": "bold red",
+    "held": "yellow",
+    "waiting": "yellow",
+    "done": "green",
+    "cancelled": "bold red",
+    "diverted": "yellow",
+}
 #: What people look at first.
 _WORST = {"failed": -2, "pending": -1}
 
@@ -44,7 +52,7 @@ _WORST = {"failed": -2, "pending": -1}
 def list_deliveries(
     *,
     state: Annotated[
-        str | None, typer.Option(help="Only those that are open, waiting, held, failed, done or cancelled.")
+        str | None, typer.Option(help="Only those that are open, waiting, held, failed, done, cancelled or diverted.")
     ] = None,
     destination: Annotated[str | None, typer.Option(help="Only those to this destination, by its key.")] = None,
     study: Annotated[str | None, typer.Option(help="Only those of this study, by its Study Instance UID.")] = None,
@@ -119,6 +127,10 @@ def show(
     _print_groups(items)
     if found["state"] == "failed":
         out.print(f"Once the cause is mended: `kivuko delivery retry {escape(delivery)}`.")
+    if found["diverted_to"]:
+        there = f"--study {found['study_instance_uid']} --destination {found['diverted_to']}"
+        out.print(f"Where it goes: `kivuko delivery list {escape(there)}`.")
+        out.print(f"To have it go to {escape(found['destination'])} after all: `kivuko delivery retry {delivery}`.")
     if found["ordered"]:
         out.print(f"To let it go: `kivuko delivery release {escape(delivery)}`.")
     if found["state"] == "done":

@@ -1,4 +1,4 @@
-"""`kivuko delivery hold`, `release`, `cancel` and `retry`: what people order, for one delivery or for many."""
+"""`kivuko delivery hold`, `release`, `cancel`, `retry`, `redirect`, `change`: orders for one delivery or for many."""
 
 import sys
 from typing import Annotated, Any
@@ -14,6 +14,8 @@ HOLD = 'Example: kivuko delivery hold --destination archive --reason "moved to a
 RELEASE = "Example: kivuko delivery release 0123456789abcdef0123456789abcdef"
 CANCEL = 'Example: kivuko delivery cancel --destination old-archive --state failed --reason "switched off"'
 RETRY = "Example: kivuko delivery retry --destination archive"
+REDIRECT = "Example: kivuko delivery redirect --destination archive --state failed --to archive-2"
+CHANGE = "Example: kivuko delivery change 0123456789abcdef0123456789abcdef --priority stat"
 
 Id = Annotated[
     str | None,
@@ -21,15 +23,29 @@ Id = Annotated[
 ]
 Destination = Annotated[str | None, typer.Option(help="All to this destination.")]
 Study = Annotated[str | None, typer.Option(help="All of this study, by its Study Instance UID.")]
-State = Annotated[str | None, typer.Option(help="All in this state: open, waiting, held, failed or cancelled.")]
-Reason = Annotated[
-    str | None, typer.Option(help="Why, for those who look at it later; without data of patients.", show_default=False)
+State = Annotated[
+    str | None, typer.Option(help="All in this state: open, waiting, held, failed, cancelled or diverted.")
 ]
+Reason = Annotated[
+    str | None,
+    typer.Option(
+        "--reason", "--why", help="Why, for those who look at it later; without data of patients.", show_default=False
+    ),
+]
+To = Annotated[str, typer.Option("--to", help="Key of the destination that is to get it instead.")]
+Priority = Annotated[str, typer.Option(help="Its lane from now on: stat, high, routine or bulk.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before it is done to many.")]
 
 #: What releases those that were held or cancelled together.
 _BACK = {"hold": "--state held", "cancel": "--state cancelled"}
-_DONE = {"hold": "held", "release": "released", "cancel": "cancelled", "retry": "tried again"}
+_DONE = {
+    "hold": "held",
+    "release": "released",
+    "cancel": "cancelled",
+    "retry": "tried again",
+    "redirect": "sent elsewhere",
+    "change": "changed",
+}
 
 
 def hold(
@@ -115,10 +131,63 @@ def retry(
         out.print("There is nothing to try again: every instance that came so far is sent.")
 
 
+def redirect(
+    delivery: Id = None,
+    *,
+    to: To,
+    destination: Destination = None,
+    study: Study = None,
+    state: State = None,
+    reason: Reason = None,
+    yes: Yes = False,
+    json_output: Json = False,
+) -> None:
+    """Have all of it go to another destination instead, also what is held, or failed, or has arrived in part.
+
+    A destination's transform is not got around, and no study goes back to the node that it came from.
+    """
+    which = {"destination": destination, "study": study, "state": state}
+    found = _order("redirect", delivery, which, reason, yes=yes, json_output=json_output, to=to)
+    if found is not None:
+        out.print(
+            f"It goes to {escape(to)} instead: `kivuko delivery list --study {escape(found['study_instance_uid'])}`. "
+            f"To have it go to {escape(found['destination'])} after all: `kivuko delivery retry {escape(found['id'])}`."
+        )
+
+
+def change(
+    delivery: Id = None,
+    *,
+    priority: Priority,
+    destination: Destination = None,
+    study: Study = None,
+    state: State = None,
+    reason: Reason = None,
+    yes: Yes = False,
+    json_output: Json = False,
+) -> None:
+    """Put it into another lane; what is asked for later does not change that."""
+    which = {"destination": destination, "study": study, "state": state}
+    found = _order("change", delivery, which, reason, yes=yes, json_output=json_output, priority=priority)
+    if found is not None:
+        because = f": {escape(found['reason'])}" if found["reason"] else ""
+        out.print(f"Its lane is {found['priority']} now. It is {found['state']}{because}.")
+
+
 def _order(
-    verb: str, delivery: str | None, which: dict[str, str | None], reason: str | None, *, yes: bool, json_output: bool
+    verb: str,
+    delivery: str | None,
+    which: dict[str, str | None],
+    reason: str | None,
+    *,
+    yes: bool,
+    json_output: bool,
+    **more: str,
 ) -> Any:
-    """Give an order; return the answer for one delivery that is still to be told to a person."""
+    """Give an order; return the answer for one delivery that is still to be told to a person.
+
+    `more` is what the order needs besides: where to, which lane.
+    """
     given = {name: value for name, value in which.items() if value is not None}
     if (delivery is None) == (not given):
         fail(
@@ -129,9 +198,10 @@ def _order(
         )
     client = connect(json_output=json_output)
     if delivery is None:
-        _order_many(client, verb, given, reason, yes=yes, json_output=json_output)
+        _order_many(client, verb, given, {**more, "reason": reason}, yes=yes, json_output=json_output)
         return None
-    answer = client.post(f"{path(delivery)}/{verb}", json={"reason": reason} if reason else None)
+    body = {**more, "reason": reason} if reason else more
+    answer = client.post(f"{path(delivery)}/{verb}", json=body or None)
     if json_output:
         print_json(answer)
         return None
@@ -139,9 +209,9 @@ def _order(
 
 
 def _order_many(
-    client: Client, verb: str, given: dict[str, str], reason: str | None, *, yes: bool, json_output: bool
+    client: Client, verb: str, given: dict[str, str], said: dict[str, str | None], *, yes: bool, json_output: bool
 ) -> None:
-    body = {**given, "reason": reason}
+    body = {**given, **said}
     if not yes:
         _ask(client.post(f"{PATH}/{verb}", json={**body, "dry_run": True}), verb, json_output=json_output)
     done = client.post(f"{PATH}/{verb}", json=body)

@@ -13,6 +13,7 @@ from services.egress.calling import Timeouts
 from services.egress.credentials import Credentials
 from services.egress.deliveries import Deliveries
 from services.egress.destination_api import Destinations, make_destination_router
+from services.egress.edit_api import make_edit_router
 from services.egress.fetch_api import make_fetch_router
 from services.egress.handlers import register
 from services.egress.linking import make_links
@@ -20,6 +21,7 @@ from services.egress.measurement import Measurement
 from services.egress.models import messaging
 from services.egress.order_api import make_order_router
 from services.egress.orders import Orders
+from services.egress.patience import Patience
 from services.egress.receipt_api import make_receipt_router
 from services.egress.sender import Sender
 from services.egress.settings import EgressSettings
@@ -64,6 +66,7 @@ def build(platform: Platform) -> Service:
     orders = Orders(database, deliveries, platform.clock)
     router = make_router(database)
     router.include_router(make_order_router(database, orders))
+    router.include_router(make_edit_router(database, orders, deliveries))
     router.include_router(make_destination_router(Destinations(database, deliveries, orders, timeouts, platform.clock)))
     # Where there may be replicas, each would make a key of its own.
     own_key = platform.settings.home / FILE if database.dialect == "sqlite" else None
@@ -83,7 +86,8 @@ def build(platform: Platform) -> Service:
     async def objects() -> None:
         await asyncio.to_thread(platform.objects.check)
 
-    loops = [sender.run, Measurement(database, platform.clock).run, sender.follow_clock]
+    patience = Patience(database, deliveries, platform.network, settings, platform.clock)
+    loops = [sender.run, Measurement(database, platform.clock).run, sender.follow_clock, patience.run]
     if partner_queues and settings.public_url is not None:
         announcer = Announcer(
             deliveries,

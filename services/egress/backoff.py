@@ -1,7 +1,7 @@
 """How long to wait before the next attempt, and when a destination is left alone."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 #: Gives a number in [0, 1).
@@ -46,17 +46,38 @@ class Circuit:
         Why the last association failed.
     paused
         Whether a person let nothing go there.
+    failing_since
+        Since when it has taken nothing though it was tried, UTC; none if it took something the last time, or if that is
+        not known.
+    failed_at
+        When the last association failed, UTC.
     """
 
     failures: int = 0
     retry_at: datetime | None = None
     problem: str | None = None
     paused: bool = False
+    failing_since: datetime | None = None
+    failed_at: datetime | None = None
 
-    def failed(self, problem: str, now: datetime, backoff: Backoff, random: Random) -> "Circuit":
-        """Record an association that failed."""
+    def failed(self, problem: str, now: datetime, backoff: Backoff, random: Random, *, there: bool = True) -> "Circuit":
+        """Record an association that failed; `there`: because of the destination, not of what is on our side."""
         failures = self.failures + 1
-        return Circuit(failures, backoff.after(failures, now, random), problem, self.paused)
+        since = (self.failing_since or now) if there else None
+        return Circuit(failures, backoff.after(failures, now, random), problem, self.paused, since, now)
+
+    def overlooked(self, now: datetime, grace: float) -> bool:
+        """Tell whether nobody tried for so long (seconds) after the next probe was due that it may have been back."""
+        return self.retry_at is not None and now - self.retry_at > timedelta(seconds=grace)
+
+    def anew(self) -> "Circuit":
+        """Forget since when it has failed."""
+        return replace(self, failing_since=None)
+
+    def out_of_reach(self, now: datetime, after: float) -> bool:
+        """Tell whether it has taken nothing for so long (seconds), without interruption as far as is known."""
+        since = self.failing_since
+        return self.failures > 0 and since is not None and now - since >= timedelta(seconds=after)
 
     def allowance(self, now: datetime, associations: int) -> int:
         """Tell how many associations there may be at a time."""

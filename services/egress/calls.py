@@ -10,13 +10,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.egress.backoff import Circuit
 from services.egress.delivery import Order
 from services.egress.models import contexts, deliveries, destinations, sent
-from services.egress.repository import insert_of
+from services.egress.repository import TURN, insert_of
 
 _CIRCUIT = (
     destinations.c.failures,
     destinations.c.retry_at,
     destinations.c.problem,
     destinations.c.paused_at.is_not(None),
+    destinations.c.failing_since,
+    destinations.c.failed_at,
 )
 # Made once: to make a statement takes longer than to run it.
 _ONE = select(*_CIRCUIT).where(destinations.c.key == bindparam("destination"))
@@ -49,7 +51,7 @@ async def reached(tx: AsyncSession, key: str, now: datetime) -> None:
     await tx.execute(
         update(destinations)
         .where(destinations.c.key == key)
-        .values(failures=0, retry_at=None, problem=None, reached_at=now)
+        .values(failures=0, retry_at=None, problem=None, reached_at=now, failing_since=None)
     )
     await tx.execute(
         update(deliveries)
@@ -63,13 +65,36 @@ async def not_reached(tx: AsyncSession, key: str, circuit: Circuit, now: datetim
     await tx.execute(
         update(destinations)
         .where(destinations.c.key == key)
-        .values(failures=circuit.failures, retry_at=circuit.retry_at, problem=circuit.problem, failed_at=now)
+        .values(
+            failures=circuit.failures,
+            retry_at=circuit.retry_at,
+            problem=circuit.problem,
+            failed_at=now,
+            failing_since=circuit.failing_since,
+        )
     )
     await tx.execute(
         update(deliveries)
         .where(deliveries.c.destination == key, deliveries.c.state == "open", deliveries.c.next_attempt_at.is_not(None))
         .values(state="waiting", reason=circuit.problem)
     )
+
+
+async def answers(tx: AsyncSession, key: str) -> bool:
+    """Tell whether a destination could be reached the last time, and nobody paused it."""
+    found = await tx.execute(select(*_CIRCUIT).where(destinations.c.key == key))
+    row = found.one_or_none()
+    return row is not None and not Circuit(*row).failures and not Circuit(*row).paused
+
+
+async def waited(tx: AsyncSession, key: str, since: datetime | None) -> bool:
+    """Tell whether something was to go to a destination since then, and could have."""
+    found = await tx.execute(
+        select(deliveries.c.id)
+        .where(deliveries.c.destination == key, TURN, deliveries.c.wanted_since <= since)
+        .limit(1)
+    )
+    return found.one_or_none() is not None
 
 
 async def probe_now(tx: AsyncSession, now: datetime, key: str | None = None) -> None:
@@ -100,8 +125,8 @@ async def pause(tx: AsyncSession, key: str, by: str, why: str | None, now: datet
 
 
 async def resume(tx: AsyncSession, key: str) -> None:
-    """Let things go to a locked destination again."""
-    values = {"paused_by": None, "paused_at": None, "paused_why": None}
+    """Let things go to a locked destination again. Nobody knows whether it could be reached meanwhile."""
+    values = {"paused_by": None, "paused_at": None, "paused_why": None, "failing_since": None}
     await tx.execute(update(destinations).where(destinations.c.key == key).values(values))
 
 

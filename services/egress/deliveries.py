@@ -1,6 +1,7 @@
 """What happens to deliveries: each step is one transaction that changes them and says so."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count
 from types import MappingProxyType
@@ -18,13 +19,14 @@ from libs.messaging.outbox import Outbox
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.telemetry import log
-from services.egress import calls, lease, metric, report, repository
+from services.egress import alarm, calls, joint, lease, metric, report, repository
 from services.egress.backoff import Backoff, Circuit, Random
 from services.egress.budget import today
 from services.egress.calling import Ending
 from services.egress.claim import FAILURES_TOLD, Stretch, parcel_of, stretch_of
 from services.egress.delivery import (
     Closing,
+    Diversion,
     Order,
     Request,
     State,
@@ -34,6 +36,7 @@ from services.egress.delivery import (
     lane,
     standing,
 )
+from services.egress.failover import unfit
 from services.egress.fairness import Group, Shares, turn
 from services.egress.folder import FolderTarget
 from services.egress.journal import Answer
@@ -46,14 +49,16 @@ from services.egress.settings import EgressSettings
 
 #: Key in a session's `info`: this transaction made work for the sender.
 WORK = "egress.work"
-#: Columns of a delivery of which no person ordered anything.
-NO_ORDER = {"ordered": None, "ordered_by": None, "ordered_at": None, "ordered_why": None}
 NOTHING: Mapping[str, Stretch] = MappingProxyType({})
 _SETTLED_AT_ONCE = 100
 #: Instances that one of several who wait gets in its turn.
 _TURN = 4
 #: The clocks of replicas may differ by so much.
 _CLOCKS_DIFFER = timedelta(minutes=1)
+#: For so many seconds after a probe was due it counts as made in time.
+_SHORTEST_GRACE = 60.0
+#: How associations end because of the destination.
+_THEIRS = ("unreachable", "busy")
 _log = log.get(__name__)
 
 
@@ -105,6 +110,7 @@ class Deliveries:
         self._shares: dict[tuple[str, int], Shares] = {}
         self._reached: set[str] = set()
         self._backoff = Backoff(settings.backoff_first, settings.backoff_cap)
+        database.on_commit(alarm.sound)
 
     def reach(self, destination: str) -> Target | FolderTarget | PartnerTarget | Obstacle:
         """Tell how a destination is reached now, or why it can't be."""
@@ -126,6 +132,13 @@ class Deliveries:
         snapshot = self._network.current
         known = {} if snapshot is None else snapshot.definition.destinations
         return [key for key, destination in known.items() if destination.group is None]
+
+    def unfit(self, destination: str, to: str, source_node: str) -> str | None:
+        """Tell why what was to go to a destination can't go to another one instead; none if it can."""
+        snapshot = self._network.current
+        if snapshot is None:
+            return NO_DEFINITION.reason
+        return unfit(snapshot.definition, destination, to, source_node)
 
     def place(self, destination: str) -> tuple[str, str] | None:
         """Tell to which tenant and site a destination's node belongs, if it has one in the definition in force."""
@@ -153,22 +166,53 @@ class Deliveries:
                 destination=wanted.destination,
                 state="open",
                 traceparent=event.traceparent,
+                wanted_since=now,
                 **_columns(new),
             )
             row = await repository.lock_delivery(tx, key)
         if row is None:
             raise RuntimeError("a delivery vanished between its insertion and its lock")
-        before = repository.request_of(row)
+        before = joint.own_request(row)
         merged = before.merged(new)
-        if merged != before:
-            changes = _columns(merged)
-            if row.ordered == "cancelled" and asks_again(before.closing, merged.closing):
-                changes |= NO_ORDER
-            await repository.update_delivery(tx, key, **changes)
+        again = asks_again(before.closing, merged.closing)
+        changes = joint.asked(row, now, again=again)
+        if merged != before or changes:
+            await repository.update_delivery(tx, key, **_merging(row, merged), **changes)
             row = await repository.lock_delivery(tx, key)
         await repository.add_items(tx, key, wanted.transform, wanted.items, now)
+        if row is not None and (row.joined or row.diverted_to is not None):
+            await self._merge_jointly(tx, row, new, wanted, again=again)
+            row = None
         await self._settle(tx, key, row=row)
         tx.info[WORK] = True
+
+    async def _merge_jointly(
+        self, tx: AsyncSession, row: Row[Any], new: Request, wanted: DeliveryRequested, *, again: bool
+    ) -> None:
+        """Note what was asked for of a delivery that carries others, and hand on what was of a diverted one."""
+        if row.joined:
+            await joint.own(tx, row.id, wanted.transform, wanted.items)
+            await joint.reckon(tx, row.id)
+        if row.diverted_to is None:
+            return
+        if again and row.diverted_by is None and await calls.answers(tx, row.destination):
+            await self.go_alone(tx, row, "egress", f"{row.destination} is in reach again")
+            return
+        now = self._clock()
+        for key in await joint.pass_on(tx, row, new, wanted.transform, wanted.items, now, again=again):
+            await self._settle(tx, key)
+
+    async def go_alone(self, tx: AsyncSession, row: Row[Any], by: str, why: str | None) -> None:
+        """Let a locked, diverted delivery go to its own destination again; what only it asked for elsewhere ends."""
+        now = self._clock()
+        for key in await joint.part(tx, row):
+            other = await repository.lock_delivery(tx, key)
+            if other is not None and other.state != "done":
+                values = {"ordered": "cancelled", "ordered_by": by, "ordered_at": now, "ordered_why": why}
+                await repository.update_delivery(tx, key, **values)
+                await self.reconsider(tx, key, lambda each: report.ordered(each, "cancelled", by, why))
+            else:
+                await self._settle(tx, key)
 
     async def claim(self, destination: str, most: int, stretches: dict[str, Stretch], in_hand: int = 0) -> list[Parcel]:
         """Take up to so many due instances for a destination in hand, the most urgent first; one to probe with.
@@ -366,12 +410,13 @@ class Deliveries:
                 tx.info[WORK] = True
         return alive
 
-    async def reconsider(self, tx: AsyncSession, key: str, ordered: Callable[[Row[Any]], Fact]) -> None:
-        """Tell what a person ordered, and give the delivery the state that follows from it."""
+    async def reconsider(self, tx: AsyncSession, key: str, ordered: Callable[[Row[Any]], Fact] | None) -> None:
+        """Tell what was decided, if it is to be told, and give the delivery the state that follows from it."""
         row = await repository.lock_delivery(tx, key)
         if row is None:
             raise RuntimeError("a delivery vanished while something was ordered for it")
-        await self._emit(tx, row, ordered(row))
+        if ordered is not None:
+            await self._emit(tx, row, ordered(row))
         await self._settle(tx, key)
         tx.info[WORK] = True
 
@@ -393,7 +438,7 @@ class Deliveries:
         elif isinstance(target, Obstacle):
             await repository.hold(tx, destination, target.reason)
         else:
-            await repository.release(tx, destination)
+            await repository.release(tx, destination, self._clock())
         tx.info[WORK] = True
 
     async def follow_clock(self) -> None:
@@ -468,7 +513,13 @@ class Deliveries:
         problems = [e.problem for e in endings if e.kind not in ("finished", "stopped") and e.problem is not None]
         if problems:
             # One that took something and then broke off is not one that can't be reached: it is tried again soon.
-            circuit = (Circuit() if moved else known).failed(problems[0], now, self._backoff, self._random)
+            before = Circuit() if moved else known
+            grace = max(self._settings.failover_after, _SHORTEST_GRACE)
+            if before.overlooked(now, grace) and await calls.waited(tx, destination, before.retry_at):
+                # It was not tried though it should have been: its window was closed, or this service was not running.
+                before = before.anew()
+            there = any(ending.kind in _THEIRS for ending in endings)
+            circuit = before.failed(problems[0], now, self._backoff, self._random, there=there)
             await calls.not_reached(tx, destination, circuit, now)
             return circuit
         if moved or any(ending.kind == "finished" for ending in endings):
@@ -515,6 +566,8 @@ class Deliveries:
             unconfirmed=unconfirmed(None if snapshot is None else snapshot.definition, row.destination),
             set_hash=await repository.set_hash_of(tx, key) if answered(tally, closing) else None,
             order=_order(row),
+            diverted=_diversion(row),
+            given_up=row.given_up,
         )
         state: State = found.state
         reason = found.reason
@@ -528,9 +581,25 @@ class Deliveries:
             await self._emit(tx, row, report.completed(row, closing, now, tally.bytes_sent))
             metric.DELIVERED.observe(max(0.0, (now - row.requested_at).total_seconds()))
         if state == "failed" and row.state != "failed":
-            failures = await repository.failed_items(tx, key, FAILURES_TOLD)
-            await self._emit(tx, row, report.failed(row, failures, tally))
+            failures = await repository.unsent_items(tx, key, FAILURES_TOLD)
+            await self._emit(tx, row, report.failed(row, failures, tally, str(reason)))
+            alarm.raise_alarm(tx, row, str(reason))
+        if row.state == "held" and state in ("open", "waiting"):
+            # Whatever held it, it was not tried meanwhile.
+            changes |= {"wanted_since": now}
         await repository.update_delivery(tx, key, **changes)
+        if state == "done" and row.joined:
+            await self._tell_arrived(tx, row, row.destination)
+
+    async def _tell_arrived(self, tx: AsyncSession, row: Row[Any], where: str) -> None:
+        """Tell of the deliveries that were diverted to one which is done now that all of theirs has arrived here."""
+        for each in await joint.sources(tx, row):
+            if each.study_version is not None and each.arrived_version != each.study_version:
+                await repository.update_delivery(tx, each.id, arrived_version=each.study_version)
+                told = await repository.read_delivery(tx, each.id)
+                if told is not None:
+                    await self._emit(tx, told, report.diverted(told, where))
+            await self._tell_arrived(tx, each, where)
 
     async def _emit(self, tx: AsyncSession, row: Row[Any], fact: Fact) -> None:
         await self._outbox.emit(tx, fact, subject=row.study_instance_uid, tenant=row.tenant, site=row.site)
@@ -562,12 +631,29 @@ def _order(row: Row[Any]) -> Order | None:
     return calls.pause_of(row)
 
 
+def _diversion(row: Row[Any]) -> Diversion | None:
+    if row.diverted_to is None:
+        return None
+    return Diversion(row.diverted_to, row.diverted_at, row.diverted_by, row.diverted_why)
+
+
 def _request(event: Event[DeliveryRequested]) -> Request:
     wanted = event.data
     closing = None
     if wanted.study_version is not None and wanted.expected_count is not None:
         closing = Closing(wanted.study_version, wanted.expected_count, wanted.expected_hash)
     return Request(lane(wanted.priority), (event.time, wanted.source_node), wanted.network_version, closing)
+
+
+def _merging(row: Row[Any], merged: Request) -> dict[str, Any]:
+    """Give the columns of a delivery for which more was asked."""
+    changes = _columns(merged)
+    if row.joined:
+        changes = _columns(replace(merged, closing=repository.request_of(row).closing))
+        changes |= joint.own_columns(merged.closing)
+    if row.lane_by is not None:
+        changes["lane"] = row.lane
+    return changes
 
 
 def _columns(request: Request) -> dict[str, Any]:

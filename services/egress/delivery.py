@@ -7,7 +7,7 @@ from typing import Literal
 
 from contracts.routing import PRIORITIES, Priority
 
-State = Literal["open", "waiting", "done", "failed", "held", "cancelled"]
+State = Literal["open", "waiting", "done", "failed", "held", "cancelled", "diverted"]
 
 
 def delivery_id(tenant: str, study_instance_uid: str, destination: str) -> str:
@@ -128,6 +128,33 @@ class Order:
         return f"{said}: {self.why}" if self.why else said
 
 
+@dataclass(frozen=True)
+class Diversion:
+    """That a delivery goes to another destination instead.
+
+    Attributes
+    ----------
+    to, at
+        That destination, and since when, UTC.
+    by
+        Who ordered it; none: its own destination was out of reach.
+    why
+        The reason, if one was given; or what was in the way.
+    """
+
+    to: str
+    at: datetime
+    by: str | None = None
+    why: str | None = None
+
+    @property
+    def reason(self) -> str:
+        """Say it as a sentence."""
+        by = "" if self.by is None else f" by {self.by}"
+        said = f"sent to {self.to} instead{by} since {self.at:%Y-%m-%d %H:%M} UTC"
+        return f"{said}: {self.why}" if self.why else said
+
+
 def asks_again(before: Closing | None, after: Closing | None) -> bool:
     """Tell whether a later version of the study asks for a delivery than the one that was asked for before.
 
@@ -159,6 +186,8 @@ def standing(
     unconfirmed: str | None,
     set_hash: str | None = None,
     order: Order | None = None,
+    diverted: Diversion | None = None,
+    given_up: str | None = None,
 ) -> Standing:
     """Decide the state of a delivery.
 
@@ -179,11 +208,16 @@ def standing(
         version is missing and one that came later makes up the number.
     order
         What a person ordered. It comes before everything else: what is cancelled never is done.
+    diverted
+        Where it goes instead. What is diverted never is done, whatever arrives late.
+    given_up
+        Why it is not tried any more, as long as something of it is not sent.
     """
-    if order is not None and order.kind != "paused":
-        return Standing(order.kind, order.reason)
+    settled = _decided(order, diverted)
+    if settled is not None:
+        return settled
     if tally.due or tally.blocked:
-        return _unsent(tally, now, obstacle if order is None else order.reason)
+        return _unsent(tally, now, obstacle if order is None else order.reason, given_up)
     if tally.failed:
         return Standing("failed", "all that is left was refused for good: see its instances, then try again")
     if closing is None or not answered(tally, closing) or closing.expected_hash not in (None, set_hash):
@@ -191,7 +225,15 @@ def standing(
     return Standing("done") if unconfirmed is None else Standing("held", unconfirmed)
 
 
-def _unsent(tally: Tally, now: datetime, obstacle: str | None) -> Standing:
+def _decided(order: Order | None, diverted: Diversion | None) -> Standing | None:
+    if order is not None and order.kind != "paused":
+        return Standing(order.kind, order.reason)
+    return None if diverted is None else Standing("diverted", diverted.reason)
+
+
+def _unsent(tally: Tally, now: datetime, obstacle: str | None, given_up: str | None) -> Standing:
+    if given_up is not None:
+        return Standing("failed", given_up)
     if obstacle is not None:
         return Standing("held", obstacle)
     if not tally.due:

@@ -72,7 +72,7 @@ async def standstills(tx: AsyncSession, conditions: Sequence[ColumnElement[bool]
     number = func.count()
     found = await tx.execute(
         select(deliveries.c.state, deliveries.c.reason, number)
-        .where(deliveries.c.state.not_in(("done", "cancelled")), *conditions)
+        .where(deliveries.c.state.not_in(("done", "cancelled", "diverted")), *conditions)
         .group_by(deliveries.c.state, deliveries.c.reason)
         .order_by(number.desc())
         .limit(_REASONS)
@@ -141,6 +141,24 @@ async def keys_by_state(tx: AsyncSession, conditions: Sequence[ColumnElement[boo
     for key, state in await tx.execute(select(deliveries.c.id, deliveries.c.state).where(*conditions)):
         found.setdefault(state, []).append(key)
     return found
+
+
+async def keys(tx: AsyncSession, condition: ColumnElement[bool], after: str, limit: int) -> list[str]:
+    """Name deliveries of which something is true, in the order of their identifiers from one on."""
+    return [key for key, _ in await sources_of(tx, condition, after, limit)]
+
+
+async def sources_of(
+    tx: AsyncSession, condition: ColumnElement[bool], after: str, limit: int
+) -> Sequence[tuple[str, str]]:
+    """Name such deliveries, each with the node that sent its study."""
+    found = await tx.execute(
+        select(deliveries.c.id, deliveries.c.source_node)
+        .where(condition, deliveries.c.id > after)
+        .order_by(deliveries.c.id)
+        .limit(limit)
+    )
+    return [(row.id, row.source_node) for row in found]
 
 
 async def list_items(tx: AsyncSession, delivery_id: str, after: int, limit: int) -> Sequence[Row[Any]]:

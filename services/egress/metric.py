@@ -20,6 +20,7 @@ PAUSED = gauge("kivuko_egress_destination_paused", "1: a person let nothing go t
 ITEMS = counter("kivuko_egress_instances_total", "Instances attempted, by outcome.", ["destination", "outcome"])
 ASSOCIATIONS = counter("kivuko_egress_associations_total", "Associations, by how they ended.", ["destination", "kind"])
 REPEATED = counter("kivuko_egress_repeated_total", "Instances that the receiver may have got more than once.")
+ALARMS = counter("kivuko_egress_alarms_total", "Deliveries that were parked: people must look.", ["destination"])
 DELIVERED = histogram("kivuko_egress_delivery_seconds", "From the first request to the last success.", buckets=DELIVERY)
 
 
@@ -31,7 +32,7 @@ def count_outcomes(destination: str, outcomes: Iterable[Outcome]) -> None:
 
 def show(states: Mapping[str, int], backlog: Mapping[str, tuple[int, datetime]], now: datetime) -> None:
     """Show what there is to do."""
-    for state in ("open", "waiting", "done", "failed", "held", "cancelled"):
+    for state in ("open", "waiting", "done", "failed", "held", "cancelled", "diverted"):
         DELIVERIES.labels(state).set(states.get(state, 0))
     BACKLOG.clear()
     BACKLOG_AGE.clear()

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     true,
 )
 
@@ -53,6 +54,27 @@ deliveries = Table(
     Column("ordered_by", Text, nullable=True),
     Column("ordered_at", Instant, nullable=True),
     Column("ordered_why", Text, nullable=True),
+    # Who fixed the lane: what is asked for later does not change it.
+    Column("lane_by", Text, nullable=True),
+    # Since when it is tried without anybody having decided about it anew; none from a release that did not note it.
+    Column("wanted_since", Instant, nullable=True),
+    # Why it is not tried any more, though something of it could be.
+    Column("given_up", Text, nullable=True),
+    # The destination that gets it instead; by nobody: because this one is out of reach.
+    Column("diverted_to", String(63), nullable=True),
+    Column("diverted_at", Instant, nullable=True),
+    Column("diverted_by", Text, nullable=True),
+    Column("diverted_why", Text, nullable=True),
+    # A person wants it at its own destination: no failover.
+    Column("stays", Boolean, nullable=False, server_default=false()),
+    # The version of the study of which all that was to go here was said to be there.
+    Column("arrived_version", Integer, nullable=True),
+    # Something was diverted to it: version, count and hash above are of all that it carries, and these are of what was
+    # asked for by its own name.
+    Column("joined", Boolean, nullable=False, server_default=false()),
+    Column("own_version", Integer, nullable=True),
+    Column("own_count", Integer, nullable=True),
+    Column("own_hash", String(64), nullable=True),
     UniqueConstraint("tenant", "study_instance_uid", "destination", name="deliveries_business_key"),
     Index("deliveries_due", "destination", "state", "lane", "next_attempt_at"),
     Index("deliveries_listed", "requested_at", "id"),
@@ -81,6 +103,8 @@ items = Table(
     # Of several contents of one instance the one that was received last is current; the others are not sent any more.
     Column("received_at", Instant, nullable=True),
     Column("current", Boolean, nullable=False, server_default=true()),
+    # Asked for by the name of this destination, and not only diverted to it.
+    Column("own", Boolean, nullable=False, server_default=true()),
     # The worker that has it in hand. It is free again when the worker is not alive any more.
     Column("leased_by", String(128), nullable=True),
     UniqueConstraint("delivery_id", "sop_instance_uid", "content_hash", "transform", name="items_business_key"),
@@ -98,6 +122,8 @@ destinations = Table(
     Column("problem", Text, nullable=True),
     Column("reached_at", Instant, nullable=True),
     Column("failed_at", Instant, nullable=True),
+    # Since when it has taken nothing though it was tried; none if that was interrupted, or not known.
+    Column("failing_since", Instant, nullable=True),
     Column("paused_by", Text, nullable=True),
     Column("paused_at", Instant, nullable=True),
     Column("paused_why", Text, nullable=True),

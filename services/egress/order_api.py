@@ -1,6 +1,6 @@
 """HTTP routes of what people order for deliveries: hold, release, cancel, and try again; one, or many at once."""
 
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
@@ -31,6 +31,8 @@ Why = Annotated[
 _MANAGE = requires("deliveries.manage")
 #: Of one delivery the fourth, retry, has a route of its own: it answers something else.
 _OF_ONE: tuple[Verb, ...] = ("hold", "release", "cancel")
+#: What edits a delivery has routes of its own: it needs more to be said (edit_api).
+_OF_MANY: tuple[Verb, ...] = (*_OF_ONE, "retry")
 
 
 class Reason(BaseModel):
@@ -46,8 +48,8 @@ class Many(Reason):
     study: str | None = None
     state: State | None = Field(
         None,
-        description="If it is left out: hold and cancel are for all that are not done, retry for those that failed, "
-        "release for those that a person holds.",
+        description="If it is left out: hold, cancel, redirect and change are for all that are not done, retry for "
+        "those that failed, release for those that a person holds.",
     )
     dry_run: bool = Field(False, description="Count only.")
 
@@ -69,7 +71,7 @@ class Retried(BaseModel):
 def make_order_router(database: Database, orders: Orders) -> APIRouter:
     """Build the routes."""
     router = APIRouter(tags=["egress"])
-    for verb in get_args(Verb):
+    for verb in _OF_MANY:
         _for_many(router, verb, database, orders)
     for verb in _OF_ONE:
         _for_one(router, verb, database, orders)
@@ -91,14 +93,7 @@ def make_order_router(database: Database, orders: Orders) -> APIRouter:
 def _for_many(router: APIRouter, verb: Verb, database: Database, orders: Orders) -> None:
     @router.post(f"/deliveries/{verb}", dependencies=[_MANAGE], name=f"{verb}_deliveries")
     async def many(caller: Caller, wanted: Many) -> Counted:
-        async with database.reading() as tx:
-            found = await listing.keys_by_state(tx, _conditions(caller, verb, wanted))
-        states = {state: len(keys) for state, keys in found.items()}
-        if wanted.dry_run:
-            return Counted(deliveries=sum(states.values()), instances=0, states=states)
-        keys = [key for each in found.values() for key in each]
-        count, instances = await orders.give(Given(verb, caller.name, wanted.reason), keys)
-        return Counted(deliveries=count, instances=instances, states=states)
+        return await give_many(database, orders, caller, Given(verb, caller.name, wanted.reason), wanted)
 
 
 def _for_one(router: APIRouter, verb: Verb, database: Database, orders: Orders) -> None:
@@ -109,12 +104,31 @@ def _for_one(router: APIRouter, verb: Verb, database: Database, orders: Orders) 
         # The use belongs into the timeline of the study.
         use_of(request).concerns(row.study_instance_uid, row.tenant)
         reason = None if why is None else why.reason
-        count, _ = await orders.give(Given(verb, caller.name, reason), [delivery_id])
-        async with database.reading() as tx:
-            row = await scope.delivery(tx, caller, delivery_id)
-        if not count:
-            raise _unfit(verb, row)
-        return DeliveryView(**shown(row))
+        return await give_one(database, orders, caller, Given(verb, caller.name, reason), delivery_id)
+
+
+async def give_one(
+    database: Database, orders: Orders, caller: Principal, order: Given, delivery_id: str
+) -> DeliveryView:
+    """Give an order to one delivery, and show it. Raises Problem 409 if it does not fit."""
+    count, _ = await orders.give(order, [delivery_id])
+    async with database.reading() as tx:
+        row = await scope.delivery(tx, caller, delivery_id)
+    if not count:
+        raise _unfit(order.verb, row)
+    return DeliveryView(**shown(row))
+
+
+async def give_many(database: Database, orders: Orders, caller: Principal, order: Given, wanted: Many) -> Counted:
+    """Give an order to all deliveries that are meant, or count them."""
+    async with database.reading() as tx:
+        found = await listing.keys_by_state(tx, _conditions(caller, order.verb, wanted))
+    states = {state: len(keys) for state, keys in found.items()}
+    if wanted.dry_run:
+        return Counted(deliveries=sum(states.values()), instances=0, states=states)
+    keys = [key for each in found.values() for key in each]
+    count, instances = await orders.give(order, keys)
+    return Counted(deliveries=count, instances=instances, states=states)
 
 
 def _conditions(caller: Principal, verb: Verb, wanted: Many) -> list[ColumnElement[bool]]:
@@ -132,13 +146,23 @@ def _conditions(caller: Principal, verb: Verb, wanted: Many) -> list[ColumnEleme
 
 
 def _unfit(verb: Verb, row: Row[Any]) -> Problem:
-    said, advice = {
-        "hold": ("It is done: all of it has arrived, so there is nothing to hold.", None),
-        "cancel": _cancelled(row),
-        "release": _released(row),
-        "retry": (f"A person holds it ({row.reason}), so it is not tried again.", "Release it instead."),
-    }[verb]
+    if row.state == "diverted":
+        said, advice = _diverted(row)
+    else:
+        said, advice = {
+            "hold": ("It is done: all of it has arrived, so there is nothing to hold.", None),
+            "cancel": _cancelled(row),
+            "release": _released(row),
+            "retry": (f"A person holds it ({row.reason}), so it is not tried again.", "Release it instead."),
+            "redirect": (f"It is {row.state}: nothing of it is left to be sent elsewhere.", None),
+            "change": (f"It is {row.state}, so it has no turn that could be changed.", None),
+        }[verb]
     return Problem(409, "It does not fit", said, advice=advice)
+
+
+def _diverted(row: Row[Any]) -> tuple[str, str | None]:
+    advice = f"Order it for the delivery of the same study to {row.diverted_to}, or have this one retried first."
+    return f"It goes to another destination: {row.reason}.", advice
 
 
 def _cancelled(row: Row[Any]) -> tuple[str, str | None]:

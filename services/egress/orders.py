@@ -1,23 +1,27 @@
-"""What people order: deliveries are held, cancelled, released, tried again; destinations paused and resumed."""
+"""What people order: deliveries are held, cancelled, released, tried again, redirected; destinations paused."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from sqlalchemy import ColumnElement, and_
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from contracts.routing import Priority
 from libs.clock import Clock
 from libs.storage.database import Database
 from services.egress import calls, report, repository
-from services.egress.deliveries import NO_ORDER, Deliveries
+from services.egress.deliveries import Deliveries
+from services.egress.delivery import lane
+from services.egress.diversion import REDIRECTABLE, divert
+from services.egress.joint import NO_ORDER, anew
 from services.egress.models import deliveries as table
 
-Verb = Literal["hold", "release", "cancel", "retry"]
+Verb = Literal["hold", "release", "cancel", "retry", "redirect", "change"]
 #: States in which something may still go; what is done has gone.
 _UNFINISHED = table.c.state.in_(("open", "waiting", "held", "failed"))
 _AT_ONCE = 100
-_TOLD: dict[Verb, Literal["held", "released", "cancelled", "retried"]] = {
+_TOLD: Final[dict[Verb, Literal["held", "released", "cancelled", "retried"]]] = {
     "hold": "held",
     "release": "released",
     "cancel": "cancelled",
@@ -26,10 +30,12 @@ _TOLD: dict[Verb, Literal["held", "released", "cancelled", "retried"]] = {
 
 #: To which deliveries an order can be given.
 FITTING: dict[Verb, ColumnElement[bool]] = {
-    "hold": table.c.state != "done",
+    "hold": table.c.state.not_in(("done", "diverted")),
     "cancel": _UNFINISHED,
     "release": table.c.ordered.is_not(None),
     "retry": and_(table.c.state != "done", table.c.ordered.is_distinct_from("held")),
+    "redirect": REDIRECTABLE,
+    "change": _UNFINISHED,
 }
 #: To which of them it is given where many are meant, and no state is named.
 MEANT: dict[Verb, ColumnElement[bool]] = {
@@ -37,6 +43,8 @@ MEANT: dict[Verb, ColumnElement[bool]] = {
     "cancel": _UNFINISHED,
     "release": table.c.ordered == "held",
     "retry": table.c.state == "failed",
+    "redirect": _UNFINISHED,
+    "change": _UNFINISHED,
 }
 
 
@@ -50,11 +58,17 @@ class Given:
         Who gives it.
     why
         The reason, if one was given; without data of patients.
+    to
+        Of a redirection: the destination that is to get it instead.
+    priority
+        Of a change: its lane from now on.
     """
 
     verb: Verb
     by: str
     why: str | None = None
+    to: str | None = None
+    priority: Priority | None = None
 
 
 class Orders:
@@ -108,18 +122,43 @@ class Orders:
         await self._deliveries.settle_held(destination)
 
     async def _give(self, tx: AsyncSession, order: Given, key: str) -> int | None:
+        if order.verb == "redirect":
+            return 0 if await self._redirect(tx, order, key) else None
         now, again = self._clock(), 0
         if not await repository.lock_fitting(tx, key, FITTING[order.verb]):
             return None
+        if order.verb == "change":
+            await self._change(tx, order, key)
+            return 0
         if order.verb in ("hold", "cancel"):
             kind = "held" if order.verb == "hold" else "cancelled"
             values = {"ordered": kind, "ordered_by": order.by, "ordered_at": now, "ordered_why": order.why}
             await repository.update_delivery(tx, key, **values)
         else:
-            await repository.update_delivery(tx, key, **NO_ORDER)
+            await repository.update_delivery(tx, key, **NO_ORDER, **anew(now))
         if order.verb == "retry":
+            row = await repository.lock_delivery(tx, key)
+            if row is not None and row.diverted_to is not None:
+                await repository.update_delivery(tx, key, stays=True)
+                await self._deliveries.go_alone(tx, row, order.by, f"{row.destination} gets it after all")
             again = await repository.retry_items(tx, key, now)
         await self._deliveries.reconsider(
             tx, key, lambda row: report.ordered(row, _TOLD[order.verb], order.by, order.why)
         )
         return again
+
+    async def _redirect(self, tx: AsyncSession, order: Given, key: str) -> bool:
+        if order.to is None:
+            raise ValueError("a redirection needs a destination")
+        row = await repository.read_delivery(tx, key)
+        if row is None or self._deliveries.unfit(row.destination, order.to, row.source_node) is not None:
+            return False
+        return await divert(
+            self._deliveries, tx, key, order.to, self._clock(), fitting=REDIRECTABLE, by=order.by, why=order.why
+        )
+
+    async def _change(self, tx: AsyncSession, order: Given, key: str) -> None:
+        if order.priority is None:
+            raise ValueError("a change needs a priority")
+        await repository.update_delivery(tx, key, lane=lane(order.priority), lane_by=order.by)
+        await self._deliveries.reconsider(tx, key, lambda row: report.changed(row, order.by, order.why))

@@ -28,6 +28,7 @@ NO_CONTEXT = "no-context"
 NO_ANSWER = "no-answer"
 UNSENDABLE = "unsendable"
 OBJECT_DAMAGED = "object-damaged"
+NO_TURN = "no-turn"
 
 SUCCESS = 0x0000
 #: PS3.4 table B.2-1.

@@ -6,9 +6,19 @@ from typing import Any, Literal
 
 from sqlalchemy import Row
 
-from contracts.delivery import DeliveryAttempted, DeliveryCompleted, DeliveryFailed, DeliveryOrdered, InstanceFailure
+from contracts.delivery import (
+    DeliveryAttempted,
+    DeliveryChanged,
+    DeliveryCompleted,
+    DeliveryDiverted,
+    DeliveryFailed,
+    DeliveryOrdered,
+    InstanceFailure,
+)
+from contracts.routing import PRIORITIES
 from services.egress.claim import Stretch
 from services.egress.delivery import Closing, Tally
+from services.egress.outcome import NO_TURN
 
 
 def completed(delivery: Row[Any], closing: Closing, now: datetime, bytes_sent: int) -> DeliveryCompleted:
@@ -26,18 +36,23 @@ def completed(delivery: Row[Any], closing: Closing, now: datetime, bytes_sent: i
     )
 
 
-def failed(delivery: Row[Any], failures: Sequence[Row[Any]], tally: Tally) -> DeliveryFailed:
-    """Tell that all that is left was refused for good."""
+def failed(delivery: Row[Any], failures: Sequence[Row[Any]], tally: Tally, reason: str) -> DeliveryFailed:
+    """Tell that what is left was refused for good, or given up."""
     return DeliveryFailed(
         delivery_id=delivery.id,
         study_instance_uid=delivery.study_instance_uid,
         destination=delivery.destination,
-        failed_count=tally.failed,
+        failed_count=tally.failed + tally.due + tally.blocked,
         sent_count=tally.sent,
         failures=tuple(
-            InstanceFailure(sop_instance_uid=each.sop_instance_uid, status=each.status, reason=each.reason)
+            InstanceFailure(
+                sop_instance_uid=each.sop_instance_uid,
+                status=each.status or NO_TURN,
+                reason=each.reason or "it was not tried, or no answer came",
+            )
             for each in failures
         ),
+        reason=reason,
     )
 
 
@@ -50,6 +65,32 @@ def ordered(
         study_instance_uid=delivery.study_instance_uid,
         destination=delivery.destination,
         order=order,
+        actor=by,
+        reason=why,
+        study_version=delivery.study_version or 1,
+    )
+
+
+def diverted(delivery: Row[Any], instead: str) -> DeliveryDiverted:
+    """Tell where a delivery goes instead, or has gone, and of which version all has arrived there."""
+    return DeliveryDiverted(
+        delivery_id=delivery.id,
+        study_instance_uid=delivery.study_instance_uid,
+        destination=delivery.destination,
+        instead=instead,
+        actor=delivery.diverted_by,
+        reason=delivery.diverted_why,
+        arrived_version=delivery.arrived_version,
+    )
+
+
+def changed(delivery: Row[Any], by: str, why: str | None) -> DeliveryChanged:
+    """Tell in which lane a person put a delivery."""
+    return DeliveryChanged(
+        delivery_id=delivery.id,
+        study_instance_uid=delivery.study_instance_uid,
+        destination=delivery.destination,
+        priority=PRIORITIES[delivery.lane],
         actor=by,
         reason=why,
     )

@@ -4,7 +4,21 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, String, Table, and_, bindparam, func, insert, not_, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    String,
+    Table,
+    and_,
+    bindparam,
+    exists,
+    func,
+    insert,
+    not_,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -17,6 +31,8 @@ from services.egress.outcome import Outcome, Standing
 UNFINISHED: tuple[State, ...] = ("open", "waiting", "held")
 #: Items that can be sent as they are kept.
 SENDABLE = and_(items.c.state == "pending", items.c.transform == "", items.c.current)
+#: Deliveries of which something has not arrived.
+UNSENT = exists().where(items.c.delivery_id == deliveries.c.id, items.c.state != "sent", items.c.current)
 #: Deliveries that may be sent when they are due.
 TURN = deliveries.c.state.in_(("open", "waiting"))
 #: Who let nothing go to a destination, since when, and why.
@@ -71,6 +87,11 @@ async def lock_delivery(tx: AsyncSession, delivery_id: str) -> Row[Any] | None:
     return (await tx.execute(_DELIVERY, {"delivery": delivery_id})).one_or_none()
 
 
+async def read_delivery(tx: AsyncSession, delivery_id: str) -> Row[Any] | None:
+    """Read a delivery."""
+    return (await tx.execute(select(deliveries).where(deliveries.c.id == delivery_id))).one_or_none()
+
+
 async def lock_fitting(tx: AsyncSession, delivery_id: str, condition: ColumnElement[bool]) -> bool:
     """Lock a delivery if something is true of it; tell whether it is."""
     query = select(deliveries.c.id).where(deliveries.c.id == delivery_id, condition).with_for_update()
@@ -83,15 +104,25 @@ async def update_delivery(tx: AsyncSession, delivery_id: str, **values: Any) -> 
 
 
 async def add_items(
-    tx: AsyncSession, delivery_id: str, transform: str | None, wanted: Iterable[DeliveryItem], now: datetime
+    tx: AsyncSession,
+    delivery_id: str,
+    transform: str | None,
+    wanted: Iterable[DeliveryItem],
+    now: datetime,
+    *,
+    own: bool = True,
 ) -> None:
-    """Insert the items that are not there yet, due at once; of several contents of an instance the latest counts."""
+    """Insert the items that are not there yet, due at once; of several contents of an instance the latest counts.
+
+    What is not `own` was asked for by the name of another destination.
+    """
     rows = [
         {
             "delivery_id": delivery_id,
             "transform": transform or "",
             "state": "pending",
             "next_attempt_at": now,
+            "own": own,
             **item.model_dump(),
         }
         for item in wanted
@@ -159,7 +190,13 @@ async def set_hash_of(tx: AsyncSession, delivery_id: str) -> str:
 
 async def furthest(tx: AsyncSession) -> datetime | None:
     """Give the time furthest ahead that anything waits for, or until which a worker counts as alive."""
-    columns = (deliveries.c.next_attempt_at, workers.c.alive_until, destinations.c.retry_at)
+    columns = (
+        deliveries.c.next_attempt_at,
+        deliveries.c.wanted_since,
+        workers.c.alive_until,
+        destinations.c.retry_at,
+        destinations.c.failing_since,
+    )
     found = [(await tx.execute(select(func.max(column)))).scalar_one() for column in columns]
     return max((time for time in found if time is not None), default=None)
 
@@ -168,11 +205,28 @@ async def follow_clock(tx: AsyncSession, now: datetime, latest: datetime) -> Non
     """Make due what waits for a time after `latest`, and end such leases: the clock was put back."""
     for table, column in (
         (destinations, destinations.c.retry_at),
+        (destinations, destinations.c.failing_since),
+        (deliveries, deliveries.c.wanted_since),
         (deliveries, deliveries.c.next_attempt_at),
         (workers, workers.c.alive_until),
         (items, items.c.next_attempt_at),
     ):
         await tx.execute(update(table).where(column > latest).values({column.name: now}))
+
+
+async def untimed(tx: AsyncSession, key: str) -> bool:
+    """Tell whether there are deliveries to a destination of which nobody noted since when they are tried."""
+    found = await tx.execute(select(deliveries.c.id).where(_untimed(key)).limit(1))
+    return found.one_or_none() is not None
+
+
+async def note_times(tx: AsyncSession, key: str, now: datetime) -> None:
+    """Note that they are tried since now."""
+    await tx.execute(update(deliveries).where(_untimed(key)).values(wanted_since=now))
+
+
+def _untimed(key: str) -> ColumnElement[bool]:
+    return and_(deliveries.c.destination == key, TURN, deliveries.c.wanted_since.is_(None))
 
 
 async def due_destinations(tx: AsyncSession, now: datetime) -> dict[str, tuple[datetime, int | None]]:
@@ -258,12 +312,12 @@ async def retry_items(tx: AsyncSession, delivery_id: str, now: datetime) -> int:
     return int(result.rowcount)
 
 
-async def failed_items(tx: AsyncSession, delivery_id: str, limit: int) -> Sequence[Row[Any]]:
-    """Read the first items that were refused for good."""
+async def unsent_items(tx: AsyncSession, delivery_id: str, limit: int) -> Sequence[Row[Any]]:
+    """Read the first items that have not arrived, those first that were refused for good."""
     found = await tx.execute(
         select(items)
-        .where(items.c.delivery_id == delivery_id, items.c.state == "failed", items.c.current)
-        .order_by(items.c.id)
+        .where(items.c.delivery_id == delivery_id, items.c.state != "sent", items.c.current)
+        .order_by(items.c.state, items.c.id)
         .limit(limit)
     )
     return found.all()
@@ -289,8 +343,8 @@ async def hold(tx: AsyncSession, key: str, reason: str) -> None:
     )
 
 
-async def release(tx: AsyncSession, key: str) -> None:
-    """Let what was held for a destination go, but for what a person holds."""
+async def release(tx: AsyncSession, key: str, now: datetime) -> None:
+    """Let what was held for a destination go, but for what a person holds. It is tried from now on."""
     await tx.execute(
         update(deliveries)
         .where(
@@ -299,7 +353,7 @@ async def release(tx: AsyncSession, key: str) -> None:
             deliveries.c.next_attempt_at.is_not(None),
             deliveries.c.ordered.is_(None),
         )
-        .values(state="open", reason=None)
+        .values(state="open", reason=None, wanted_since=now)
     )
 
 

@@ -32,6 +32,12 @@ class EgressSettings(BaseSettings):
     backoff_first: float = Field(2, gt=0, description="Wait after the first failure.")
     backoff_cap: float = Field(900, gt=0, description="Longest wait between two attempts.")
     refusals: int = Field(3, ge=1, description="Refusals of one instance after which people must look at it.")
+    give_up: float = Field(
+        604800, gt=0, description="How long a delivery is tried before people must look; a destination may say its own."
+    )
+    failover_after: float = Field(
+        900, gt=0, description="How long a destination takes nothing before what waits for it goes to its alternate."
+    )
     public_url: str | None = Field(
         None,
         pattern=r"^https://[^\s/?#]+(/[^\s?#]*)?$",

@@ -32,6 +32,9 @@ class DeliveryView(BaseModel):
     ordered: str | None = Field(description="What a person ordered: `held` or `cancelled`; none if nothing.")
     ordered_by: str | None
     ordered_at: datetime | None
+    diverted_to: str | None = Field(description="The destination that gets it instead; none if it goes to its own.")
+    diverted_at: datetime | None
+    wanted_since: datetime | None = Field(description="Since when it is tried, without anybody having decided anew.")
 
 
 def shown(row: Row[Any]) -> dict[str, Any]:

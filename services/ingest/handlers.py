@@ -5,7 +5,7 @@ from typing import Final
 from faststream.rabbit import RabbitBroker
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from contracts.delivery import DeliveryCompleted
+from contracts.delivery import DeliveryCompleted, DeliveryDiverted, DeliveryOrdered
 from contracts.envelope import Event
 from contracts.routing import RoutingDecided
 from libs.clock import Clock
@@ -34,3 +34,19 @@ def register(broker: RabbitBroker, database: Database, clock: Clock) -> None:
         said = event.data
         study = event.tenant, said.study_instance_uid
         await holdings.note_delivered(tx, study, said.study_version, said.destination, clock())
+
+    @consume(broker, "ingest", DeliveryOrdered, database, messaging, clock)
+    async def on_delivery_ordered(event: Event[DeliveryOrdered], tx: AsyncSession) -> None:
+        said = event.data
+        # A release that did not say which version was cancelled: it is kept here.
+        waived = (said.study_version or 0) if said.order == "cancelled" else 0
+        study = event.tenant, said.study_instance_uid
+        await holdings.note_word(tx, study, said.destination, (waived, None), event.sequence, clock())
+
+    @consume(broker, "ingest", DeliveryDiverted, database, messaging, clock)
+    async def on_delivery_diverted(event: Event[DeliveryDiverted], tx: AsyncSession) -> None:
+        said = event.data
+        # As long as not all of it has arrived there it is kept here.
+        waived = (0, None) if said.arrived_version is None else (said.arrived_version, said.instead)
+        study = event.tenant, said.study_instance_uid
+        await holdings.note_word(tx, study, said.destination, waived, event.sequence, clock())

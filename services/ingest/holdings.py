@@ -78,6 +78,33 @@ async def note_delivered(
     await tx.execute(_highest(tx, "done_version"), [row])
 
 
+async def note_word(
+    tx: AsyncSession, study: tuple[str, str], destination: str, waived: tuple[int, str | None], word: int, at: datetime
+) -> None:
+    """Note what was decided about a delivery; in any order and any number of times.
+
+    Parameters
+    ----------
+    tx, study, destination
+        The delivery.
+    waived
+        Last version that need not go there any more, 0 for none, and the destination that has it instead.
+    word
+        Number of the event: the highest is the last that was said.
+    at
+        The time, UTC.
+    """
+    tenant, study_uid = study
+    insert = _dialect(tx).insert(deliveries)
+    values = {"waived_version": waived[0], "instead": waived[1], "word": word, "changed_at": at}
+    statement = insert.on_conflict_do_update(
+        index_elements=["tenant", "study_uid", "destination"],
+        set_={name: insert.excluded[name] for name in values},
+        where=deliveries.c.word < insert.excluded["word"],
+    )
+    await tx.execute(statement, [{"tenant": tenant, "study_uid": study_uid, "destination": destination, **values}])
+
+
 def _highest(tx: AsyncSession, column: str) -> Any:
     insert = _dialect(tx).insert(deliveries)
     new, old = insert.excluded[column], deliveries.c[column]
@@ -97,6 +124,7 @@ async def ripe(tx: AsyncSession, until: datetime, after: tuple[datetime, int] | 
         deliveries.c.tenant == studies.c.tenant,
         deliveries.c.study_uid == studies.c.study_uid,
         deliveries.c.done_version < deliveries.c.wanted_version,
+        deliveries.c.waived_version < deliveries.c.wanted_version,
     )
     rows = await tx.execute(
         select(studies)
@@ -145,7 +173,9 @@ async def copies(tx: AsyncSession, rows: Sequence[Row[Any]]) -> dict[int, Copy]:
             select(deliveries).where(deliveries.c.tenant == tenant, deliveries.c.study_uid.in_(uids))
         )
         for each in found:
-            delivered = Delivered(each.destination, each.wanted_version, each.done_version)
+            delivered = Delivered(
+                each.destination, each.wanted_version, each.done_version, each.waived_version, each.instead
+            )
             went.setdefault((tenant, each.study_uid), []).append(delivered)
     raised = await _counted(
         tx,

@@ -189,6 +189,11 @@ deliveries = Table(
     # Last version of the study that this destination was to get, and the last that it has.
     Column("wanted_version", Integer, nullable=False, server_default="0"),
     Column("done_version", Integer, nullable=False, server_default="0"),
+    # Last version that need not go there any more: another destination has it instead, or, with none, a person
+    # cancelled it. Of several words on it that with the highest number of egress counts.
+    Column("waived_version", Integer, nullable=False, server_default="0"),
+    Column("instead", String(63), nullable=True),
+    Column("word", BigInteger, nullable=False, server_default="0"),
     Column("changed_at", DateTime(timezone=True), nullable=False),
 )
 

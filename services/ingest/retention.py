@@ -24,11 +24,25 @@ HoldKind = Literal[
 
 @dataclass(frozen=True)
 class Delivered:
-    """What a destination was to get of a study, and what it has: versions, 0 for none."""
+    """What a destination was to get of a study, and what it has: versions, 0 for none.
+
+    Attributes
+    ----------
+    waived, instead
+        Last version that need not go there any more: that destination has it instead, or, if there is none, a person
+        cancelled it.
+    """
 
     destination: str
     wanted: int
     done: int
+    waived: int = 0
+    instead: str | None = None
+
+    @property
+    def settled(self) -> int:
+        """Last version of which nothing has to go there any more."""
+        return max(self.done, self.waived)
 
 
 @dataclass(frozen=True)
@@ -131,11 +145,11 @@ def _holds(copy: Copy) -> Iterable[Hold]:
         return
     if copy.decided != copy.version:
         yield Hold("undecided", f"rules have not said where version {copy.version} goes")
-    missing = sorted(each.destination for each in copy.deliveries if each.done < each.wanted)
+    missing = sorted(each.destination for each in copy.deliveries if each.settled < each.wanted)
     if missing:
         yield Hold("undelivered", f"not delivered in full yet: {', '.join(missing)}")
     elif copy.decided == copy.version and not _having(copy):
-        yield Hold("nowhere", "no rule sends it anywhere: this is the only copy")
+        yield Hold("nowhere", "it went nowhere, by the rules or because people cancelled it: this is the only copy")
     if copy.flags:
         yield Hold("flagged", "people should look at it: see its flags, and clear them")
     if copy.quarantined:
@@ -143,6 +157,7 @@ def _holds(copy: Copy) -> Iterable[Hold]:
 
 
 def _having(copy: Copy) -> tuple[str, ...]:
-    return tuple(
-        sorted(each.destination for each in copy.deliveries if each.done >= each.wanted and each.wanted == copy.version)
-    )
+    last = [each for each in copy.deliveries if each.wanted == copy.version]
+    there = {each.destination for each in last if each.done >= each.wanted}
+    instead = {each.instead for each in last if each.waived >= each.wanted and each.instead is not None}
+    return tuple(sorted(there | instead))

@@ -335,3 +335,28 @@ def test_without_a_key_deliveries_go_on_and_receipts_say_what_to_set(
         assert other.run("receipt", done).returncode == 0
     finally:
         kivuko.kill()
+
+
+def test_one_is_made_urgent_sent_elsewhere_and_called_back(clinic: Clinic) -> None:
+    away = delivery(clinic, "away")["id"]
+    assert "Its lane is stat now." in clinic.run("change", away, "--priority", "stat", "--why", "asked for").stdout
+    assert delivery(clinic, "away")["priority"] == "stat"
+    wrong = clinic.run("redirect", away, "--to", "nowhere")
+    assert wrong.returncode == 1
+    assert "nowhere" in wrong.stderr
+    done = clinic.run("redirect", away, "--to", "archive", "--why", "it is there already")
+    assert "It goes to archive instead" in done.stdout
+    shown = clinic.run("show", away).stdout
+    assert "diverted: another destination gets it" in shown
+    assert "it is there already" in shown
+    assert "Where it goes" in shown
+    assert away in clinic.run("list", "--state", "diverted").stdout
+    assert delivery(clinic, "archive")["state"] == "done"
+    asked = clinic.run("retry", "--destination", "away", "--state", "diverted")
+    assert asked.returncode == 2
+    assert "1 delivery would be tried again: 1 diverted." in asked.stderr
+    assert (
+        "1 delivery tried again" in clinic.run("retry", "--destination", "away", "--state", "diverted", "--yes").stdout
+    )
+    assert delivery(clinic, "away")["state"] in ("open", "waiting")
+    assert delivery(clinic, "archive")["state"] == "done"

@@ -22,7 +22,7 @@ from libs.storage.folder import FolderStore
 from libs.storage.migration import migrate
 from services.egress.calling import Timeouts
 from services.egress.deliveries import Deliveries
-from services.egress.models import deliveries, items, messaging
+from services.egress.models import deliveries, destinations, items, messaging
 from services.egress.orders import Orders
 from services.egress.parcel import Parcel
 from services.egress.reach import Contexts, no_contexts
@@ -91,7 +91,7 @@ class Stand:
             random=random.Random(1).random,
             contexts=contexts,
         )
-        self.orders = Orders(self.database, self.deliveries, utc_now)
+        self.orders = Orders(self.database, self.deliveries, clock)
         timeouts = Timeouts(
             settings.connect_timeout, settings.acse_timeout, settings.response_timeout, settings.network_timeout
         )
@@ -161,6 +161,11 @@ class Stand:
         key = (deliveries.c.study_instance_uid == study, deliveries.c.destination == destination)
         async with self.database.reading() as tx:
             return (await tx.execute(select(deliveries).where(*key))).one_or_none()
+
+    async def destination(self, key: str = "archive") -> Row[Any]:
+        """Read what is known of a destination that was called."""
+        async with self.database.reading() as tx:
+            return (await tx.execute(select(destinations).where(destinations.c.key == key))).one()
 
     async def items(self) -> Sequence[Row[Any]]:
         """Read all items."""

@@ -9,7 +9,7 @@ from pynetdicom.presentation import build_context
 
 from services.egress.examination import VERIFICATION
 from tests.integration.egress.peer import receiver
-from tests.integration.egress.stand import archive
+from tests.integration.egress.stand import archive, network
 from tests.integration.egress.test_app import Process, caller, run, until_state
 from tests.support.port import free_port
 from tests.support.synthetic import CT_IMAGE_STORAGE, make_ct, make_study
@@ -96,6 +96,49 @@ async def test_many_are_counted_first_and_ordered_together(tmp_path: Path) -> No
         assert (await post(process, "deliveries/release", **ALL))[1]["deliveries"] == 2
         assert (await post(process, "deliveries/release", **ALL, state="cancelled"))[1]["states"] == {"cancelled": 1}
         assert (await post(process, "deliveries/retry", **ALL, state="lost"))[0] == 422
+
+
+async def test_a_delivery_is_sent_elsewhere_and_made_urgent(tmp_path: Path) -> None:
+    with receiver() as peer:
+        nodes = {"PACS": {"port": free_port()}, "SPARE": {"port": peer.port}, "CT1": {"port": 104}}
+        destinations: dict[str, dict[str, Any]] = {
+            "archive": {"node": "PACS"},
+            "spare": {"node": "SPARE"},
+            "source": {"node": "CT1"},
+            "both": {"group": ["archive", "spare"]},
+        }
+        async for process in run(tmp_path, network(1, destinations, nodes)):
+            await process.publish(make_study(tmp_path, 2))
+            row = await until_state(process, "waiting")
+            url = f"deliveries/{row['id']}"
+            status, changed = await post(process, f"{url}/change", priority="stat", reason="the surgeon asks")
+            assert (status, changed["priority"]) == (200, "stat")
+            assert (await post(process, f"{url}/change", priority="now"))[0] == 422
+            assert (await post(process, f"{url}/redirect", VIEWER, to="spare"))[0] == 403
+            assert (await post(process, f"{url}/redirect", FAR, to="spare"))[0] == 404
+            assert (await post(process, f"{url}/redirect"))[0] == 422
+            for nowhere in ("nowhere", "both"):
+                status, refused = await post(process, f"{url}/redirect", to=nowhere)
+                assert (status, nowhere in refused["detail"]) == (422, True)
+            status, refused = await post(process, f"{url}/redirect", to="source")
+            assert status == 409
+            assert "the study came from node CT1" in refused["detail"]
+            many = {**ALL, "to": "spare", "reason": "moved"}
+            assert (await post(process, "deliveries/redirect", **many, dry_run=True))[1]["deliveries"] == 1
+            assert (await post(process, "deliveries/redirect", **{**many, "to": "nowhere"}))[0] == 422
+            status, told = await post(process, "deliveries/redirect", **many)
+            assert (status, told["deliveries"]) == (200, 1)
+            done = await until_state(process, "done")
+            assert (done["destination"], done["priority"]) == ("spare", "stat")
+            shown = (await process.client.get(f"/v1/egress/{url}", headers=VIEWER)).json()
+            assert (shown["state"], shown["diverted_to"]) == ("diverted", "spare")
+            assert shown["reason"].endswith(": moved")
+            status, refused = await post(process, f"{url}/hold")
+            assert status == 409
+            assert "to spare" in refused["advice"]
+            uses = [(use.route, use.status) for use in process.uses if use.target == "1.2.3"]
+            assert ("/v1/egress/deliveries/{delivery_id}/change", 200) in uses
+    assert len(peer.received) == 2
 
 
 async def test_all_that_failed_are_tried_again(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.unit
 COMMANDS = [
     "up", "run", "migrate", "apply", "doctor", "send", "demo", "network show", "network history", "network rollback",
     "study list", "study trace", "delivery list", "delivery show", "delivery retry", "delivery receipt",
-    "delivery verify", "delivery key", "dead list", "dead show", "dead replay", "token create", "token list",
+    "delivery verify", "delivery key", "delivery redirect", "delivery change",
+    "dead list", "dead show", "dead replay", "token create", "token list",
     "token revoke",
 ]  # fmt: skip
 #: What only some commands need: loading it for all would take seconds on a small box.

@@ -36,8 +36,6 @@ def test_what_this_release_does_whole_is_not_mentioned() -> None:
         ({"stow": "https://hub.example"}, "stow is not in force; deliveries to it are held", True),
         ({"s3": "s3://bucket"}, "s3 is not in force; deliveries to it are held", True),
         ({"node": "PACS", "confirm": "commit"}, "not shown as delivered until confirmed", False),
-        ({"node": "PACS", "give-up": "7d"}, "give-up is not in force; a delivery is tried without end", False),
-        ({"node": "PACS", "failover": "d"}, "studies wait for d", False),
         ({"node": "PACS", "skip-existing": True}, "everything is sent", False),
     ],
 )
@@ -50,6 +48,17 @@ def test_each_part_of_a_destination(part: dict[str, Any], words: str, held: bool
     assert words in said
     # What is promised here is what egress does.
     assert isinstance(reach(made, "d", no_contexts), Obstacle) is held
+
+
+@pytest.mark.parametrize(("mine", "other", "said"), [("t", None, 1), ("t", "t", 0), (None, "t", 0), (None, None, 0)])
+def test_a_failover_past_a_transform_never_takes_place(mine: str | None, other: str | None, said: int) -> None:
+    nodes = {"PACS": {"site": "s", "host": "10.0.0.1", "port": 104}}
+    destinations = {
+        "d": {"node": "PACS", "failover": "e", "transform": mine},
+        "e": {"node": "PACS", "transform": other},
+    }
+    made = definition(nodes=nodes, destinations=destinations, transforms={"t": {"remove": ["PatientName"]}})
+    assert sum("never takes place" in sentence for sentence in not_in_force(made)) == said
 
 
 def test_the_rest_is_said_once_for_all_nodes() -> None:

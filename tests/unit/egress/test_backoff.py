@@ -54,3 +54,30 @@ def test_a_paused_destination_gets_nothing_and_stays_paused_when_it_fails(failur
     circuit = Circuit(failures, None, None, paused=True)
     assert circuit.allowance(NOW, associations) == 0
     assert circuit.failed("x", NOW, Backoff(2, 900), lambda: 0.5).paused
+
+
+@given(st.lists(st.floats(0, 600), min_size=1, max_size=20), chances)
+def test_out_of_reach_counts_from_the_first_failure_in_a_row(steps: list[float], chance: float) -> None:
+    circuit, now = Circuit(), NOW
+    for step in steps:
+        circuit = circuit.failed("no answer", now, BACKOFF, lambda: chance)
+        now += timedelta(seconds=step)
+    assert circuit.failing_since == NOW
+    assert circuit.out_of_reach(now, 900) == (now - NOW >= timedelta(seconds=900))
+    # The clock was put back: nobody knows how long.
+    assert not circuit.out_of_reach(NOW - timedelta(days=1), 900)
+    assert not circuit.anew().out_of_reach(now, 0.1)
+
+
+def test_what_is_on_our_side_does_not_make_a_destination_unreachable() -> None:
+    circuit = Circuit().failed("no answer", NOW, BACKOFF, lambda: 0).failed("x", NOW, BACKOFF, lambda: 0, there=False)
+    assert circuit.failures == 2
+    assert not circuit.out_of_reach(NOW + timedelta(days=1), 900)
+
+
+def test_a_probe_that_nobody_made_is_overlooked() -> None:
+    circuit = Circuit().failed("no answer", NOW, BACKOFF, lambda: 0)
+    assert circuit.retry_at is not None
+    assert not circuit.overlooked(circuit.retry_at + timedelta(seconds=60), 60)
+    assert circuit.overlooked(circuit.retry_at + timedelta(seconds=61), 60)
+    assert not Circuit().overlooked(NOW, 60)

@@ -77,6 +77,11 @@ def test_a_copy_goes_when_its_time_is_over_and_not_before() -> None:
         ({"deliveries": ()}, "nowhere"),
         ({"deliveries": (Delivered("archive", 1, 1),)}, "nowhere"),
         ({"deliveries": (Delivered("archive", 0, 2),)}, "nowhere"),
+        # Cancelled everywhere, nobody else has it; and an old cancellation says nothing of the last version.
+        ({"deliveries": (Delivered("archive", 2, 0, 2),)}, "nowhere"),
+        ({"deliveries": (Delivered("archive", 2, 0, 1),)}, "undelivered"),
+        ({"deliveries": (Delivered("archive", 2, 0, 1, "other"),)}, "undelivered"),
+        ({"deliveries": (Delivered("archive", 2, 2), Delivered("viewer", 2, 0, 1, "other"))}, "undelivered"),
         ({"flags": 1}, "flagged"),
         ({"quarantined": 1}, "quarantined"),
     ],
@@ -87,8 +92,25 @@ def test_each_doubt_keeps_it(change: dict[str, object], kind: str) -> None:
     assert not judge(copy, RETENTION).may_go(datetime.max.replace(tzinfo=UTC))
 
 
+@pytest.mark.parametrize(
+    ("deliveries", "having"),
+    [
+        ((Delivered("archive", 2, 2), Delivered("viewer", 2, 0, 2)), ("archive",)),
+        ((Delivered("archive", 2, 0, 2, "other"),), ("other",)),
+        ((Delivered("archive", 2, 1, 2, "other"), Delivered("other", 2, 2)), ("other",)),
+    ],
+)
+def test_what_was_cancelled_or_has_arrived_elsewhere_does_not_keep_it(
+    deliveries: tuple[Delivered, ...], having: tuple[str, ...]
+) -> None:
+    verdict = judge(replace(COPY, deliveries=deliveries), RETENTION)
+    assert verdict.destinations == having
+    assert verdict.may_go(NOW)
+
+
 versions = st.integers(0, 3)
-deliveries = st.lists(st.builds(Delivered, st.sampled_from("abc"), versions, versions), max_size=3)
+others = st.none() | st.just("d")
+deliveries = st.lists(st.builds(Delivered, st.sampled_from("abc"), versions, versions, versions, others), max_size=3)
 
 
 @given(
@@ -108,8 +130,11 @@ deliveries = st.lists(st.builds(Delivered, st.sampled_from("abc"), versions, ver
 def test_nothing_goes_that_is_owed_to_anyone(copy: Copy, now: datetime) -> None:
     verdict = judge(copy, RETENTION)
     if verdict.may_go(now):
-        assert all(each.done >= each.wanted for each in copy.deliveries)
-        assert any(each.done >= copy.version > 0 for each in copy.deliveries)
+        assert all(max(each.done, each.waived) >= each.wanted for each in copy.deliveries)
+        assert any(
+            each.done >= copy.version > 0 or (each.waived >= copy.version > 0 and each.instead)
+            for each in copy.deliveries
+        )
         assert copy.settled
         assert copy.decided == copy.version
         assert now >= copy.last_arrival + timedelta(days=2)
