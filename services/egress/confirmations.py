@@ -241,6 +241,12 @@ class Confirmations:
         if new:
             fact = report.unconfirmed(row, "commitment", new, len(await questions.sent(tx, row.id)))
             await self._outbox.emit(tx, fact, subject=row.study_instance_uid, tenant=row.tenant, site=row.site)
+            _log.error(
+                "a destination does not have what it said success for",
+                destination=row.destination,
+                delivery=row.id,
+                count=len(new),
+            )
 
     async def _miss(self, tx: AsyncSession, row: Row[Any], item: Row[Any], failure_reason: int, now: datetime) -> None:
         """Write down that an instance is not committed to, and what follows."""
