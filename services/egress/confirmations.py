@@ -19,6 +19,7 @@ from services.egress.backoff import Backoff, Random
 from services.egress.confirmation import NOT_FOUND, Next, Patience, Sighting, missed, missing
 from services.egress.deliveries import Deliveries
 from services.egress.finding import Looked
+from services.egress.joint import anew
 from services.egress.settings import EgressSettings
 
 #: Instances in one request; requests in one association, unless a single delivery needs more.
@@ -263,6 +264,8 @@ class Confirmations:
         if miss.follows is Next.SEND:
             due = self._backoff.after(item.misses + 1, now, self._random)
             values |= {"state": "pending", "next_attempt_at": due, "found_at": None}
+            # However long it waited for its confirmation: it is tried from now on.
+            await repository.update_delivery(tx, row.id, **anew(now))
         else:
             values |= {"state": "failed", "status": miss.status, "found_at": None}
         await questions.miss(tx, item.id, **values)

@@ -20,6 +20,7 @@ from services.egress.calling import Ending
 from services.egress.claim import Stretch
 from services.egress.orders import Given
 from services.egress.outcome import Outcome, Verdict
+from services.egress.patience import Patience
 from tests.integration.egress.keeper import Keeper, Request, keeper
 from tests.integration.egress.peer import receiver
 from tests.integration.egress.stand import QUICK, Stand, archive, stand
@@ -309,6 +310,28 @@ async def test_a_failure_that_is_out_of_date_changes_nothing(tmp_path: Path) -> 
             peer.reason = None
             await report(egress, said(peer, peer.requests[1]))
             await egress.until_state("done")
+
+
+async def test_what_waited_long_to_be_confirmed_is_not_given_up_when_it_is_sent_again(tmp_path: Path) -> None:
+    watch = Watch()
+    with keeper() as peer:
+        peer.reports = False
+        async with stand(tmp_path, archive(peer.port, destination=COMMIT), HASTY, clock=watch) as egress:
+            patience = Patience(egress.database, egress.deliveries, egress.network, HASTY, watch)
+            await egress.request(egress.keep(make_study(tmp_path, 1)))
+            await until_asked(egress)
+            watch.now += timedelta(days=30)
+            assert await patience.give_up() == 0
+            peer.reason = lambda _uid: 0x0112
+            await report(egress, said(peer, peer.requests[0]))
+            assert await patience.give_up() == 0
+            peer.reason = None
+            watch.now += timedelta(seconds=1)
+            await egress.deliveries.apply_network()
+            await until_requests(egress, peer, 2)
+            await report(egress, said(peer, peer.requests[1]))
+            await egress.until_state("done")
+    assert len(peer.stored) == 2
 
 
 async def test_a_destination_that_does_not_offer_it_is_shown_and_asked_again(tmp_path: Path) -> None:
