@@ -369,7 +369,8 @@ class Machine(RuleBasedStateMachine):
             told, worker.told, returned, worker.returned = worker.told, [], worker.returned, []
             over = worker.over(told, returned)
             await worker.stand.deliveries.settle("archive", told, returned, over, [Ending("finished")])
-            self._now += timedelta(hours=1)
+            # Further than anything waits, to be sent or to be asked for again.
+            self._now += timedelta(hours=25)
             worker.hand = await worker.stand.deliveries.claim("archive", 5, worker.stretches)
             if not worker.hand and not await self._confirm_all():
                 break
