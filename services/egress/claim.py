@@ -44,6 +44,8 @@ class Stretch:
         Items that had their turn, or lost it, and have not arrived since.
     failures
         The first of those that were answered otherwise than with success, or not at all.
+    problem
+        Why an association ended before its time, the first that did while this was under way.
     """
 
     delivery_id: str
@@ -62,6 +64,7 @@ class Stretch:
     bytes_sent: int = 0
     unsent: set[int] = field(default_factory=set)
     failures: list[InstanceFailure] = field(default_factory=list)
+    problem: str | None = None
 
     @property
     def bytes_in_hand(self) -> int:

@@ -377,9 +377,8 @@ class Deliveries:
             if self._database.dialect == "postgresql":
                 await lease.leave_places(tx, left, self.worker)
             await self._count_bytes(tx, destination, told)
-            problem = next((ending.problem for ending in endings if ending.problem is not None), None)
             for key, row in rows.items():
-                await self._settle(tx, key, circuit, _telling(ended.get(key), problem, now), row=row)
+                await self._settle(tx, key, circuit, _telling(ended.get(key), now), row=row)
             if rows or endings:
                 tx.info[WORK] = True
 
@@ -643,10 +642,10 @@ class Deliveries:
         return now + timedelta(seconds=self._settings.lease)
 
 
-def _telling(stretch: Stretch | None, problem: str | None, now: datetime) -> Callable[[datetime | None], Fact] | None:
+def _telling(stretch: Stretch | None, now: datetime) -> Callable[[datetime | None], Fact] | None:
     if stretch is None:
         return None
-    return lambda next_attempt_at: report.attempted(stretch, problem, now, next_attempt_at)
+    return lambda next_attempt_at: report.attempted(stretch, now, next_attempt_at)
 
 
 def _next_attempt(state: State, due: datetime | None, circuit: Circuit | None) -> datetime | None:

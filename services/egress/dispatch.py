@@ -288,18 +288,21 @@ class Dispatch:
             self._windowless.add(self.key)
         said = _log.info if ending.kind in ("finished", "stopped") else _log.warning
         said("association ended", destination=self.key, kind=ending.kind, reason=ending.problem)
-        self._endings.append(ending)
+        self._note(ending)
         self._left += dict.fromkeys((self.key, *limits.shared))
         return ending
+
+    def _note(self, ending: Ending) -> None:
+        self._endings.append(ending)
+        for stretch in self._stretches.values():
+            stretch.problem = stretch.problem or ending.problem
 
     def _ended(self, call: "asyncio.Future[Ending]") -> None:
         del self._calls[call]
         error = None if call.cancelled() else call.exception()
         if error is not None:
             _log.error("sending broke off inside", destination=self.key, exc_info=error)
-            self._endings.append(
-                Ending("unreachable", f"sending broke off inside Kivuko ({type(error).__name__}): report it")
-            )
+            self._note(Ending("unreachable", f"sending broke off inside Kivuko ({type(error).__name__}): report it"))
         if self._endings and self._endings[-1].kind not in ("finished", "stopped"):
             self._troubled = True
             self._returned += self._shelf.remove()

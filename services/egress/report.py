@@ -112,9 +112,7 @@ def changed(delivery: Row[Any], by: str, why: str | None) -> DeliveryChanged:
     )
 
 
-def attempted(
-    stretch: Stretch, problem: str | None, now: datetime, next_attempt_at: datetime | None
-) -> DeliveryAttempted:
+def attempted(stretch: Stretch, now: datetime, next_attempt_at: datetime | None) -> DeliveryAttempted:
     """Tell how an attempt ended."""
     return DeliveryAttempted(
         delivery_id=stretch.delivery_id,
@@ -127,7 +125,7 @@ def attempted(
         bytes_sent=stretch.bytes_sent,
         started_at=stretch.started_at,
         ended_at=now,
-        problem=problem,
+        problem=stretch.problem,
         failures=tuple(stretch.failures),
         next_attempt_at=next_attempt_at,
     )
