@@ -321,15 +321,17 @@ async def test_what_waited_long_to_be_confirmed_is_not_given_up_when_it_is_sent_
             await egress.request(egress.keep(make_study(tmp_path, 1)))
             await until_asked(egress)
             watch.now += timedelta(days=30)
+            await egress.deliveries.apply_network()
+            await until_asked(egress, 2)
             assert await patience.give_up() == 0
             peer.reason = lambda _uid: 0x0112
-            await report(egress, said(peer, peer.requests[0]))
+            await report(egress, said(peer, peer.requests[1]))
             assert await patience.give_up() == 0
             peer.reason = None
             watch.now += timedelta(seconds=1)
             await egress.deliveries.apply_network()
-            await until_requests(egress, peer, 2)
-            await report(egress, said(peer, peer.requests[1]))
+            await until_requests(egress, peer, 3)
+            await report(egress, said(peer, peer.requests[2]))
             await egress.until_state("done")
     assert len(peer.stored) == 2
 
