@@ -35,6 +35,7 @@ from services.egress.deliveries import WORK, Deliveries
 from services.egress.models import announcements, deliveries, items, messaging
 from services.egress.outcome import Outcome, Verdict
 from services.egress.partner import PartnerTarget
+from services.egress.work import Work
 
 #: Fixed word of an instance's status: the broker has confirmed the event that tells of it.
 ANNOUNCED: Final = "announced"
@@ -53,7 +54,7 @@ class Announcer:
 
     Parameters
     ----------
-    deliveries, database
+    deliveries, work, database
         Of egress.
     broker
         Where partners have their queues.
@@ -70,6 +71,7 @@ class Announcer:
     def __init__(
         self,
         deliveries: Deliveries,
+        work: Work,
         database: Database,
         broker: RabbitBroker,
         *,
@@ -79,6 +81,7 @@ class Announcer:
         clock: Clock,
     ) -> None:
         self._deliveries = deliveries
+        self._work = work
         self._database = database
         self._broker = broker
         self._region = region
@@ -138,7 +141,7 @@ class Announcer:
                 return
             if await _unconfirmed(tx, message_id):
                 return
-            rows = await lease.take(tx, key, self._deliveries.worker, now, row.expected_count)
+            rows = await lease.take(tx, key, self._work.worker, now, row.expected_count)
             await lease.make_due(tx, key)
             await repository.update_delivery(tx, key, attempts=row.attempts + 1)
         if rows:
@@ -181,7 +184,7 @@ class Announcer:
         stretch = stretch_of(row, row.attempts + 1, now)
         for parcel, outcome in told:
             stretch.note(parcel, outcome)
-        await self._deliveries.settle(row.destination, told, [], [stretch], [])
+        await self._work.settle(row.destination, told, [], [stretch], [])
 
 
 async def _complete(tx: AsyncSession, after: str, now: datetime) -> Sequence[tuple[str, str]]:

@@ -32,6 +32,7 @@ from services.egress.receipt_api import make_receipt_router
 from services.egress.sender import Sender
 from services.egress.settings import EgressSettings
 from services.egress.signing import FILE, ReceiptKey
+from services.egress.work import Work
 
 _log = log.get(__name__)
 
@@ -47,17 +48,18 @@ def build(platform: Platform) -> Service:
         outbox,
         platform.network,
         settings,
-        # A restarted process is another worker: what the one before held must not look like its own.
-        worker=f"{platform.settings.instance}-{secrets.token_hex(4)}",
         clock=platform.clock,
-        random=random.random,
         contexts=Credentials(platform.settings, settings.secrets).of,
         partner_queues=partner_queues,
     )
+    # A restarted process is another worker: what the one before held must not look like its own.
+    worker = f"{platform.settings.instance}-{secrets.token_hex(4)}"
+    work = Work(database, deliveries, settings, worker=worker, clock=platform.clock, random=random.random)
     timeouts = Timeouts(
         settings.connect_timeout, settings.acse_timeout, settings.response_timeout, settings.network_timeout
     )
     sender = Sender(
+        work,
         deliveries,
         database,
         platform.network,
@@ -87,6 +89,7 @@ def build(platform: Platform) -> Service:
         platform.network,
         timeouts=timeouts,
         settings=settings,
+        worker=worker,
         clock=platform.clock,
     )
     register(platform.broker, deliveries, confirmations, database, platform.clock)
@@ -95,7 +98,7 @@ def build(platform: Platform) -> Service:
     router = make_router(database, deliveries)
     router.include_router(make_order_router(database, orders))
     router.include_router(make_edit_router(database, orders, deliveries))
-    destinations = Destinations(database, deliveries, orders, timeouts, platform.clock)
+    destinations = Destinations(database, deliveries, work, orders, timeouts, platform.clock)
     router.include_router(make_destination_router(destinations))
     router.include_router(make_comparison_router(database, destinations, comparer, platform.clock))
     # Where there may be replicas, each would make a key of its own.
@@ -106,7 +109,7 @@ def build(platform: Platform) -> Service:
         platform.settings.objects,
         settings.public_objects_url,
         platform.objects,
-        deliveries.trusted_since,
+        work.trusted_since,
         platform.clock,
     )
     if links is None and settings.public_objects_url is not None:
@@ -122,6 +125,7 @@ def build(platform: Platform) -> Service:
     if partner_queues and settings.public_url is not None:
         announcer = Announcer(
             deliveries,
+            work,
             database,
             platform.broker,
             region=platform.settings.region,

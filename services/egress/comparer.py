@@ -43,6 +43,8 @@ class Comparer:
     ----------
     comparisons, confirmer, deliveries, database, network, timeouts, settings
         Of egress.
+    worker
+        Name of this replica's run.
     clock
         The time in UTC.
     """
@@ -57,6 +59,7 @@ class Comparer:
         *,
         timeouts: Timeouts,
         settings: EgressSettings,
+        worker: str,
         clock: Clock,
     ) -> None:
         self._comparisons = comparisons
@@ -66,6 +69,7 @@ class Comparer:
         self._network = network
         self._timeouts = timeouts
         self._settings = settings
+        self._worker = worker
         self._clock = clock
         self._running: set[asyncio.Task[None]] = set()
         self._calls: set[Conversation | Inquiry] = set()
@@ -110,7 +114,7 @@ class Comparer:
         """Begin to compare; False if somebody is about it, or began after the comparison that is named as the last."""
         before = None if only_after is None else only_after.began_at
         async with self._database.transaction() as tx:
-            if not await comparison_rows.begin(tx, key, self._deliveries.worker, span, self._clock(), before):
+            if not await comparison_rows.begin(tx, key, self._worker, span, self._clock(), before):
                 return False
         task = asyncio.create_task(self._compare(key, span))
         self._running.add(task)
@@ -186,11 +190,11 @@ class Comparer:
 
     async def _note(self, key: str, **more: int) -> None:
         async with self._database.transaction() as tx:
-            await comparison_rows.note(tx, key, self._deliveries.worker, self._clock(), **more)
+            await comparison_rows.note(tx, key, self._worker, self._clock(), **more)
 
     async def _end(self, key: str, problem: str | None, *, whole: bool) -> None:
         async with self._database.transaction() as tx:
-            await comparison_rows.end(tx, key, self._deliveries.worker, self._clock(), problem, whole=whole)
+            await comparison_rows.end(tx, key, self._worker, self._clock(), problem, whole=whole)
             row = await comparison_rows.last(tx, key)
         missing = 0 if row is None else row.missing
         outcome = "broken-off" if problem else "missing" if missing else "agreed"

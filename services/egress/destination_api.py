@@ -30,6 +30,7 @@ from services.egress.partner import PartnerTarget
 from services.egress.reach import Obstacle, Target
 from services.egress.scope import Caller
 from services.egress.specimen import specimen
+from services.egress.work import Work
 
 State = Literal["paused", "blocked", "unreachable", "sending", "held", "waiting", "idle"]
 _MANAGE = requires("destinations.manage")
@@ -112,10 +113,11 @@ class Destinations:
     """What the routes are about."""
 
     def __init__(
-        self, database: Database, deliveries: Deliveries, orders: Orders, timeouts: Timeouts, clock: Clock
+        self, database: Database, deliveries: Deliveries, work: Work, orders: Orders, timeouts: Timeouts, clock: Clock
     ) -> None:
         self.database = database
         self.deliveries = deliveries
+        self._work = work
         self.orders = orders
         self.timeouts = timeouts
         self.clock = clock
@@ -149,7 +151,7 @@ class Destinations:
             standstills = await listing.standstills(tx, [scope.within(caller), table.c.destination == key])
             cluster = self.database.dialect == "postgresql"
             associations = await listing.associations(tx, key) if cluster else None
-            left = await self.deliveries.left(tx, key)
+            left = await self._work.left(tx, key)
             compared = await comparison_rows.last(tx, key)
             missing = await comparison_rows.missing(tx, scope.within(caller), table.c.destination == key)
         limits = self.deliveries.limits(key)
@@ -219,7 +221,7 @@ class Destinations:
             specimen(self.clock()) if store else None,
             time.perf_counter,
         )
-        await self.deliveries.learn(key, found.contexts)
+        await self._work.learn(key, found.contexts)
         return examination_view(key, target, found, needed)
 
     def _view(

@@ -14,7 +14,6 @@ from services.egress import metric
 from services.egress.backoff import Circuit
 from services.egress.calling import Ending, Timeouts
 from services.egress.claim import Stretch
-from services.egress.deliveries import Deliveries
 from services.egress.filing import Filing
 from services.egress.folder import FolderTarget, Owner
 from services.egress.journal import Journal
@@ -26,6 +25,7 @@ from services.egress.scu import WINDOW, Call
 from services.egress.settings import EgressSettings
 from services.egress.shelf import Shelf
 from services.egress.target import Carrier
+from services.egress.work import Work
 
 _log = log.get(__name__)
 _tracer = tracer(__name__)
@@ -42,7 +42,7 @@ class Dispatch:
     ----------
     key
         Of the destination.
-    deliveries, objects, timeouts, settings
+    work, objects, timeouts, settings
         As for the sender.
     paces
         Caps in use.
@@ -59,7 +59,7 @@ class Dispatch:
     def __init__(
         self,
         key: str,
-        deliveries: Deliveries,
+        work: Work,
         objects: Readable,
         timeouts: Timeouts,
         settings: EgressSettings,
@@ -70,7 +70,7 @@ class Dispatch:
         wake: Callable[[], None],
     ) -> None:
         self.key = key
-        self._deliveries = deliveries
+        self._work = work
         self._objects = objects
         self._timeouts = timeouts
         self._settings = settings
@@ -211,10 +211,8 @@ class Dispatch:
     async def _take_in_hand(self) -> None:
         try:
             if self._accepted is None:
-                self._accepted = await self._deliveries.accepted(self.key)
-            parcels = await self._deliveries.claim(
-                self.key, self._settings.hold, self._stretches, self._bytes_in_hand()
-            )
+                self._accepted = await self._work.accepted(self.key)
+            parcels = await self._work.claim(self.key, self._settings.hold, self._stretches, self._bytes_in_hand())
         except DATABASE_AWAY:
             _log.exception("deliveries can't be taken, trying again", destination=self.key)
             parcels = []
@@ -273,7 +271,7 @@ class Dispatch:
 
     async def _run(self, call: Carrier, target: Target | FolderTarget, limits: Limits) -> Ending:
         try:
-            placed = await self._deliveries.take_place(self.key, target.associations, limits.shared)
+            placed = await self._work.take_place(self.key, target.associations, limits.shared)
         except DATABASE_AWAY:
             _log.exception("no association can be begun, trying again", destination=self.key)
             placed = False
@@ -338,7 +336,7 @@ class Dispatch:
 
     async def _write_learned(self, new: Mapping[tuple[str, str], bool]) -> None:
         try:
-            await self._deliveries.learn(self.key, new)
+            await self._work.learn(self.key, new)
         except DATABASE_AWAY:
             _log.exception("what a destination accepts was not written down: it is learned again", destination=self.key)
 
@@ -378,7 +376,7 @@ class Dispatch:
                 over = self._after(told, returned)
                 while True:
                     try:
-                        await self._deliveries.settle(self.key, told, returned, over, endings, left, self._stretches)
+                        await self._work.settle(self.key, told, returned, over, endings, left, self._stretches)
                     except Exception:  # noqa: BLE001 - an answer that is not written down is sent again: it is kept here
                         _log.exception("answers can't be written down, trying again", destination=self.key)
                         await asyncio.sleep(self._settings.poll)

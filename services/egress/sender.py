@@ -23,6 +23,7 @@ from services.egress.parcel import Readable
 from services.egress.partner import PartnerTarget
 from services.egress.reach import Obstacle
 from services.egress.settings import EgressSettings
+from services.egress.work import Work
 
 _log = log.get(__name__)
 #: How long what is under way may take when the process is to stop, in seconds.
@@ -38,6 +39,7 @@ class Sender:
 
     def __init__(
         self,
+        work: Work,
         deliveries: Deliveries,
         database: Database,
         network: NetworkView,
@@ -48,6 +50,7 @@ class Sender:
         clock: Clock,
         folder: Path,
     ) -> None:
+        self._work = work
         self._deliveries = deliveries
         self._database = database
         self._objects = objects
@@ -69,9 +72,9 @@ class Sender:
         self._pool = ThreadPoolExecutor(self._settings.associations, thread_name_prefix="egress")
         staying = None
         await self._recover()
-        self._journal = Journal(self._folder, self._deliveries.worker)
+        self._journal = Journal(self._folder, self._work.worker)
         try:
-            await self._deliveries.adopt()
+            await self._work.adopt()
             staying = asyncio.create_task(self._stay())
             while True:
                 self._wake.clear()
@@ -92,7 +95,7 @@ class Sender:
         while True:
             try:
                 await self._recover()
-                if not await self._deliveries.stay():
+                if not await self._work.stay():
                     _log.error("this replica was taken for dead: what it had in hand is others' now")
                     for dispatch in self._dispatches.values():
                         dispatch.abandon()
@@ -104,13 +107,13 @@ class Sender:
         """Write down what processes on this machine that were killed had not; before their leases are others'."""
         with left_behind(self._folder) as answers:
             if answers:
-                await self._deliveries.remember(answers)
+                await self._work.remember(answers)
                 _log.warning("answers that a process left when it ended are written down", count=len(answers))
 
     async def follow_clock(self) -> None:
         """See once a minute that nothing waits for a clock that was put back; until cancelled."""
         while True:
-            await self._deliveries.follow_clock()
+            await self._work.follow_clock()
             await asyncio.sleep(60)
 
     def _apply_soon(self) -> None:
@@ -171,7 +174,7 @@ class Sender:
             if dispatch is not None:
                 dispatch.pause()
             if urgency is not None:
-                await self._deliveries.wait_for_window(key, opens_at)
+                await self._work.wait_for_window(key, opens_at)
             return [opens_at]
         if dispatch is None:
             if urgency is None or not circuit.allowance(now, target.associations):
@@ -190,7 +193,7 @@ class Sender:
     def _dispatch(self, key: str) -> Dispatch:
         return Dispatch(
             key,
-            self._deliveries,
+            self._work,
             self._objects,
             self._timeouts,
             self._settings,

@@ -77,7 +77,7 @@ class Desk:
     async def take(self, destination: str, most: int = 64) -> list[Parcel]:
         """Take in hand what is due."""
         stretches = self._stretches.setdefault(destination, {})
-        return await self.egress.deliveries.claim(destination, most, stretches)
+        return await self.egress.work.claim(destination, most, stretches)
 
     async def answer(
         self,
@@ -96,7 +96,7 @@ class Desk:
         for each in over:
             del stretches[each.delivery_id]
         endings = [] if ending is None else [ending]
-        await self.egress.deliveries.settle(destination, told, [], over, endings)
+        await self.egress.work.settle(destination, told, [], over, endings)
 
     async def send(self, destination: str) -> int:
         """Have everything that is due arrive; give the number of instances."""
@@ -123,7 +123,7 @@ async def desk(
     made = Stand(url, folder, snapshot, SETTINGS, name, clock)
     await migrate(made.database, "services.egress")
     await made.network.refresh()
-    await made.deliveries.adopt()
+    await made.work.adopt()
     try:
         yield Desk(made, SETTINGS, clock)
     finally:

@@ -1,7 +1,6 @@
 """The routes by which partners fetch, on a real connection, with a study that a partner was told of."""
 
 import asyncio
-import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -146,9 +145,7 @@ async def serving(
         Outbox("egress", "test", utc_now, messaging),
         network,
         QUICK,
-        worker="a",
         clock=utc_now,
-        random=random.Random(1).random,
     )
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         made = Server(client, database, network, objects, counted, port, snapshot, used)

@@ -33,6 +33,7 @@ from services.egress.parcel import Parcel
 from services.egress.reach import Contexts, no_contexts
 from services.egress.sender import Sender
 from services.egress.settings import EgressSettings
+from services.egress.work import Work
 from tests.integration.egress.peer import keep
 
 TENANT = "default"
@@ -92,16 +93,18 @@ class Stand:
             outbox,
             self.network,
             settings,
-            worker=name,
             clock=clock,
-            random=random.Random(1).random,
             contexts=contexts,
+        )
+        self.work = Work(
+            self.database, self.deliveries, settings, worker=name, clock=clock, random=random.Random(1).random
         )
         self.orders = Orders(self.database, self.deliveries, clock)
         timeouts = Timeouts(
             settings.connect_timeout, settings.acse_timeout, settings.response_timeout, settings.network_timeout
         )
         self.sender = Sender(
+            self.work,
             self.deliveries,
             self.database,
             self.network,
@@ -137,6 +140,7 @@ class Stand:
             self.network,
             timeouts=timeouts,
             settings=settings,
+            worker=name,
             clock=clock,
         )
         self._committed = asyncio.Event()

@@ -26,6 +26,7 @@ from services.egress.announcing import ANNOUNCED, Announcer
 from services.egress.deliveries import Deliveries
 from services.egress.models import deliveries as table
 from services.egress.models import items, messaging
+from services.egress.work import Work
 from tests.integration.egress.stand import QUICK, TENANT, request
 from tests.support.rabbitmq import RabbitMQ
 
@@ -82,15 +83,14 @@ async def teller(folder: Path, rabbitmq: RabbitMQ, *, queues: bool = True, relay
         Outbox("egress", "test", utc_now, messaging),
         network,
         QUICK.model_copy(update={"public_url": URL}),
-        worker="a",
         clock=utc_now,
-        random=random.Random(1).random,
         partner_queues=queues,
     )
     broker = make_broker(rabbitmq.url, instance="test")
     await broker.connect()
-    await deliveries.adopt()
-    announcer = Announcer(deliveries, database, broker, region="test", public_url=URL, poll=0.05, clock=utc_now)
+    work = Work(database, deliveries, QUICK, worker="a", clock=utc_now, random=random.Random(1).random)
+    await work.adopt()
+    announcer = Announcer(deliveries, work, database, broker, region="test", public_url=URL, poll=0.05, clock=utc_now)
     running = asyncio.create_task(Relay(database, broker, messaging, utc_now).run()) if relay else None
     try:
         yield Teller(database, deliveries, announcer)

@@ -425,12 +425,12 @@ async def test_a_restart_asks_for_what_was_about_to_be_asked(tmp_path: Path) -> 
         before = Stand(f"sqlite://{tmp_path / 'db'}", tmp_path, archive(peer.port, destination=COMMIT))
         await migrate(before.database, "services.egress")
         await before.network.refresh()
-        await before.deliveries.adopt()
+        await before.work.adopt()
         await before.request(before.keep(make_study(tmp_path, 2)))
         stretches: dict[str, Stretch] = {}
-        parcels = await before.deliveries.claim("archive", 9, stretches)
+        parcels = await before.work.claim("archive", 9, stretches)
         told = [(parcel, Outcome(parcel.item, Verdict.SENT, "0000")) for parcel in parcels]
-        await before.deliveries.settle("archive", told, [], list(stretches.values()), [Ending("finished")])
+        await before.work.settle("archive", told, [], list(stretches.values()), [Ending("finished")])
         (lost,) = await before.confirmations.claim("archive", "PACS")
         assert await before.confirmations.claim("archive", "PACS") == [], "another replica would ask for it, too"
         await before.database.close()

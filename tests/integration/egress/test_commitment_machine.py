@@ -138,7 +138,7 @@ class Machine(RuleBasedStateMachine):
         if self._runs == 1:
             await migrate(made.database, "services.egress")
         await made.network.refresh()
-        await made.deliveries.adopt()
+        await made.work.adopt()
         return Worker(made)
 
     def teardown(self) -> None:
@@ -180,7 +180,7 @@ class Machine(RuleBasedStateMachine):
     @rule(most=st.integers(1, 5))
     def claim(self, most: int) -> None:
         worker = self._worker
-        worker.hand += self._runner.run(worker.stand.deliveries.claim("archive", most, worker.stretches))
+        worker.hand += self._runner.run(worker.stand.work.claim("archive", most, worker.stretches))
 
     @precondition(lambda self: self._worker.hand)
     @rule(data=st.data(), verdict=st.sampled_from(list(Verdict)))
@@ -210,7 +210,7 @@ class Machine(RuleBasedStateMachine):
         over = worker.over(told, returned)
         endings = [] if ending is None else [ending]
         if told or returned or over or endings:
-            self._runner.run(worker.stand.deliveries.settle("archive", told, returned, over, endings))
+            self._runner.run(worker.stand.work.settle("archive", told, returned, over, endings))
 
     @rule()
     def crash(self) -> None:
@@ -323,7 +323,7 @@ class Machine(RuleBasedStateMachine):
         sent = {each.id for each in items if each.state == "sent"}
         assert set(leased) <= set(mine), "an instance is leased by nobody"
         assert set(mine) - sent <= set(leased), "an instance is in hand that is not leased"
-        assert set(leased.values()) <= {stand.deliveries.worker}
+        assert set(leased.values()) <= {stand.work.worker}
         told = await stand.events("delivery.completed")
         said = [(each["study_instance_uid"], each["study_version"]) for each in told]
         assert len(said) == len(set(said)), "a version was told twice"
@@ -368,10 +368,10 @@ class Machine(RuleBasedStateMachine):
             worker.hand = []
             told, worker.told, returned, worker.returned = worker.told, [], worker.returned, []
             over = worker.over(told, returned)
-            await worker.stand.deliveries.settle("archive", told, returned, over, [Ending("finished")])
+            await worker.stand.work.settle("archive", told, returned, over, [Ending("finished")])
             # Further than anything waits, to be sent or to be asked for again.
             self._now += timedelta(hours=25)
-            worker.hand = await worker.stand.deliveries.claim("archive", 5, worker.stretches)
+            worker.hand = await worker.stand.work.claim("archive", 5, worker.stretches)
             if not worker.hand and not await self._confirm_all():
                 break
         else:

@@ -54,7 +54,7 @@ async def ask(egress: Stand, numbers: Sequence[int], source: str, *, later: floa
 async def claim(egress: Stand, most: int, in_hand: int = 0) -> tuple[list[Parcel], dict[str, Stretch]]:
     """Take in hand."""
     stretches: dict[str, Stretch] = {}
-    return await egress.deliveries.claim("archive", most, stretches, in_hand), stretches
+    return await egress.work.claim("archive", most, stretches, in_hand), stretches
 
 
 async def test_who_comes_later_with_little_does_not_wait_for_who_has_much(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ async def test_no_object_is_begun_when_nothing_is_left_for_today(tmp_path: Path)
     assert len(first) == 3
     assert await claim(egress, 64, in_hand=3 * SIZE) == ([], {})
     answers = [(each, Outcome(each.item, Verdict.SENT, "0000")) for each in first]
-    await egress.deliveries.settle("archive", answers, [], list(stretches.values()), [])
+    await egress.work.settle("archive", answers, [], list(stretches.values()), [])
     assert await claim(egress, 64) == ([], {})
     await egress.apply(archive(9, 2, destination={"budget": 4 * SIZE}))
     assert len((await claim(egress, 64))[0]) == 1

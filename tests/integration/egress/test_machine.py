@@ -126,7 +126,7 @@ class Worker:
             over = self.over(place, some, back)
             endings = [ending] if ending is not None and place == failed else []
             if some or back or over or endings:
-                await self.stand.deliveries.settle(place, some, back, over, endings)
+                await self.stand.work.settle(place, some, back, over, endings)
 
 
 class Machine(RuleBasedStateMachine):
@@ -154,7 +154,7 @@ class Machine(RuleBasedStateMachine):
         if self._runs == 1:
             await migrate(made.database, "services.egress")
         await made.network.refresh()
-        await made.deliveries.adopt()
+        await made.work.adopt()
         return Worker(made)
 
     def teardown(self) -> None:
@@ -199,7 +199,7 @@ class Machine(RuleBasedStateMachine):
     @rule(place=st.sampled_from(_PLACES), most=st.integers(1, 5))
     def claim(self, place: str, most: int) -> None:
         worker = self._worker
-        worker.hand += self._runner.run(worker.stand.deliveries.claim(place, most, worker.stretches[place]))
+        worker.hand += self._runner.run(worker.stand.work.claim(place, most, worker.stretches[place]))
 
     @rule()
     def fail_over(self) -> None:
@@ -314,7 +314,7 @@ class Machine(RuleBasedStateMachine):
         sent = {each.id for each in items if each.state == "sent"}
         assert set(leased) <= set(mine), "an instance is leased by nobody"
         assert set(mine) - sent <= set(leased), "an instance is in hand that is not leased"
-        assert set(leased.values()) <= {stand.deliveries.worker}
+        assert set(leased.values()) <= {stand.work.worker}
         told = await stand.events("delivery.completed")
         said = [(each["destination"], each["study_instance_uid"], each["study_version"]) for each in told]
         assert len(said) == len(set(said)), "a version was told twice"
@@ -403,10 +403,10 @@ class Machine(RuleBasedStateMachine):
             told, worker.told, returned, worker.returned = worker.told, [], worker.returned, []
             await worker.write_down(told, returned, None, None)
             for place in _PLACES:
-                await worker.stand.deliveries.settle(place, [], [], [], [Ending("finished")])
+                await worker.stand.work.settle(place, [], [], [], [Ending("finished")])
             self._now += timedelta(hours=1)
             for place in _PLACES:
-                worker.hand += await worker.stand.deliveries.claim(place, 5, worker.stretches[place])
+                worker.hand += await worker.stand.work.claim(place, 5, worker.stretches[place])
             if not worker.hand:
                 break
         else:

@@ -162,7 +162,7 @@ async def test_a_clock_that_was_put_back_prolongs_nothing_without_end(at: Desk) 
     at.clock.now += timedelta(days=3650)
     await at.egress.request(instances(1), **closing(1))
     at.clock.now -= timedelta(days=3650)
-    await at.egress.deliveries.follow_clock()
+    await at.egress.work.follow_clock()
     assert await wait(at, hours=47) == 0
     assert await wait(at, hours=2) == 1
 
@@ -197,7 +197,7 @@ async def test_it_stays_parked_after_a_restart(tmp_path: Path, url: str) -> None
         clock = one.clock
     clock.now += timedelta(minutes=5)
     async with desk(tmp_path, known, url, name="b", clock=clock) as two:
-        await two.egress.deliveries.stay()
+        await two.egress.work.stay()
         await two.egress.deliveries.apply_network()
         assert await two.state("archive") == "failed"
         assert await two.take("archive") == []

@@ -51,10 +51,10 @@ async def stand(folder: Path) -> Stand:
 async def send(egress: Stand) -> list[str]:
     """Say success for everything that is due; give the object keys in the order in which they went."""
     stretches: dict[str, Stretch] = {}
-    parcels = await egress.deliveries.claim("archive", 100, stretches)
+    parcels = await egress.work.claim("archive", 100, stretches)
     answers = [(each, Outcome(each.item, Verdict.SENT, "0000")) for each in parcels]
     if answers:
-        await egress.deliveries.settle("archive", answers, [], list(stretches.values()), [Ending("finished")])
+        await egress.work.settle("archive", answers, [], list(stretches.values()), [Ending("finished")])
     return [each.object_key for each in parcels]
 
 

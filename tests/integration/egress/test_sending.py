@@ -335,7 +335,7 @@ async def test_nothing_waits_for_a_clock_that_was_put_back(tmp_path: Path) -> No
                 await tx.execute(update(deliveries).values(next_attempt_at=later))
                 await tx.execute(insert(workers).values(name="x", alive_until=later))
                 await tx.execute(insert(destinations).values(key="archive", failures=1, retry_at=later))
-            await egress.deliveries.follow_clock()
+            await egress.work.follow_clock()
             await egress.until_state("done")
 
 
