@@ -59,7 +59,15 @@ class Commitments:
         """
         if message["objection"] is not None:
             status, reason = message["objection"]
-            self._say("commitment report refused", node, association, status, reason)
+            if (count := self._said.count(f"refused: {node.node}")) is not None:
+                _LOG.warning(
+                    "commitment report refused",
+                    node=node.node,
+                    association=association,
+                    status=f"0x{status:04X}",
+                    reason=reason,
+                    count=count,
+                )
         else:
             status = await self._keep(node, association, message)
         metric.REPORTS.labels(status=f"0x{status:04X}").inc()
@@ -73,13 +81,14 @@ class Commitments:
                     await self._outbox.emit(tx, event, subject=transaction, tenant=node.tenant, site=node.site)
         except (SQLAlchemyError, OSError) as error:
             metric.FAILURES.labels(kind="commitment").inc()
-            self._say(
-                "commitment report not kept, the archive has to send it again",
-                node,
-                association,
-                commands.PROCESSING_FAILURE,
-                f"the database does not take it ({type(error).__name__})",
-            )
+            if (count := self._said.count(f"not kept: {node.node}")) is not None:
+                _LOG.warning(
+                    "commitment report not kept, the archive has to send it again",
+                    node=node.node,
+                    association=association,
+                    reason=f"the database does not take it ({type(error).__name__})",
+                    count=count,
+                )
             return commands.PROCESSING_FAILURE
         metric.REPORTED.labels(outcome="committed").inc(len(committed))
         metric.REPORTED.labels(outcome="failed").inc(len(failed))
@@ -93,13 +102,6 @@ class Commitments:
             refused=len(failed),
         )
         return commands.SUCCESS
-
-    def _say(self, event: str, node: Admitted, association: str, status: int, reason: str) -> None:
-        count = self._said.count(f"{event}: {node.node}")
-        if count is not None:
-            _LOG.warning(
-                event, node=node.node, association=association, status=f"0x{status:04X}", reason=reason, count=count
-            )
 
 
 def events(

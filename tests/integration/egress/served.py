@@ -137,7 +137,7 @@ async def serving(
     service = Service(name="egress", router=make_fetch_router(database, network, counted, links))
     app = make_app([service], access, record, utc_now, version="1")
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     serve = asyncio.create_task(server.serve([listener]))
     port = listener.getsockname()[1]
     deliveries = Deliveries(
