@@ -9,6 +9,7 @@ from libs.dimse.pdu import MalformedError, Reason
 
 C_STORE_RQ: Final = 0x0001
 C_FIND_RQ: Final = 0x0020
+C_MOVE_RQ: Final = 0x0021
 C_ECHO_RQ: Final = 0x0030
 C_CANCEL_RQ: Final = 0x0FFF
 N_EVENT_REPORT_RQ: Final = 0x0100
@@ -206,6 +207,21 @@ def find_request(message_id: int, sop_class_uid: str) -> Command:
             _SOP_CLASS: sop_class_uid.encode("ascii"),
             _FIELD: _US.pack(C_FIND_RQ),
             _MESSAGE_ID: _US.pack(message_id),
+            0x0700: _US.pack(0),
+            _DATASET_TYPE: _US.pack(1),
+        }
+    )
+
+
+def move_request(message_id: int, sop_class_uid: str, destination: str) -> Command:
+    """Make a C-MOVE request of medium priority to an AE title, PS3.7 section 9.3.4.1."""
+    aet = destination.encode("ascii")
+    return Command(
+        {
+            _SOP_CLASS: sop_class_uid.encode("ascii"),
+            _FIELD: _US.pack(C_MOVE_RQ),
+            _MESSAGE_ID: _US.pack(message_id),
+            0x0600: aet + b" " * (len(aet) % 2),
             0x0700: _US.pack(0),
             _DATASET_TYPE: _US.pack(1),
         }

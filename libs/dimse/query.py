@@ -1,6 +1,7 @@
-"""C-FIND of the Study Root model as the one who asks, PS3.4 annex C, as far as it takes to see what a peer has.
+"""C-FIND and C-MOVE of the Study Root model as the one who asks, PS3.4 annex C, to see what a peer has.
 
 - propose `(STUDY_ROOT, IMPLICIT)`; `find(association, context_id, message_id, keys) -> list of answers`
+- propose `(STUDY_ROOT_MOVE, IMPLICIT)`; `move(association, context_id, message_id, keys, destination) -> status`
 - keys and answers are texts by tag; the tags that serve are named here
 
 Answers come from peers that may be wrong or hostile: their number and length are bounded, and what is not in implicit
@@ -17,6 +18,8 @@ from libs.dimse.requestor import Association
 
 #: Study Root Query/Retrieve Information Model - FIND, PS3.4 section C.6.2.
 STUDY_ROOT: Final = "1.2.840.10008.5.1.4.1.2.2.1"
+#: Study Root Query/Retrieve Information Model - MOVE.
+STUDY_ROOT_MOVE: Final = "1.2.840.10008.5.1.4.1.2.2.2"
 IMPLICIT: Final = "1.2.840.10008.1.2"
 
 INSTANCE: Final = 0x0008_0018
@@ -82,6 +85,21 @@ def find(association: Association, context_id: int, message_id: int, keys: Mappi
         if len(found) >= MOST_ANSWERS:
             raise MalformedError(Reason.UNEXPECTED_PARAMETER, f"C-FIND gives more than {MOST_ANSWERS} matches")
         found.append(decode(message.dataset or b""))
+
+
+def move(association: Association, context_id: int, message_id: int, keys: Mapping[int, str], destination: str) -> int:
+    """Have a peer send what matches to an AE title that it knows; give its last status, PS3.4 table C.4-2.
+
+    Raises MalformedError, and what `Association.send` and `receive` raise: the association is over.
+    """
+    association.send(context_id, commands.move_request(message_id, STUDY_ROOT_MOVE, destination), (encode(keys),))
+    for _ in range(MOST_ANSWERS):
+        answer = association.receive().command
+        if answer.field != commands.C_MOVE_RQ | commands.RESPONSE or answer.responded_to != message_id:
+            raise MalformedError(Reason.UNEXPECTED_PARAMETER, "something else came in place of an answer to C-MOVE")
+        if answer.status not in _PENDING:
+            return answer.status
+    raise MalformedError(Reason.UNEXPECTED_PARAMETER, f"C-MOVE goes on after {MOST_ANSWERS} answers")
 
 
 def encode(keys: Mapping[int, str]) -> bytes:

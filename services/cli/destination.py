@@ -325,6 +325,10 @@ def _print_test(name: str, found: Mapping[str, Any], *, store: bool, everything:
         ("software", ", ".join(filter(None, software))),
         ("grants", None if found["connected_in"] is None else _granted(found)),
         *_offers(found["services"]),
+        *(
+            (name, f"tried, does not work: {escape(problem)}" if problem else "tried, works")
+            for name, problem in found["tried"].items()
+        ),
         ("test object", None if found["problem"] and not found["stored"] else _stored(found, store=store)),
     ]
     print_table(f"Test of {escape(name)}", ("", ""), [row for row in rows if row[1]], empty="")

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Row
 
 from libs.clock import Clock
+from libs.dicom.uid import new_uid
 from libs.storage.database import Database
 from libs.web.permission import requires
 from libs.web.principal import Principal
@@ -220,6 +221,7 @@ class Destinations:
             [*needed, *known, *common_pairs()],
             specimen(self.clock()) if store else None,
             time.perf_counter,
+            new_uid(),
         )
         await self._work.learn(key, found.contexts)
         return examination_view(key, target, found, needed)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from libs.dimse import command as commands
+from libs.dimse import query
 from libs.dimse.connection import LostError, StoppedError, TimedOutError
 from libs.dimse.pdu import MalformedError
 from libs.dimse.requestor import AbortedError, Association, ReleasedError
@@ -62,6 +63,10 @@ SERVICES: Final[Mapping[str, str]] = {
     "C-FIND (worklist)": "1.2.840.10008.5.1.4.31",
     "storage commitment": "1.2.840.10008.1.20.1",
 }
+_FIND, _MOVE = "C-FIND (study root)", "C-MOVE (study root)"
+#: PS3.4 table C.4-2.
+_MOVE_DESTINATION_UNKNOWN: Final = 0xA801
+_UNABLE_TO_PROCESS: Final = 0xC000
 _ECHOES: Final = 3
 _OVER: Final = (LostError, TimedOutError, AbortedError, ReleasedError, MalformedError, StoppedError)
 
@@ -122,6 +127,8 @@ class Examination:
         Of what it does not take: the result of PS3.8 table 9-18.
     stored
         What became of the test object; none if none was sent.
+    tried
+        Queries that it offers, by name, and what was wrong with them when they were tried; none if nothing was.
     """
 
     problem: str | None = None
@@ -134,6 +141,7 @@ class Examination:
     contexts: dict[Pair, bool] = field(default_factory=dict)
     results: dict[Pair, int] = field(default_factory=dict)
     stored: Stored | None = None
+    tried: dict[str, str | None] = field(default_factory=dict)
 
 
 def common_pairs() -> list[Pair]:
@@ -142,7 +150,12 @@ def common_pairs() -> list[Pair]:
 
 
 def examine(
-    target: Target, timeouts: Timeouts, pairs: Iterable[Pair], specimen: Specimen | None, now: Callable[[], float]
+    target: Target,
+    timeouts: Timeouts,
+    pairs: Iterable[Pair],
+    specimen: Specimen | None,
+    now: Callable[[], float],
+    nobody: str | None = None,
 ) -> Examination:
     """Ask a destination what it can do, in as many associations as it takes, one after the other.
 
@@ -158,6 +171,8 @@ def examine(
         What to store there; none: nothing is stored.
     now
         Seconds of a clock that only goes on.
+    nobody
+        Study Instance UID that nobody has: with it, C-FIND and C-MOVE are tried where they are offered.
     """
     found = Examination()
     wanted = list(dict.fromkeys(pairs))
@@ -165,6 +180,8 @@ def examine(
         _greet(target, timeouts, found, now)
         for start in range(0, len(wanted), MAX_CONTEXTS):
             _negotiate(target, timeouts, wanted[start : start + MAX_CONTEXTS], found)
+        if nobody is not None:
+            _query(target, timeouts, found, nobody)
         if specimen is not None:
             _store(target, timeouts, specimen, found, now)
     except EndError as end:
@@ -206,6 +223,41 @@ def _negotiate(target: Target, timeouts: Timeouts, pairs: list[Pair], found: Exa
         result = association.refused.get((pair[0], (pair[1],)))
         if result is not None:
             found.results[pair] = result
+
+
+def _query(target: Target, timeouts: Timeouts, found: Examination, nobody: str) -> None:
+    """Try the queries that are offered. What goes wrong with them is noted, and ends nothing."""
+    keys = {query.LEVEL: "STUDY", query.STUDY: nobody}
+    for name in (_FIND, _MOVE):
+        if not found.services[name]:
+            continue
+        pair = SERVICES[name], IMPLICIT
+        association = connect(target, (pair,), timeouts)
+        try:
+            if pair not in association.contexts:
+                found.tried[name] = "it was accepted before, and is not now"
+            elif name == _FIND:
+                query.find(association, association.contexts[pair], 1, keys)
+                found.tried[name] = None
+            else:
+                status = query.move(association, association.contexts[pair], 1, keys, target.calling_aet)
+                found.tried[name] = _move_problem(status, target.calling_aet)
+        except query.QueryRefusedError as error:
+            found.tried[name] = str(error)
+        except _OVER as error:
+            association.abort()
+            found.tried[name] = f"{error}: does it know the AE title {target.calling_aet}, and allow it to ask?"
+            continue
+        association.release()
+
+
+def _move_problem(status: int, aet: str) -> str | None:
+    # Unable to process is what some say of a study that they do not have.
+    if status == commands.SUCCESS or status & 0xF000 == _UNABLE_TO_PROCESS:
+        return None
+    if status == _MOVE_DESTINATION_UNKNOWN:
+        return f"it does not know the AE title {aet} to move to (status A801): enter it there if it is to send to us"
+    return f"it answers C-MOVE of a study that nobody has with status {status:04X}"
 
 
 def _store(

@@ -63,6 +63,9 @@ class ExaminationView(BaseModel):
     max_pdu: int = Field(description="Longest PDU that it takes, bytes; 0: any.")
     window: int = Field(description="Operations that it lets be under way at a time; 0: any number.")
     services: dict[str, bool]
+    tried: dict[str, str | None] = Field(
+        description="Queries that were tried, of a study that nobody has, and what was wrong; none if nothing was."
+    )
     contexts: list[ContextView]
     stored: StoredView | None
 
@@ -84,6 +87,7 @@ def examination_view(key: str, target: Target, found: Examination, needed: Mappi
         max_pdu=found.max_pdu,
         window=found.window,
         services=found.services,
+        tried=found.tried,
         contexts=[_context(pair, found, needed.get(pair, 0)) for pair in found.contexts],
         stored=_stored(found),
     )

@@ -4,14 +4,16 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from pydicom import dcmread
 from pynetdicom.presentation import build_context
 
+from libs.dicom.uid import new_uid
 from services.egress.calling import Timeouts
 from services.egress.examination import EXPLICIT, IMPLICIT, SERVICES, SYNTAXES, VERIFICATION, common_pairs, examine
 from services.egress.outcome import Verdict
@@ -52,9 +54,24 @@ def test_dcmtk_takes_all_that_it_knows_and_keeps_a_test_object(storescp: StoreSc
     assert len(kept.PixelData) == kept.Rows * kept.Columns
 
 
-def test_orthanc_offers_queries(orthanc: Orthanc) -> None:
-    found = examine(at(orthanc.dicom_port, "ORTHANC"), PATIENT, common_pairs(), specimen(NOW), time.perf_counter)
+def test_queries_are_tried_where_we_are_known(tmp_path: Path) -> None:
+    orthanc = Orthanc(tmp_path / "orthanc", settings={"DicomModalities": {"us": ["KIVUKO", "127.0.0.1", free_port()]}})
+    with ExitStack() as stack:
+        stack.callback(orthanc.close)
+        orthanc.start()
+        found = examine(at(orthanc.dicom_port, "ORTHANC"), PATIENT, [], None, time.perf_counter, new_uid())
     assert found.problem is None
+    assert found.tried == {"C-FIND (study root)": None, "C-MOVE (study root)": None}
+
+
+def test_orthanc_offers_queries(orthanc: Orthanc) -> None:
+    found = examine(
+        at(orthanc.dicom_port, "ORTHANC"), PATIENT, common_pairs(), specimen(NOW), time.perf_counter, new_uid()
+    )
+    assert found.problem is None
+    # It does not know us, and lets nobody ask whom it does not know.
+    assert "KIVUKO" in (found.tried["C-FIND (study root)"] or "")
+    assert "KIVUKO" in (found.tried["C-MOVE (study root)"] or "")
     assert found.services["C-FIND (study root)"]
     assert found.services["C-MOVE (study root)"]
     assert not found.services["C-FIND (worklist)"]
