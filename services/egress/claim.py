@@ -98,6 +98,35 @@ class Stretch:
         self.unsent.add(parcel.item)
 
 
+def ended(
+    stretches: dict[str, Stretch], told: Iterable[tuple[Parcel, Outcome]], returned: Iterable[Parcel], *, calling: bool
+) -> list[Stretch]:
+    """Note what became of instances with the attempts that they belong to; take out those that are over, and give them.
+
+    Parameters
+    ----------
+    stretches
+        Attempts with a destination, by delivery.
+    told, returned
+        Outcomes; instances that had no turn.
+    calling
+        Whether there is an association with the destination: what has arrived so far goes on as soon as more of its
+        study comes.
+    """
+    for parcel, outcome in told:
+        if parcel.delivery_id in stretches:
+            stretches[parcel.delivery_id].note(parcel, outcome)
+    for parcel in returned:
+        if parcel.delivery_id in stretches:
+            stretches[parcel.delivery_id].drop(parcel)
+    over = [
+        key
+        for key, stretch in stretches.items()
+        if not stretch.in_hand and (stretch.closed or stretch.unsent or not calling)
+    ]
+    return [stretches.pop(key) for key in over]
+
+
 def stretch_of(delivery: Row[Any], attempt: int, now: datetime) -> Stretch:
     """Begin an attempt of a delivery."""
     return Stretch(

@@ -45,7 +45,7 @@ class Comparisons:
                 fact = report.unconfirmed(row, "query", new, len(rows))
                 await self._outbox.emit(tx, fact, subject=row.study_instance_uid, tenant=row.tenant, site=row.site)
             if row.confirm_at is not None:
-                await self._deliveries.resettle(tx, key)
+                await self._deliveries.reconsider(tx, key)
         return {"instances": len(rows), "missing": len(gone)}
 
     async def ask(self, key: str, node: str) -> list[Question]:

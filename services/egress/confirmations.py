@@ -131,7 +131,7 @@ class Confirmations:
                 at = now + timedelta(seconds=self._looking.ceiling(asks))
                 values = {"confirm_asks": asks, "confirm_at": at, "confirm_problem": problem}
                 await repository.update_delivery(tx, key, **values)
-                await self._deliveries.resettle(tx, key)
+                await self._deliveries.reconsider(tx, key)
 
     async def _see(self, tx: AsyncSession, row: Row[Any], sighting: Sighting, began: datetime) -> str | None:
         """Write down what is there, and what has not shown for too long; say why nothing follows, where that is so."""
@@ -176,7 +176,7 @@ class Confirmations:
         else:
             values = {"confirm_at": again_at, "confirm_problem": problem}
         await repository.update_delivery(tx, row.id, **values)
-        await self._deliveries.resettle(tx, row.id)
+        await self._deliveries.reconsider(tx, row.id)
 
     async def reported_here(self, said: CommitmentReported) -> None:
         """Take a report that came on the association of the request, and tell of it."""
@@ -232,7 +232,7 @@ class Confirmations:
         await questions.answered(tx, asking, committed)
         metric.CONFIRMED.labels(row.destination, "committed").inc(len(committed))
         metric.CONFIRMED.labels(row.destination, "refused").inc(len(failed))
-        await self._deliveries.resettle(tx, row.id)
+        await self._deliveries.reconsider(tx, row.id)
         return row
 
     async def _lose(self, tx: AsyncSession, row: Row[Any], gone: Sequence[Row[Any]], now: datetime) -> None:

@@ -205,18 +205,13 @@ class Deliveries:
             return None
         return limits(snapshot.definition, destination)
 
-    async def reconsider(self, tx: AsyncSession, key: str, ordered: Callable[[Row[Any]], Fact] | None) -> None:
-        """Tell what was decided, if it is to be told, and give the delivery the state that follows from it."""
+    async def reconsider(self, tx: AsyncSession, key: str, ordered: Callable[[Row[Any]], Fact] | None = None) -> None:
+        """Give a delivery the state that follows from what was written down of it; tell what was decided, if it was."""
         row = await repository.lock_delivery(tx, key)
         if row is None:
             raise RuntimeError("a delivery vanished while something was ordered for it")
         if ordered is not None:
             await self._emit(tx, row, ordered(row))
-        await self.give_state(tx, key)
-        tx.info[WORK] = True
-
-    async def resettle(self, tx: AsyncSession, key: str) -> None:
-        """Give a delivery the state that follows from what was written down about its items."""
         await self.give_state(tx, key)
         tx.info[WORK] = True
 

@@ -13,7 +13,7 @@ from libs.telemetry.trace import link_to, study_context, tracer
 from services.egress import metric
 from services.egress.backoff import Circuit
 from services.egress.calling import Ending, Timeouts
-from services.egress.claim import Stretch
+from services.egress.claim import Stretch, ended
 from services.egress.filing import Filing
 from services.egress.folder import FolderTarget, Owner
 from services.egress.journal import Journal
@@ -373,7 +373,7 @@ class Dispatch:
                 left, self._left = self._left, []
                 if not (told or endings or returned):
                     return
-                over = self._after(told, returned)
+                over = ended(self._stretches, told, returned, calling=bool(self._calls))
                 while True:
                     try:
                         await self._work.settle(self.key, told, returned, over, endings, left, self._stretches)
@@ -387,22 +387,6 @@ class Dispatch:
                 self._count(told, over, endings)
         finally:
             self._recording = None
-
-    def _after(self, told: list[tuple[Parcel, Outcome]], returned: list[Parcel]) -> list[Stretch]:
-        """Note outcomes with the attempts that they belong to; give those attempts that are over."""
-        for parcel, outcome in told:
-            stretch = self._stretches.get(parcel.delivery_id)
-            if stretch is not None:
-                stretch.note(parcel, outcome)
-        for parcel in returned:
-            stretch = self._stretches.get(parcel.delivery_id)
-            if stretch is not None:
-                stretch.drop(parcel)
-        done = [key for key, stretch in self._stretches.items() if not stretch.in_hand]
-        if self._calls:
-            # What has arrived so far goes on as soon as more of its study comes.
-            done = [key for key in done if self._stretches[key].closed or self._stretches[key].unsent]
-        return [self._stretches.pop(key) for key in done]
 
     def _count(self, told: list[tuple[Parcel, Outcome]], over: list[Stretch], endings: list[Ending]) -> None:
         metric.count_outcomes(self.key, (outcome for _, outcome in told))

@@ -50,7 +50,7 @@ async def divert(
             await repository.update_delivery(tx, other_key, **joint.anew(now))
             if not await repository.lock_fitting(tx, key, fitting):
                 # It had only taken over what now goes there by itself.
-                await deliveries.reconsider(tx, other_key, None)
+                await deliveries.reconsider(tx, other_key)
                 return True
     await repository.update_delivery(
         tx,
@@ -80,9 +80,9 @@ async def _follow(deliveries: Deliveries, tx: AsyncSession, row: Row[Any], now: 
     while row.diverted_to is not None:
         following = await joint.join(tx, row, row.diverted_to, now, released=False)
         await joint.reckon(tx, following.id)
-        await deliveries.reconsider(tx, row.id, None)
+        await deliveries.reconsider(tx, row.id)
         row = following
-    await deliveries.reconsider(tx, row.id, None)
+    await deliveries.reconsider(tx, row.id)
 
 
 async def _unwanted(tx: AsyncSession, other: Row[Any]) -> bool:

@@ -119,7 +119,7 @@ class Patience:
             problem = row.reason or "it was under way, or never had its turn"
             why = f"tried for {_lasting(seconds)}: {problem}; see its instances, then `kivuko delivery retry`"
             await repository.update_delivery(tx, key, given_up=why)
-            await self._deliveries.reconsider(tx, key, None)
+            await self._deliveries.reconsider(tx, key)
         return True
 
     def _is_out_of_reach(self, destination: str, circuit: Circuit) -> bool:

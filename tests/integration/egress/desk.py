@@ -12,7 +12,7 @@ from contracts.delivery import DeliveryItem
 from contracts.manifest import set_hash
 from libs.storage.migration import migrate
 from services.egress.calling import Ending
-from services.egress.claim import Stretch
+from services.egress.claim import Stretch, ended
 from services.egress.outcome import NO_ANSWER, Outcome, Verdict
 from services.egress.parcel import Parcel
 from services.egress.patience import Patience
@@ -21,6 +21,7 @@ from tests.integration.egress.stand import QUICK, Stand
 from tests.support.synthetic import CT_IMAGE_STORAGE, EXPLICIT_LITTLE_ENDIAN
 
 SETTINGS = QUICK.model_copy(update={"backoff_first": 100.0, "backoff_cap": 100.0, "refusals": 1})
+FINISHED = Ending("finished")
 AWAY = Ending("unreachable", "nothing takes connections there")
 
 
@@ -84,19 +85,15 @@ class Desk:
         destination: str,
         parcels: Sequence[Parcel],
         verdict: Verdict = Verdict.SENT,
-        ending: Ending | None = Ending("finished"),  # noqa: B008  # frozen
+        ending: Ending | None = FINISHED,
     ) -> None:
         """Have the receiver say the same of all, and write it down."""
         status = {Verdict.SENT: "0000", Verdict.LATER: NO_ANSWER}.get(verdict, "C000")
         told = [(parcel, Outcome(parcel.item, verdict, status, "Because.")) for parcel in parcels]
         stretches = self._stretches.setdefault(destination, {})
-        for parcel, outcome in told:
-            stretches[parcel.delivery_id].note(parcel, outcome)
-        over = [each for each in stretches.values() if not each.in_hand]
-        for each in over:
-            del stretches[each.delivery_id]
         endings = [] if ending is None else [ending]
-        await self.egress.work.settle(destination, told, [], over, endings)
+        over = ended(stretches, told, [], calling=not endings)
+        await self.egress.work.settle(destination, told, [], over, endings, going_on=stretches)
 
     async def send(self, destination: str) -> int:
         """Have everything that is due arrive; give the number of instances."""

@@ -23,7 +23,7 @@ from libs.dimse.commitment import Reference
 from libs.storage.migration import migrate
 from services.egress.asking import Asked, Question
 from services.egress.calling import Ending
-from services.egress.claim import Stretch
+from services.egress.claim import Stretch, ended
 from services.egress.models import deliveries
 from services.egress.outcome import ARRIVED, NO_ANSWER, Outcome, Verdict
 from services.egress.parcel import Parcel
@@ -90,17 +90,6 @@ class Worker:
     hand: list[Parcel] = field(default_factory=list)
     told: list[tuple[Parcel, Outcome]] = field(default_factory=list)
     returned: list[Parcel] = field(default_factory=list)
-
-    def over(self, told: list[tuple[Parcel, Outcome]], returned: list[Parcel]) -> list[Stretch]:
-        """Note what is written down; give the attempts that end with it."""
-        for parcel, outcome in told:
-            self.stretches[parcel.delivery_id].note(parcel, outcome)
-        for parcel in returned:
-            self.stretches[parcel.delivery_id].drop(parcel)
-        ended = [each for each in self.stretches.values() if not each.in_hand]
-        for each in ended:
-            del self.stretches[each.delivery_id]
-        return ended
 
 
 class Machine(RuleBasedStateMachine):
@@ -207,10 +196,11 @@ class Machine(RuleBasedStateMachine):
     def _write_down(self, worker: Worker, ending: Ending | None, most: int) -> None:
         told, worker.told = worker.told[:most], worker.told[most:]
         returned, worker.returned = worker.returned, []
-        over = worker.over(told, returned)
         endings = [] if ending is None else [ending]
+        over = ended(worker.stretches, told, returned, calling=not endings)
         if told or returned or over or endings:
-            self._runner.run(worker.stand.work.settle("archive", told, returned, over, endings))
+            going_on = worker.stretches
+            self._runner.run(worker.stand.work.settle("archive", told, returned, over, endings, going_on=going_on))
 
     @rule()
     def crash(self) -> None:
@@ -367,8 +357,10 @@ class Machine(RuleBasedStateMachine):
                 worker.told.append((parcel, Outcome(parcel.item, Verdict.SENT, "0000")))
             worker.hand = []
             told, worker.told, returned, worker.returned = worker.told, [], worker.returned, []
-            over = worker.over(told, returned)
-            await worker.stand.work.settle("archive", told, returned, over, [Ending("finished")])
+            # There is an association all the time: nothing has to wait for its end.
+            over = ended(worker.stretches, told, returned, calling=True)
+            endings = [Ending("finished")]
+            await worker.stand.work.settle("archive", told, returned, over, endings, going_on=worker.stretches)
             # Further than anything waits, to be sent or to be asked for again.
             self._now += timedelta(hours=25)
             worker.hand = await worker.stand.work.claim("archive", 5, worker.stretches)

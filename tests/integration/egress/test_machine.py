@@ -25,7 +25,7 @@ from contracts.delivery import DeliveryItem
 from contracts.manifest import set_hash
 from libs.storage.migration import migrate
 from services.egress.calling import Ending
-from services.egress.claim import Stretch
+from services.egress.claim import Stretch, ended
 from services.egress.models import deliveries
 from services.egress.orders import Given, Verb
 from services.egress.outcome import ARRIVED, NO_ANSWER, Outcome, Verdict
@@ -99,22 +99,10 @@ class Worker:
         """Tell where an instance in hand goes."""
         return next(place for place in _PLACES if parcel.delivery_id in self.stretches[place])
 
-    def over(self, place: str, told: list[tuple[Parcel, Outcome]], returned: list[Parcel]) -> list[Stretch]:
-        """Note what is written down; give the attempts that end with it."""
-        stretches = self.stretches[place]
-        for parcel, outcome in told:
-            stretches[parcel.delivery_id].note(parcel, outcome)
-        for parcel in returned:
-            stretches[parcel.delivery_id].drop(parcel)
-        ended = [each for each in stretches.values() if not each.in_hand]
-        for each in ended:
-            del stretches[each.delivery_id]
-        return ended
-
     async def write_down(
         self, told: list[tuple[Parcel, Outcome]], returned: list[Parcel], ending: Ending | None, failed: str | None
     ) -> None:
-        """Write down what was told of each destination; the association with one of them ends."""
+        """Write down what was told of each destination; the association with one of them ends, if any does."""
         by_place = {
             place: (
                 [each for each in told if self.place(each[0]) == place],
@@ -123,10 +111,11 @@ class Worker:
             for place in _PLACES
         }
         for place, (some, back) in by_place.items():
-            over = self.over(place, some, back)
             endings = [ending] if ending is not None and place == failed else []
+            stretches = self.stretches[place]
+            over = ended(stretches, some, back, calling=not endings)
             if some or back or over or endings:
-                await self.stand.work.settle(place, some, back, over, endings)
+                await self.stand.work.settle(place, some, back, over, endings, going_on=stretches)
 
 
 class Machine(RuleBasedStateMachine):
