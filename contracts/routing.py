@@ -4,7 +4,11 @@ from typing import Literal
 
 from contracts.fact import Attributes, Fact, Source, Uid, personal, plain, pseudonym
 
-Trigger = Literal["instance", "study"]
+#: What makes rules look at something: an image, a series, a study that is complete or amended, an amended study only,
+#: the clock, an order, a procedure step that was completed.
+Trigger = Literal["instance", "series", "study", "amended", "timer", "order", "procedure"]
+#: What a decision is about, as version 1 of its event has it: single images, or a study as a whole.
+Decided = Literal["instance", "study"]
 #: Lanes of egress, the most urgent first.
 Priority = Literal["stat", "high", "routine", "bulk"]
 PRIORITIES: tuple[Priority, ...] = ("stat", "high", "routine", "bulk")
@@ -25,7 +29,7 @@ class RoutingDecided(Fact):
     """The rule set was evaluated for a batch of instances or a study. No match is a decision too."""
 
     study_instance_uid: Uid = pseudonym("Study Instance UID (0020,000D).")
-    trigger: Trigger = plain("What the evaluation was for.")
+    trigger: Decided = plain("What the evaluation was for.")
     study_version: int | None = plain("Version of the study, for a study trigger.", default=None)
     network_version: int = plain("Version of the network definition that decided.", ge=1)
     source: Source = plain("The source that the conditions saw.")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from contracts.fact import Source
 from contracts.partner import partner_of
-from contracts.routing import RoutingDecided, RuleMatch, Trigger
+from contracts.routing import Decided, RoutingDecided, RuleMatch
 from libs.definition.ruleset import Match
 from services.rules.plan import Requested
 
@@ -40,7 +40,7 @@ class Tally:
 
     def decided(
         self,
-        trigger: Trigger,
+        trigger: Decided,
         study_instance_uid: str,
         network_version: int,
         source: Source,
