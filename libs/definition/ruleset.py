@@ -1,8 +1,9 @@
 """The rules of a definition, compiled once, and what they decide."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -16,6 +17,7 @@ from libs.definition.diagnosis import did_you_mean, unknown_field
 
 #: A moment for tests whose rules don't ask for the time.
 _ANY_MOMENT: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class RuleSetError(ValueError):
@@ -42,6 +44,10 @@ class Match:
         As the rule says.
     inputs
         What the condition read: attributes by keyword, and such as `source.site`, `calendars.office`, `now` as text.
+    hold, tags, quarantine, discard
+        As the rule says.
+    stop
+        Whether the rules after it were not looked at because of it.
     """
 
     rule: str
@@ -51,6 +57,11 @@ class Match:
     transform: str | None
     inputs: Attributes
     notify: tuple[str, ...] = ()
+    hold: str | None = None
+    tags: Mapping[str, str] = _NO_TAGS
+    quarantine: str | None = None
+    discard: str | None = None
+    stop: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,8 +149,25 @@ class RuleSet:
             calendars=working(self.definition.calendars, now, self.definition.timezone),
         )
 
-    def evaluate(self, trigger: Trigger, inputs: Inputs) -> Evaluation:
-        """Decide. A condition that fails is recorded, and the other rules go on."""
+    def evaluate(
+        self,
+        trigger: Trigger,
+        inputs: Inputs,
+        *,
+        lifted: Collection[str] = (),
+        unhealthy: Collection[str] = (),
+    ) -> Evaluation:
+        """Decide. A condition that fails is recorded, and the other rules go on.
+
+        Parameters
+        ----------
+        trigger, inputs
+            What is looked at.
+        lifted
+            Rules that do not count: a person has released what they put aside.
+        unhealthy
+            Destinations that a group with `pick: first-healthy` passes over.
+        """
         rules = self._rules[trigger]
         bound = bind(inputs, trigger, self._scopes[trigger])
         errors = [
@@ -148,24 +176,31 @@ class RuleSet:
         ]
         matches = []
         for rule, condition in rules:
+            if rule.name in lifted:
+                continue
             try:
                 if not condition.holds(bound):
                     continue
             except ConditionFailed as failure:
                 errors.append(f"rule `{rule.name}` could not be decided: {failure}")
                 continue
-            destinations = self.resolve(rule.deliver, inputs.source.get("node"))
-            seen = _seen(condition, bound, inputs)
-            matches.append(
-                Match(rule.name, rule.deliver, destinations, rule.priority, rule.transform, seen, rule.notify)
-            )
+            destinations = self.resolve(rule.deliver, inputs.source.get("node"), unhealthy)
+            matches.append(_match(rule, destinations, _seen(condition, bound, inputs)))
+            if rule.ends:
+                break
         return Evaluation(len(rules), tuple(matches), tuple(errors))
 
-    def resolve(self, names: tuple[str, ...], source_node: str | None) -> tuple[str, ...]:
-        """Resolve groups; `first-healthy` gives the first member that can be called and didn't send the study."""
+    def resolve(
+        self, names: tuple[str, ...], source_node: str | None, unhealthy: Collection[str] = ()
+    ) -> tuple[str, ...]:
+        """Resolve groups.
+
+        `first-healthy` gives the first member that can be called, is healthy and didn't send the study; if none is
+        healthy, the first that can be called: it waits there.
+        """
         resolved: dict[str, None] = {}
         for name in names:
-            resolved.update(dict.fromkeys(self._members(name, source_node, frozenset())))
+            resolved.update(dict.fromkeys(self._members(name, source_node, frozenset(), unhealthy)))
         return tuple(resolved)
 
     def returns(self, destination: str, node: str) -> bool:
@@ -178,15 +213,23 @@ class RuleSet:
         found = self.definition.partners.get(partner)
         return found is not None and site in found.sites
 
-    def _members(self, name: str, source_node: str | None, above: frozenset[str]) -> list[str]:
+    def _members(
+        self, name: str, source_node: str | None, above: frozenset[str], unhealthy: Collection[str]
+    ) -> list[str]:
         target = self.definition.destinations.get(name)
         if target is None or target.group is None:
             return [name]
-        inner = [self._members(one, source_node, above | {name}) for one in target.group if one not in above | {name}]
+        inside = above | {name}
+        inner = [self._members(one, source_node, inside, unhealthy) for one in target.group if one not in inside]
         if target.pick == "all":
             return [one for members in inner for one in members]
-        usable = (members for members in inner if any(self._callable(one, source_node) for one in members))
-        return next(usable, inner[0] if inner else [])
+        usable = [members for members in inner if any(self._callable(one, source_node) for one in members)]
+        healthy = (
+            members
+            for members in usable
+            if any(one not in unhealthy and self._callable(one, source_node) for one in members)
+        )
+        return next(healthy, next(iter(usable or inner), []))
 
     def _callable(self, name: str, source_node: str | None) -> bool:
         target = self.definition.destinations.get(name)
@@ -203,6 +246,23 @@ def _compile(rule: Rule, definition: Definition) -> Condition:
         return compile_condition(rule.when, trigger=rule.trigger, calendars=definition.calendars)
     except ConditionError as error:
         raise RuleSetError(f"rule `{rule.name}`: {error}") from error
+
+
+def _match(rule: Rule, destinations: tuple[str, ...], seen: Attributes) -> Match:
+    return Match(
+        rule=rule.name,
+        names=rule.deliver,
+        destinations=destinations,
+        priority=rule.priority,
+        transform=rule.transform,
+        inputs=seen,
+        notify=rule.notify,
+        hold=rule.hold,
+        tags=rule.tag,
+        quarantine=rule.quarantine,
+        discard=rule.discard,
+        stop=rule.ends,
+    )
 
 
 def _seen(condition: Condition, bound: Bound, inputs: Inputs) -> Attributes:
