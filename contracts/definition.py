@@ -360,11 +360,13 @@ class Rule(Part):
             raise ValueError("deliver names no destination: name one, or leave it out")
         if not asks and self.priority not in ("stat", "urgent"):
             if self.stop:
-                raise ValueError("a rule that only stops drops what matches without a word: write discard with a reason")
+                raise ValueError(
+                    "a rule that only stops drops what matches without a word: write discard with a reason"
+                )
             if "priority" in self.model_fields_set:
                 raise ValueError("priority without deliver only raises what other rules deliver: write stat or urgent")
             raise ValueError(
-                "a rule has to do something: deliver, notify, tag, hold, quarantine, discard, or priority stat or urgent"
+                "a rule has to do something: deliver, notify, tag, hold, quarantine, discard, or raise the priority"
             )
         if self.transform is not None and not self.deliver:
             raise ValueError("a transform belongs to what the same rule delivers: add deliver")

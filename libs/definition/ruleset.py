@@ -1,9 +1,8 @@
 """The rules of a definition, compiled once, and what they decide."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -17,7 +16,6 @@ from libs.definition.diagnosis import did_you_mean, unknown_field
 
 #: A moment for tests whose rules don't ask for the time.
 _ANY_MOMENT: Final = datetime(2000, 1, 1, tzinfo=UTC)
-_NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class RuleSetError(ValueError):
@@ -58,7 +56,7 @@ class Match:
     inputs: Attributes
     notify: tuple[str, ...] = ()
     hold: str | None = None
-    tags: Mapping[str, str] = _NO_TAGS
+    tags: Mapping[str, str] = field(default_factory=dict)
     quarantine: str | None = None
     discard: str | None = None
     stop: bool = False
@@ -123,6 +121,16 @@ class RuleSet:
             for rules in self._rules.values()
             for _, condition in rules
             for name in condition.circumstances
+        )
+
+    @property
+    def reads_health(self) -> frozenset[Trigger]:
+        """Triggers with a condition that reads the health of destinations."""
+        return frozenset(
+            trigger
+            for trigger, rules in self._rules.items()
+            for _, condition in rules
+            if any(name.startswith("destination") for name in condition.circumstances)
         )
 
     def circumstances(self, source: Source, tenant: str, now: datetime) -> Inputs:
