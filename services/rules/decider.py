@@ -22,7 +22,7 @@ from libs.storage.database import Database
 from libs.storage.objects import ObjectMissingError, ObjectStore, StoreUnavailableError
 from libs.telemetry import log
 from libs.telemetry.trace import attached, study_context, tracer
-from services.rules import metric, repository
+from services.rules import history, metric, record, repository
 from services.rules.headers import HeadersDamagedError, fetch
 from services.rules.plan import (
     NOTHING,
@@ -230,6 +230,41 @@ class Decider:
         )
         await self._say(tx, study, decided, tally.problems)
         await self._request(tx, study, everything, in_force.version, closing=said.version, had=had)
+        await self._record(tx, study, said, chosen, in_force, attributes, before, everything)
+
+    async def _record(
+        self,
+        tx: AsyncSession,
+        study: Study,
+        said: StudyCompleted,
+        chosen: Sequence[Known],
+        in_force: InForce,
+        attributes: Attributes,
+        before: Sequence[Requested],
+        everything: Sequence[Requested],
+    ) -> None:
+        """Record what the rules saw and where it goes, for people who ask why, and for trying other rules on it."""
+        earlier = await history.record_of(tx, study.id) if said.version > 1 else None
+        beyond = in_force.rules.attributes("instance") - _CARRIED
+        more, _ = await self._more(chosen, beyond)
+        now = self._clock()
+        looked_for = {*beyond, *in_force.rules.attributes("study")}
+        made = record.version(
+            *(said.version, now, in_force.version, said.last_arrival, said.source, attributes, chosen),
+            named=lambda one: _named(study, one),
+            more=more,
+            looked_for=looked_for - _CARRIED,
+            before=earlier,
+        )
+        routes = record.routed(
+            {} if earlier is None else earlier.routes,
+            everything,
+            asked=[(one.instance.id, one.destination) for one in before],
+            arrivals=record.arrival,
+            is_new=lambda one: record.since(one.received_at, made.number, earlier) == made.number,
+            decided_at=now,
+        )
+        await history.keep(tx, study.id, now, record.added(earlier, made, routes))
 
     async def _study_attributes(
         self, study: Study, said: StudyCompleted, chosen: Sequence[Known], read: Collection[str]
