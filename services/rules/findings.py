@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from services.rules.record import Route
 from services.rules.simulation import Conflict, Outcome
@@ -110,6 +110,7 @@ class Seen:
         self.studies += other.studies
 
 
+Key = TypeVar("Key")
 #: Destinations before and after.
 Routes = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -194,15 +195,12 @@ class Findings:
         for hour, (instances, volume) in route.hours.items():
             count += instances
             size += volume
-            both = self.hours.get((destination, hour))
-            if both is None:
-                both = self.hours[destination, hour] = [0, 0]
-            both[side] += volume
-        for table, key in ((self.destinations, destination), (self.flows, (site, destination))):
-            found = table.get(key)  # type: ignore[attr-defined]  # keys of each table are its own
-            if found is None:
-                found = table[key] = Both()  # type: ignore[index]  # as above
-            (found.after if side else found.before).add(1, count, size)
+            pair = self.hours.get((destination, hour))
+            if pair is None:
+                pair = self.hours[destination, hour] = [0, 0]
+            pair[side] += volume
+        for both in (_both_of(self.destinations, destination), _both_of(self.flows, (site, destination))):
+            (both.after if side else both.before).add(1, count, size)
 
     def absorb(self, other: "Findings") -> None:
         """Add what was found of other studies."""
@@ -228,6 +226,13 @@ class Findings:
                 _see(getattr(self, name), each, seen.example, most, instead, seen.studies)
 
 
+def _both_of(table: dict[Key, Both], key: Key) -> Both:
+    found = table.get(key)
+    if found is None:
+        found = table[key] = Both()
+    return found
+
+
 def _see(table: dict[Any, Seen], key: Any, uid: str, most: int, instead: Any = None, studies: int = 1) -> None:
     if key not in table and len(table) >= most:
         if instead is None:
@@ -242,6 +247,10 @@ def _see(table: dict[Any, Seen], key: Any, uid: str, most: int, instead: Any = N
 
 def report(found: Findings) -> dict[str, Any]:
     """Write what was found as JSON; the largest first, hours in order as RFC 3339."""
+    busiest: dict[str, list[int]] = {}
+    for (destination, _), pair in found.hours.items():
+        known = busiest.setdefault(destination, [0, 0])
+        known[:] = max(known[0], pair[0]), max(known[1], pair[1])
     return {
         "studies": found.studies,
         "changed_studies": found.changed,
@@ -264,7 +273,12 @@ def report(found: Findings) -> dict[str, Any]:
             for (destination, what, before, after), seen in _most(found.altered)
         ],
         "destinations": [
-            {"destination": destination, **_both(both), **_peaks(found.hours, destination)}
+            {
+                "destination": destination,
+                **_both(both),
+                "busiest_hour_bytes_before": busiest[destination][0],
+                "busiest_hour_bytes_after": busiest[destination][1],
+            }
             for destination, both in sorted(found.destinations.items())
         ],
         "flows": [
@@ -305,12 +319,4 @@ def _both(both: Both) -> dict[str, int]:
         f"{name}_{side}": getattr(amount, name if name != "bytes" else "size")
         for side, amount in (("before", both.before), ("after", both.after))
         for name in ("studies", "instances", "bytes")
-    }
-
-
-def _peaks(hours: Mapping[tuple[str, int], list[int]], destination: str) -> dict[str, int]:
-    mine = [pair for key, pair in hours.items() if key[0] == destination]
-    return {
-        "busiest_hour_bytes_before": max((before for before, _ in mine), default=0),
-        "busiest_hour_bytes_after": max((after for _, after in mine), default=0),
     }

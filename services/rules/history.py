@@ -120,6 +120,12 @@ async def step(tx: AsyncSession, after: Place, until: datetime, count: int) -> t
     return None if row is None else ((row[0], row[1]), row[2])
 
 
+async def count(tx: AsyncSession, since: datetime, until: datetime) -> int:
+    """Count the studies that were decided from one time up to another."""
+    rows = select(func.count()).select_from(history).where(history.c.decided_at >= since, history.c.decided_at < until)
+    return await tx.scalar(rows) or 0
+
+
 async def prune(tx: AsyncSession, before: datetime) -> int:
     """Remove some of what was decided before a time; give how many. None are left when it gives 0."""
     old = select(history.c.study_id).where(history.c.decided_at < before).limit(_PRUNED)

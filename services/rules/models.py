@@ -142,8 +142,7 @@ replays = Table(
     Column("studies_total", BigInteger, nullable=False),
     # Its process was alive then.
     Column("alive_at", Instant, nullable=False),
-    # What it found, once it is done; the studies that change stand in an object.
-    Column("report", JSON, nullable=True),
-    Column("changes_key", Text, nullable=True),
+    # Prefix of the objects with what it found, once it is done.
+    Column("results", Text, nullable=True),
     Index("replays_asked", "asked_at"),
 )

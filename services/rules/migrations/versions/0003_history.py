@@ -42,7 +42,6 @@ def upgrade() -> None:
         sa.Column("studies_done", sa.BigInteger(), nullable=False),
         sa.Column("studies_total", sa.BigInteger(), nullable=False),
         sa.Column("alive_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("report", sa.JSON(), nullable=True),
-        sa.Column("changes_key", sa.Text(), nullable=True),
+        sa.Column("results", sa.Text(), nullable=True),
     )
     op.create_index("replays_asked", "replays", ["asked_at"])
