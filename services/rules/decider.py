@@ -22,7 +22,7 @@ from libs.storage.database import Database
 from libs.storage.objects import ObjectMissingError, ObjectStore, StoreUnavailableError
 from libs.telemetry import log
 from libs.telemetry.trace import attached, study_context, tracer
-from services.rules import history, metric, record, repository
+from services.rules import chronicle, history, metric, repository
 from services.rules.headers import HeadersDamagedError, fetch
 from services.rules.plan import (
     NOTHING,
@@ -249,22 +249,22 @@ class Decider:
         more, _ = await self._more(chosen, beyond)
         now = self._clock()
         looked_for = {*beyond, *in_force.rules.attributes("study")}
-        made = record.version(
+        made = chronicle.version(
             *(said.version, now, in_force.version, said.last_arrival, said.source, attributes, chosen),
             named=lambda one: _named(study, one),
             more=more,
             looked_for=looked_for - _CARRIED,
             before=earlier,
         )
-        routes = record.routed(
+        routes = chronicle.routed(
             {} if earlier is None else earlier.routes,
             everything,
             asked=[(one.instance.id, one.destination) for one in before],
-            arrivals=record.arrival,
-            is_new=lambda one: record.since(one.received_at, made.number, earlier) == made.number,
+            arrivals=chronicle.arrival,
+            is_new=lambda one: chronicle.since(one.received_at, made.number, earlier) == made.number,
             decided_at=now,
         )
-        await history.keep(tx, study.id, now, record.added(earlier, made, routes))
+        await history.keep(tx, study.id, now, chronicle.added(earlier, made, routes))
 
     async def _study_attributes(
         self, study: Study, said: StudyCompleted, chosen: Sequence[Known], read: Collection[str]

@@ -25,7 +25,7 @@ from pydantic import AwareDatetime, BaseModel, SecretStr
 from contracts.definition import Definition
 from libs.definition.ruleset import RuleSet
 from libs.storage.database import Database
-from services.rules import history, record
+from services.rules import chronicle, history
 from services.rules.findings import Change, Findings, report
 from services.rules.history import Place, Recorded
 from services.rules.simulation import Simulation
@@ -127,7 +127,7 @@ class Worker:
             after = page[-1].decided_at, page[-1].study_id
 
     def _study(self, one: Recorded, found: Findings, writer: Any) -> None:
-        made = record.from_json(one.record)
+        made = chronicle.from_json(one.record)
         last = made.versions[-1]
         before = made.routes if self._in_force is None else self._in_force.outcome(one.tenant, made).routes
         outcome = self._proposed.outcome(one.tenant, made)

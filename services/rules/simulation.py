@@ -14,9 +14,9 @@ from contracts.routing import Trigger
 from libs.definition.attributes import STUDY_EXTRAS
 from libs.definition.ruleset import Evaluation, Match, RuleSet
 from libs.dicom.header import BASE_KEYWORDS
+from services.rules.chronicle import Kind, Record, Route, Version, routed
 from services.rules.memory import Memory
 from services.rules.plan import Known, Requested, Wish, aggregate, united, wishes, within_sites, without_loops
-from services.rules.record import Kind, Record, Route, Version, routed
 
 _MINUTE: Final = 60
 #: What events and the instance's row say, whatever rules there are.
