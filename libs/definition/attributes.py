@@ -33,7 +33,7 @@ _TEXT_VRS = frozenset({"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST
 _INT64 = 2**63
 
 #: What a study has besides DICOM attributes.
-STUDY_EXTRAS: Mapping[str, AttributeType] = {"Sites": _TEXTS}
+STUDY_EXTRAS: Mapping[str, AttributeType] = {"Sites": _TEXTS, "Delivered": _TEXTS}
 #: What is known beside attributes, by name: fields, all of them text.
 CIRCUMSTANCES: Mapping[str, tuple[str, ...]] = {
     "source": ("node", "site", "tenant", "aet", "called", "address", "modality"),

@@ -6,11 +6,12 @@ from contextlib import suppress
 from contracts.definition import Snapshot
 from libs.messaging.outbox import Outbox
 from libs.service import Platform, Service
-from services.rules import metric, repository
+from services.rules import action_rows, metric, repository
 from services.rules.api import make_router
 from services.rules.decider import Decider
 from services.rules.handlers import register
 from services.rules.models import messaging
+from services.rules.timers import Timers
 
 #: Seconds after which waiting studies are looked at again: the object store came back, or another replica left them.
 _LOOK_AGAIN = 30
@@ -40,6 +41,7 @@ def build(platform: Platform) -> Service:
             async with database.reading() as tx:
                 for reason, count in (await repository.count_waiting(tx)).items():
                     metric.WAITING.labels(reason=reason).set(count)
+                metric.UNMATCHED_STUDIES.set(await action_rows.count_unmatched(tx))
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_AGAIN):
                     await changed.wait()
@@ -54,6 +56,6 @@ def build(platform: Platform) -> Service:
         database=database,
         tables=messaging,
         router=make_router(database, decider.in_force),
-        loops=(catch_up,),
+        loops=(catch_up, Timers(decider, database, platform.clock).run),
         checks={"definition": definition},
     )

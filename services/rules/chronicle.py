@@ -80,6 +80,10 @@ class Version:
         Of what was left out of the kinds, the study's value.
     looked_for
         Keywords beyond the base attributes that were looked for: what is not there was absent.
+    unhealthy
+        Destinations that were not healthy; none if no rule asked.
+    lifted
+        Rules that did not count, as a person had released what they put aside.
     """
 
     number: int
@@ -91,6 +95,8 @@ class Version:
     kinds: tuple[Kind, ...]
     left: Attributes = field(default_factory=dict)
     looked_for: frozenset[str] = frozenset()
+    unhealthy: frozenset[str] | None = None
+    lifted: frozenset[str] = frozenset()
 
     @property
     def count(self) -> int:
@@ -115,11 +121,14 @@ class Route:
         Those of its instances, each once; none is the empty text.
     hours
         Hour since 1970 to instances and bytes that were first asked for then.
+    held
+        Whether a rule keeps any of it back.
     """
 
     priority: Priority
     transforms: tuple[str, ...]
     hours: Mapping[int, tuple[int, int]]
+    held: bool = False
 
     @property
     def count(self) -> int:
@@ -152,6 +161,9 @@ def version(
     more: Mapping[int, Attributes],
     looked_for: Iterable[str],
     before: Record | None = None,
+    *,
+    unhealthy: frozenset[str] | None = None,
+    lifted: frozenset[str] = frozenset(),
 ) -> Version:
     """Record a version.
 
@@ -169,6 +181,8 @@ def version(
         Their keywords.
     before
         What was recorded of the study before.
+    unhealthy, lifted
+        As in `Version`.
     """
     own = [{**more.get(one.id, {}), **named(one), **one.attributes} for one in chosen]
     varying = _varying(own)
@@ -186,7 +200,9 @@ def version(
         groups[key].append(one)
     kinds = tuple(Kind(*values[key], _arrivals(group)) for key, group in groups.items())
     return Version(
-        number, decided_at, network_version, last_arrival, source, attributes, kinds, left, frozenset(looked_for)
+        *(number, decided_at, network_version, last_arrival, source, attributes, kinds, left, frozenset(looked_for)),
+        unhealthy=unhealthy,
+        lifted=lifted,
     )
 
 
@@ -232,6 +248,7 @@ def routed(
     known = set(asked)
     now = hour(decided_at)
     found: dict[str, tuple[Priority, set[str], dict[int, tuple[int, int]]]] = {}
+    held = set()
     for one in everything:
         destination = one.destination
         if destination not in found:
@@ -239,6 +256,8 @@ def routed(
             found[destination] = (one.wish.priority, set(), {} if earlier is None else dict(earlier.hours))
         priority, transforms, hours = found[destination]
         transforms.add(one.wish.transform or "")
+        if one.wish.hold is not None:
+            held.add(destination)
         if PRIORITIES.index(one.wish.priority) < PRIORITIES.index(priority):
             found[destination] = (one.wish.priority, transforms, hours)
         if (one.instance.id, destination) not in known:
@@ -248,7 +267,7 @@ def routed(
             for minute, count, size in arrivals(one.instance):
                 _add(hours, minute // _MINUTE, count, size)
     return {
-        destination: Route(priority, tuple(sorted(transforms)), hours)
+        destination: Route(priority, tuple(sorted(transforms)), hours, destination in held)
         for destination, (priority, transforms, hours) in found.items()
     }
 
@@ -318,6 +337,7 @@ def as_json(record: Record) -> dict[str, Any]:
                 "priority": route.priority,
                 "transforms": list(route.transforms),
                 "hours": [[at, *both] for at, both in sorted(route.hours.items())],
+                **({"held": True} if route.held else {}),
             }
             for destination, route in record.routes.items()
         },
@@ -333,6 +353,7 @@ def from_json(data: Mapping[str, Any]) -> Record:
                 route["priority"],
                 tuple(route["transforms"]),
                 {at: (count, size) for at, count, size in route["hours"]},
+                route.get("held", False),
             )
             for destination, route in data["routes"].items()
         },
@@ -365,6 +386,8 @@ def _version_json(each: Version) -> dict[str, Any]:
         ],
         "left": each.left,
         "looked_for": sorted(each.looked_for),
+        **({} if each.unhealthy is None else {"unhealthy": sorted(each.unhealthy)}),
+        **({"lifted": sorted(each.lifted)} if each.lifted else {}),
     }
 
 
@@ -389,6 +412,8 @@ def _version_of(data: Mapping[str, Any]) -> Version:
         ),
         left=data["left"],
         looked_for=frozenset(data["looked_for"]),
+        unhealthy=frozenset(data["unhealthy"]) if "unhealthy" in data else None,
+        lifted=frozenset(data.get("lifted", ())),
     )
 
 

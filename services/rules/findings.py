@@ -15,7 +15,7 @@ MOST_KINDS: Final = 5000
 _HOUR: Final = 3600
 _OTHERS: Final = "(others)"
 #: What a change of a destination is.
-What = Literal["gained", "lost", "more", "fewer", "priority", "transform"]
+What = Literal["gained", "lost", "more", "fewer", "priority", "transform", "hold"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Change:
     destination
         Which.
     what
-        gained: it goes there now; lost: no more; more, fewer: with another number of instances; priority, transform.
+        gained: it goes there now; lost: no more; more, fewer: with another number of instances; priority, transform,
+        hold: in another way.
     before, after
         Number of instances, priority, or transforms.
     """
@@ -60,6 +61,8 @@ def _altered(destination: str, old: Route, new: Route) -> Iterator[Change]:
         yield Change(destination, "priority", old.priority, new.priority)
     if old.transforms != new.transforms:
         yield Change(destination, "transform", _said(old.transforms), _said(new.transforms))
+    if old.held != new.held:
+        yield Change(destination, "hold", "held" if old.held else "", "held" if new.held else "")
 
 
 def _said(transforms: tuple[str, ...]) -> str:

@@ -1,6 +1,6 @@
 """Evaluations of a rule set that are remembered by what its conditions read: history repeats itself. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -33,17 +33,32 @@ class Memory:
         self._surroundings: dict[tuple[Source, str, datetime | None], Inputs] = {}
 
     def evaluate(
-        self, trigger: Trigger, source: Source, tenant: str, at: datetime, attributes: Attributes
+        self,
+        trigger: Trigger,
+        source: Source,
+        tenant: str,
+        at: datetime,
+        attributes: Attributes,
+        *,
+        lifted: Collection[str] = (),
+        unhealthy: Collection[str] = (),
     ) -> Evaluation:
         """Decide, as `RuleSet.evaluate` does on the circumstances of a source and attributes."""
         inputs = self._surrounding(source, tenant, at)
+        if lifted or unhealthy:
+            # Too rare to be remembered.
+            shown = replace(inputs, **{_object(trigger): attributes})  # type: ignore[arg-type]  # a field of this type
+            return self._rules.evaluate(trigger, shown, lifted=lifted, unhealthy=unhealthy)
         matches: list[Match] = []
         errors: dict[str, None] = {}
         for group in self._of(trigger):
             found = group.evaluate(inputs, attributes)
             matches += found.matches
             errors.update(dict.fromkeys(found.errors))
-        matches.sort(key=lambda match: self._positions[match.rule])
+        if len(matches) > 1:
+            matches.sort(key=lambda match: self._positions[match.rule])
+            last = next((place for place, match in enumerate(matches, start=1) if match.stop), None)
+            matches = matches[:last]
         return Evaluation(len(self._positions), tuple(matches), tuple(errors))
 
     def reads_time(self, trigger: Trigger) -> bool:
@@ -94,9 +109,13 @@ class _Group:
         if found is None:
             if len(self._known) >= _MOST:
                 self._known.clear()
-            named = {"instance" if self._trigger == "instance" else "study": attributes}
-            found = self._known[key] = self._rules.evaluate(self._trigger, replace(inputs, **named))  # type: ignore[arg-type]  # one of two fields of this type
+            shown = replace(inputs, **{_object(self._trigger): attributes})  # type: ignore[arg-type]  # a field of this type
+            found = self._known[key] = self._rules.evaluate(self._trigger, shown)
         return found
+
+
+def _object(trigger: Trigger) -> str:
+    return trigger if trigger in ("instance", "series") else "study"
 
 
 def _circumstance(inputs: Inputs, name: str) -> Any:

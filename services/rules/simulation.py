@@ -1,29 +1,47 @@
 """What a rule set would have decided on what is recorded of studies. Pure.
 
 It takes the same steps as the service: each version in turn, first the rules with trigger `instance` on what is new in
-it, then those with trigger `study`; what is requested stays requested.
+it, then those of series and study; what is requested stays requested. What the clock, orders and procedures trigger is
+left out: it follows from what came later.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from contracts.delivery import DeliveryItem
+from contracts.fact import Attributes, Source
 from contracts.routing import Trigger
 from libs.definition.attributes import STUDY_EXTRAS
-from libs.definition.ruleset import Evaluation, Match, RuleSet
+from libs.definition.ruleset import Match, RuleSet
 from libs.dicom.header import BASE_KEYWORDS
+from services.rules.action import Emphasis, Tag, emphasis, emphasized, ending, tags
 from services.rules.chronicle import Kind, Record, Route, Version, routed
+from services.rules.hold import holding
 from services.rules.memory import Memory
-from services.rules.plan import Known, Requested, Wish, aggregate, united, wishes, within_sites, without_loops
+from services.rules.need import needs
+from services.rules.occasion import Occasion, occasions
+from services.rules.plan import (
+    Known,
+    Requested,
+    Wish,
+    aggregate,
+    gathered,
+    united,
+    wishes,
+    within_sites,
+    without_loops,
+)
 
 _MINUTE: Final = 60
 #: What events and the instance's row say, whatever rules there are.
 _CARRIED: Final = frozenset({*BASE_KEYWORDS, "TransferSyntaxUID"})
 #: Stands for the instances of a kind, of which no single one is known any more.
 _ITEM: Final = DeliveryItem.model_construct(sop_instance_uid="", content_hash="")
-_NOWHERE: Final[Mapping[str, Route]] = {}
+#: What the name of a tag follows in conditions.
+TAG: Final = "Tags."
+_NONE: Final[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -55,31 +73,22 @@ class Outcome:
         Where it would go.
     rules
         Rules that matched.
+    ended
+        Rules that would put it, or some of it, aside, or discard it.
     conflicts
         Where rules that matched want different things.
     problems
         What could not be decided, as sentences without values.
     unknown
-        Attributes that the rules read and that are not recorded, such as `instance.InstanceNumber`: taken as absent.
+        What the rules read and is not recorded, such as `instance.InstanceNumber`: taken as absent.
     """
 
     routes: Mapping[str, Route] = field(default_factory=dict)
     rules: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
     conflicts: set[Conflict] = field(default_factory=set)
     problems: set[str] = field(default_factory=set)
     unknown: set[str] = field(default_factory=set)
-
-
-@dataclass
-class _Requests:
-    """What is requested of a study so far; the first request for an instance and destination stands."""
-
-    standing: dict[tuple[int, str], Requested] = field(default_factory=dict)
-    ids: dict[Any, int] = field(default_factory=dict)
-
-    def add(self, made: list[Requested]) -> None:
-        for one in made:
-            self.standing.setdefault((one.instance.id, one.destination), one)
 
 
 class Simulation:
@@ -94,82 +103,148 @@ class Simulation:
     def __init__(self, rules: RuleSet) -> None:
         self._rules = rules
         self._memory = Memory(rules)
+        self._needs = needs(rules)
+        self._nothing_to_emphasize = not any(
+            rule.priority in ("stat", "urgent") or rule.hold for rule in rules.definition.rules if not rule.deliver
+        )
 
     def outcome(self, tenant: str, record: Record) -> Outcome:
         """Decide on a study as it was recorded."""
-        outcome = Outcome()
-        requests = _Requests()
-        routes: Mapping[str, Route] = _NOWHERE
+        run = _Run(tenant)
         for version in record.versions:
-            kinds = list(_kinds(version, requests, alone=len(record.versions) == 1))
+            kinds = list(_kinds(version, run, alone=len(record.versions) == 1))
             for known, kind, new in kinds:
                 if new:
-                    self._instance(tenant, version, known, kind, requests, outcome)
-            chosen = [known for known, _, _ in kinds]
-            going = self._study(tenant, version, chosen, outcome)
-            mine = {known.id for known in chosen}
-            before = [one for key, one in requests.standing.items() if key[0] in mine]
-            everything, _ = united(before, going)
-            by_id = {known.id: (kind, new) for known, kind, new in kinds}
-            routes = routed(
-                routes,
-                everything,
-                asked=requests.standing,
-                arrivals=lambda one, by_id=by_id: by_id[one.id][0].arrivals,  # type: ignore[misc]  # bound at once
-                is_new=lambda one, by_id=by_id: by_id[one.id][1],  # type: ignore[misc]  # bound at once
-                decided_at=version.decided_at,
-            )
-            requests.add(going)
-        outcome.routes = routes
-        return outcome
+                    self._instance(version, known, kind, run)
+            self._study(version, kinds, run)
+        run.outcome.routes = run.routes
+        return run.outcome
 
-    def _instance(
-        self,
-        tenant: str,
-        version: Version,
-        known: Known,
-        kind: Kind,
-        requests: _Requests,
-        outcome: Outcome,
-    ) -> None:
+    def _instance(self, version: Version, known: Known, kind: Kind, run: "_Run") -> None:
         at = version.decided_at
+        arrived = datetime.fromtimestamp(kind.arrivals[0][0] * _MINUTE, UTC)
         if self._memory.reads_time("instance"):
-            at = datetime.fromtimestamp(kind.arrivals[0][0] * _MINUTE, UTC)
-        evaluation = self._memory.evaluate("instance", kind.source, tenant, at, kind.attributes)
-        self._note("instance", version, evaluation, outcome)
-        wanted = self._wanted(evaluation, outcome)
-        going, _ = without_loops([known], wanted, self._rules.returns)
-        going, _ = within_sites(going, self._rules.may_have)
-        requests.add(going)
+            at = arrived
+        matches = self._evaluate("instance", version, kind.source, at, kind.attributes, run)
+        if not matches:
+            return
+        held = holding(arrived, self._rules.definition.timezone)
+        end = ending(matches)
+        if end is not None:
+            run.aside.add(known.id)
+            run.outcome.ended.add(end.rule)
+        wanted, _ = wishes(matches, held)
+        wanted = emphasized(wanted, emphasis(matches, held))
+        run.standing.update({key: one for key, one in self._going([known], wanted) if key not in run.standing})
 
-    def _study(self, tenant: str, version: Version, chosen: list[Known], outcome: Outcome) -> list[Requested]:
-        attributes = dict(version.attributes)
-        for keyword in self._rules.attributes("study") - attributes.keys() - STUDY_EXTRAS.keys():
-            value = version.left.get(keyword)
-            if value is None:
-                value = aggregate(one.attributes[keyword] for one in chosen if keyword in one.attributes)
+    def _study(self, version: Version, kinds: "Sequence[_Each]", run: "_Run") -> None:
+        free = [known for known, _, _ in kinds if known.id not in run.aside]
+        held = holding(version.last_arrival, self._rules.definition.timezone)
+        going: list[Requested] = []
+        more = Emphasis()
+        stopped: set[int] = set()
+        for look in occasions(self._needs.triggers, version.number, free):
+            attributes = self._attributes(look, version, run)
+            matches = self._evaluate(look.trigger, version, version.source, version.decided_at, attributes, run)
+            if not matches:
+                continue
+            wanted, _ = wishes(matches, held)
+            if look.trigger == "series":
+                wanted = emphasized(wanted, emphasis(matches, held))
+            elif not self._nothing_to_emphasize:
+                more = more.and_(emphasis(matches, held))
+            left = [one for one in look.instances if look.trigger != "study" or one.id not in stopped]
+            going += [one for _, one in self._going(left, wanted)]
+            end = ending(matches)
+            if end is not None:
+                stopped |= {one.id for one in look.instances}
+                run.outcome.ended.add(end.rule)
+        going = gathered(going)
+        mine = {known.id: (kind, new) for known, kind, new in kinds}
+        everything, _ = united([one for key, one in run.standing.items() if key[0] in mine], going)
+        run.routes = routed(
+            run.routes,
+            [replace(one, wish=more.of(one.wish)) for one in everything] if more.rules else everything,
+            asked=run.standing,
+            arrivals=lambda one: mine[one.id][0].arrivals,
+            is_new=lambda one: mine[one.id][1],
+            decided_at=version.decided_at,
+        )
+        for one in going:
+            run.standing.setdefault((one.instance.id, one.destination), one)
+
+    def _going(
+        self, known: Sequence[Known], wanted: Mapping[str, Wish]
+    ) -> "Iterator[tuple[tuple[int, str], Requested]]":
+        going, _ = without_loops(known, wanted, self._rules.returns)
+        going, _ = within_sites(going, self._rules.may_have)
+        for one in going:
+            yield (one.instance.id, one.destination), one
+
+    def _attributes(self, look: Occasion, version: Version, run: "_Run") -> Attributes:
+        """Give what an occasion looks at, as the service would have found it."""
+        read = self._rules.attributes(look.trigger)
+        if look.trigger == "series":
+            attributes: Attributes = {"Sites": sorted({one.source.site for one in look.instances})}
+        else:
+            attributes = {key: value for key, value in version.attributes.items() if not key.startswith(TAG)}
+        for keyword in read - attributes.keys() - STUDY_EXTRAS.keys():
+            value = aggregate(one.attributes[keyword] for one in look.instances if keyword in one.attributes)
+            if value is None and look.trigger != "series":
+                value = version.left.get(keyword)
             if value is not None:
                 attributes[keyword] = value
-        evaluation = self._memory.evaluate("study", version.source, tenant, version.decided_at, attributes)
-        self._note("study", version, evaluation, outcome)
-        going, _ = without_loops(chosen, self._wanted(evaluation, outcome), self._rules.returns)
-        going, _ = within_sites(going, self._rules.may_have)
-        return going
+        if run.tags:
+            attributes |= {f"{TAG}{name}": tag.value for name, tag in run.tags.items()}
+        return attributes
 
-    def _wanted(self, evaluation: Evaluation, outcome: Outcome) -> dict[str, Wish]:
-        wanted, _ = wishes(evaluation.matches)
-        if len(evaluation.matches) > 1:
-            outcome.conflicts |= set(conflicts(evaluation.matches))
-        outcome.rules.update(match.rule for match in evaluation.matches)
-        return wanted
-
-    def _note(self, trigger: Trigger, version: Version, evaluation: Evaluation, outcome: Outcome) -> None:
+    def _evaluate(
+        self, trigger: Trigger, version: Version, source: Source, at: datetime, attributes: Attributes, run: "_Run"
+    ) -> tuple[Match, ...]:
+        unhealthy = (version.unhealthy or _NONE) if trigger in self._needs.health else _NONE
+        evaluation = self._memory.evaluate(
+            trigger, source, run.tenant, at, attributes, lifted=version.lifted, unhealthy=unhealthy
+        )
+        outcome = run.outcome
         outcome.problems.update(evaluation.errors)
+        outcome.unknown.update(self._unknown(trigger, version))
+        if evaluation.matches:
+            outcome.rules.update([match.rule for match in evaluation.matches])
+            for tag in tags(evaluation.matches, trigger, self._rules.definition):
+                if tag.name not in run.tags or tag.rank < run.tags[tag.name].rank:
+                    run.tags[tag.name] = tag
+            if len(evaluation.matches) > 1:
+                outcome.conflicts |= set(conflicts(evaluation.matches))
+        return evaluation.matches
+
+    def _unknown(self, trigger: Trigger, version: Version) -> Iterator[str]:
         read = self._rules.attributes(trigger)
-        unknown = read - _CARRIED - STUDY_EXTRAS.keys() - version.looked_for - version.attributes.keys()
-        if trigger == "instance":
-            unknown |= read & version.left.keys()
-        outcome.unknown.update(f"{trigger}.{keyword}" for keyword in unknown)
+        for keyword in read - _CARRIED - STUDY_EXTRAS.keys() - version.looked_for:
+            if keyword not in version.attributes and not keyword.startswith(TAG):
+                yield f"{trigger}.{keyword}"
+        if "Delivered" in read and "Delivered" not in version.attributes:
+            yield "study.Delivered"
+        if version.left and trigger in ("instance", "series"):
+            yield from (f"{trigger}.{keyword}" for keyword in read & version.left.keys())
+        if trigger in self._needs.health and version.unhealthy is None:
+            yield "health of destinations"
+
+
+#: A row that stands for a kind, the kind, and whether it is new in the version.
+_Each = tuple[Known, Kind, bool]
+
+
+@dataclass
+class _Run:
+    """One study, while it is decided anew; the first request for an instance and destination stands."""
+
+    tenant: str
+    outcome: Outcome = field(default_factory=Outcome)
+    routes: Mapping[str, Route] = field(default_factory=dict)
+    standing: dict[tuple[int, str], Requested] = field(default_factory=dict)
+    ids: dict[Any, int] = field(default_factory=dict)
+    aside: set[int] = field(default_factory=set)
+    tags: dict[str, Tag] = field(default_factory=dict)
 
 
 def conflicts(matches: tuple[Match, ...]) -> Iterator[Conflict]:
@@ -184,14 +259,15 @@ def conflicts(matches: tuple[Match, ...]) -> Iterator[Conflict]:
                 yield Conflict(destination, (other.rule, match.rule), "transform")
 
 
-def _kinds(version: Version, requests: _Requests, *, alone: bool) -> Iterator[tuple[Known, Kind, bool]]:
+def _kinds(version: Version, run: _Run, *, alone: bool) -> Iterator[_Each]:
     """Give the kinds of a version, each with a row that stands for it in all versions, and whether it is new."""
     for position, kind in enumerate(version.kinds):
         identity = position if alone else (kind.source, kind.since, repr(sorted(kind.attributes.items())))
-        new = identity not in requests.ids
-        row = requests.ids.setdefault(identity, len(requests.ids) + 1)
+        new = identity not in run.ids
+        row = run.ids.setdefault(identity, len(run.ids) + 1)
         yield _known(row, kind, version), kind, new
 
 
 def _known(row: int, kind: Kind, version: Version) -> Known:
-    return Known(row, _ITEM, "", version.last_arrival, kind.source, kind.attributes, "")
+    series = str(kind.attributes.get("SeriesInstanceUID", ""))
+    return Known(row, _ITEM, series, version.last_arrival, kind.source, kind.attributes, "")
