@@ -164,6 +164,7 @@ def version(
     *,
     unhealthy: frozenset[str] | None = None,
     lifted: frozenset[str] = frozenset(),
+    most_kinds: int = MOST_KINDS,
 ) -> Version:
     """Record a version.
 
@@ -183,10 +184,12 @@ def version(
         What was recorded of the study before.
     unhealthy, lifted
         As in `Version`.
+    most_kinds
+        How many kinds are told apart.
     """
     own = [{**more.get(one.id, {}), **named(one), **one.attributes} for one in chosen]
     varying = _varying(own)
-    kept, left = _kept(own, varying)
+    kept, left = _kept(own, varying, most_kinds)
     shared = {keyword: value for keyword, value in own[0].items() if keyword not in varying} if own else {}
     groups: dict[Any, list[Known]] = {}
     values: dict[Any, tuple[Source, int, Attributes]] = {}
@@ -299,11 +302,11 @@ def _varying(own: Sequence[Attributes]) -> frozenset[str]:
     return frozenset(varying)
 
 
-def _kept(own: Sequence[Attributes], varying: Iterable[str]) -> tuple[list[str], Attributes]:
+def _kept(own: Sequence[Attributes], varying: Iterable[str], most: int) -> tuple[list[str], Attributes]:
     """Choose the keywords that tell kinds apart; of the others give the study's value."""
     distinct = {keyword: len({_hashable(said.get(keyword)) for said in own}) for keyword in sorted(varying)}
-    kept = [keyword for keyword, count in distinct.items() if count <= MOST_KINDS]
-    while len({tuple(_hashable(said.get(keyword)) for keyword in kept) for said in own}) > MOST_KINDS:
+    kept = [keyword for keyword, count in distinct.items() if count <= most]
+    while len({tuple(_hashable(said.get(keyword)) for keyword in kept) for said in own}) > most:
         kept.remove(max(kept, key=lambda keyword: (distinct[keyword], keyword)))
     left: Attributes = {}
     for keyword in distinct:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from contracts.definition import Definition, Rule
 from contracts.fact import Attributes, Source
 from contracts.routing import Trigger
-from libs.definition.condition import Inputs, compile_condition
+from libs.definition.condition import Inputs
 from libs.definition.ruleset import Evaluation, Match, RuleSet
 
 #: Evaluations that are remembered of rules that read the same.
@@ -47,8 +47,9 @@ class Memory:
         inputs = self._surrounding(source, tenant, at)
         if lifted or unhealthy:
             # Too rare to be remembered.
-            shown = replace(inputs, **{_object(trigger): attributes})  # type: ignore[arg-type]  # a field of this type
-            return self._rules.evaluate(trigger, shown, lifted=lifted, unhealthy=unhealthy)
+            return self._rules.evaluate(
+                trigger, looking(inputs, trigger, attributes), lifted=lifted, unhealthy=unhealthy
+            )
         matches: list[Match] = []
         errors: dict[str, None] = {}
         for group in self._of(trigger):
@@ -109,13 +110,14 @@ class _Group:
         if found is None:
             if len(self._known) >= _MOST:
                 self._known.clear()
-            shown = replace(inputs, **{_object(self._trigger): attributes})  # type: ignore[arg-type]  # a field of this type
+            shown = looking(inputs, self._trigger, attributes)
             found = self._known[key] = self._rules.evaluate(self._trigger, shown)
         return found
 
 
-def _object(trigger: Trigger) -> str:
-    return trigger if trigger in ("instance", "series") else "study"
+def looking(inputs: Inputs, trigger: Trigger, attributes: Attributes) -> Inputs:
+    """Give inputs in which the rules of a trigger look at something with these attributes."""
+    return replace(inputs, instance=attributes) if trigger == "instance" else replace(inputs, study=attributes)
 
 
 def _circumstance(inputs: Inputs, name: str) -> Any:
@@ -126,11 +128,9 @@ def _circumstance(inputs: Inputs, name: str) -> Any:
 def _groups(rules: RuleSet, trigger: Trigger) -> Iterable[_Group]:
     definition = rules.definition
     reads: dict[tuple[frozenset[str], frozenset[str], bool], list[Rule]] = {}
-    for rule in definition.rules:
-        if rule.trigger == trigger:
-            condition = compile_condition(rule.when, trigger=trigger, calendars=definition.calendars)
-            key = (condition.attributes, condition.circumstances, _depends_on_node(definition, rule.deliver))
-            reads.setdefault(key, []).append(rule)
+    for rule, condition in rules.rules(trigger):
+        key = (condition.attributes, condition.circumstances, _depends_on_node(definition, rule.deliver))
+        reads.setdefault(key, []).append(rule)
     for (attributes, circumstances, by_node), alike in reads.items():
         alone = RuleSet(definition.model_copy(update={"rules": tuple(alike)}))
         yield _Group(alone, trigger, attributes, circumstances, by_node=by_node)

@@ -28,7 +28,7 @@ from libs.storage.database import Database
 from services.rules import chronicle, history
 from services.rules.findings import Change, Findings, report
 from services.rules.history import Place, Recorded
-from services.rules.simulation import Simulation
+from services.rules.simulation import Simulation, left_out
 
 #: Studies that a worker takes in hand at a time.
 SLICE: Final = 2000
@@ -208,7 +208,7 @@ async def replay(order: Order, say: TextIO) -> Findings:
     finally:
         await database.close()
     with gzip.open(order.folder / REPORT, "wt", encoding="utf-8") as file:
-        json.dump(report(found), file)
+        json.dump({**report(found), "not_replayed": left_out(order.proposed)}, file)
     return found
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from contracts.definition import Definition
 from contracts.delivery import DeliveryItem
 from contracts.fact import Attributes, Source
 from contracts.routing import Trigger
@@ -245,6 +246,11 @@ class _Run:
     ids: dict[Any, int] = field(default_factory=dict)
     aside: set[int] = field(default_factory=set)
     tags: dict[str, Tag] = field(default_factory=dict)
+
+
+def left_out(definition: Definition) -> list[str]:
+    """Name the rules that history can't tell of: they look at what came later."""
+    return [rule.name for rule in definition.rules if rule.trigger in ("timer", "order", "procedure")]
 
 
 def conflicts(matches: tuple[Match, ...]) -> Iterator[Conflict]:
