@@ -109,6 +109,10 @@ class RuleSet:
             self._scopes[trigger] = scope
             self._rules[trigger] = tuple((rule, condition.within(scope)) for rule, condition in compiled)
 
+    def rules(self, trigger: Trigger) -> tuple[tuple[Rule, Condition], ...]:
+        """Give the rules of a trigger with their conditions, in the order of the definition."""
+        return self._rules.get(trigger, ())
+
     def attributes(self, trigger: Trigger) -> frozenset[str]:
         """Give the DICOM keywords that the conditions of a trigger read."""
         return self._scopes[trigger]

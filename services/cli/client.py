@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from services.cli.environment import read_settings
 from services.cli.output import fail
@@ -51,6 +51,22 @@ class Client:
     def delete(self, path: str) -> Any:
         """DELETE; returns the decoded JSON, if any."""
         return self._call("DELETE", path)
+
+    def save(self, path: str, file: BinaryIO) -> None:
+        """GET whatever there is, of any length, into a file. Raises OSError."""
+        import httpx  # noqa: PLC0415 - slow, and `--help` does without
+
+        try:
+            with self._http.stream("GET", path) as response:
+                if not response.is_success:
+                    response.read()
+                    self._refused(response)
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+        except httpx.ConnectError as error:
+            self._unreachable(error)
+        except httpx.HTTPError as error:
+            self._strange(f"did not answer as expected ({type(error).__name__})")
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
         import httpx  # noqa: PLC0415 - slow, and `--help` does without

@@ -25,7 +25,7 @@ from libs.storage.database import Database
 from libs.storage.objects import ObjectMissingError, ObjectStore, StoreUnavailableError
 from libs.telemetry import log
 from libs.telemetry.trace import attached, study_context, tracer
-from services.rules import action_rows, metric, repository
+from services.rules import action_rows, chronicle, history, metric, repository
 from services.rules.action import Emphasis, emphasis, emphasized, ending, tags
 from services.rules.actions import Actions, next_look
 from services.rules.glance import Glance
@@ -312,7 +312,7 @@ class Decider:
         unhealthy = await action_rows.unhealthy(tx) if trigger in in_force.needs.health else _NONE
         return lifted, unhealthy
 
-    async def decide_study(
+    async def decide_study(  # noqa: PLR0915 - its steps belong to one transaction, in this order
         self,
         tx: AsyncSession,
         study: Study,
@@ -398,7 +398,6 @@ class Decider:
             for end, put in glance.ended.values():
                 await self._actions.put_aside(tx, study, end, put, said.source, in_force.version, version=said.version)
             kept = recorded(inputs, glance.seen, unhealthy=glance.unhealthy, lifted=glance.lifted)
-            problems = (*glance.tally.problems, *(changed if trigger in ("study", "timer") else ()))
             decided = glance.tally.decided(
                 "study",
                 study.study_instance_uid,
@@ -412,12 +411,57 @@ class Decider:
                 unmatched=unmatched and trigger == "study",
                 more_problems=changed if trigger in ("study", "timer") else (),
             )
-            await self._say(tx, study, decided, problems, kept.document)
+            more_problems = changed if trigger in ("study", "timer") else ()
+            await self._say(tx, study, decided, (*glance.tally.problems, *more_problems), kept.document)
         # The clock asks for some destinations only: what the others get is closed already.
         named = {one.destination for one in going}
         told = everything if timed is None or more.rules else [one for one in everything if one.destination in named]
         await self._request(tx, study, told, in_force.version, closing=said.version, had=had)
+        await self._record(tx, study, said, chosen, in_force, attributes, glances, before, everything)
         return bool(matched)
+
+    async def _record(
+        self,
+        tx: AsyncSession,
+        study: Study,
+        said: StudyCompleted,
+        chosen: Sequence[Known],
+        in_force: InForce,
+        looked_at: Sequence[tuple[Mapping[str, Attributes], list[str]]],
+        glances: Mapping[Trigger, Glance],
+        before: Sequence[Requested],
+        everything: Sequence[Requested],
+    ) -> None:
+        """Record what the rules saw and where it goes, for people who ask why, and for trying other rules on it."""
+        if "timer" in glances:
+            # What the clock asks for is no answer to what arrived.
+            return
+        earlier = await history.record_of(tx, study.id) if said.version > 1 else None
+        beyond = in_force.rules.attributes("instance") - _CARRIED
+        more, _ = await self._more(chosen, beyond)
+        now = self._clock()
+        looked_for = {*beyond, *in_force.rules.attributes("study")}
+        health = in_force.needs.health
+        timers = in_force.needs.timers
+        attributes = next(seen["study"] for seen, _ in looked_at if "study" in seen)
+        made = chronicle.version(
+            *(said.version, now, in_force.version, said.last_arrival, said.source, attributes, chosen),
+            named=lambda one: _named(study, one),
+            more=more,
+            looked_for=looked_for - _CARRIED,
+            before=earlier,
+            unhealthy=frozenset().union(*(each.unhealthy for each in glances.values())) if health else None,
+            lifted=frozenset().union(*(each.lifted for each in glances.values())),
+        )
+        routes = chronicle.routed(
+            {} if earlier is None else earlier.routes,
+            [one for one in everything if any(rule not in timers for rule in one.wish.rules)],
+            asked=[(one.instance.id, one.destination) for one in before],
+            arrivals=chronicle.arrival,
+            is_new=lambda one: chronicle.since(one.received_at, made.number, earlier) == made.number,
+            decided_at=now,
+        )
+        await history.keep(tx, study.id, now, chronicle.added(earlier, made, routes))
 
     async def _attributes(
         self, tx: AsyncSession, study: Study, said: StudyCompleted, look: Occasion, in_force: InForce

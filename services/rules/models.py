@@ -8,6 +8,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -178,3 +179,46 @@ destinations = Table(
 # Only few match nothing: the others cost nothing here.
 _UNMATCHED = studies.c.unmatched_at.is_not(None)
 Index("studies_unmatched", studies.c.unmatched_at, postgresql_where=_UNMATCHED, sqlite_where=_UNMATCHED)
+# What the rules saw of each study and where it went, kept when its instances are forgotten: for "why", and for trying
+# other rules on it.
+history = Table(
+    "history",
+    metadata,
+    Column("study_id", _row_id, ForeignKey("studies.id"), primary_key=True, autoincrement=False),
+    # When its last version was decided.
+    Column("decided_at", Instant, nullable=False),
+    Column("record", JSON, nullable=False),
+    Index("history_decided", "decided_at", "study_id"),
+)
+
+# Definitions that studies were decided under, as gzipped JSON: to say why under the rules of that time.
+definitions = Table(
+    "definitions",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("document", LargeBinary, nullable=False),
+)
+
+replays = Table(
+    "replays",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("asked_at", Instant, nullable=False),
+    Column("asked_by", String(63), nullable=False),
+    # running, done, failed, cancelled.
+    Column("state", String(9), nullable=False),
+    # Why it failed.
+    Column("problem", Text, nullable=True),
+    Column("since", Instant, nullable=False),
+    Column("until", Instant, nullable=False),
+    # What it is compared with: recorded, or in-force.
+    Column("against", String(8), nullable=False),
+    Column("network_version", Integer, nullable=False),
+    Column("studies_done", BigInteger, nullable=False),
+    Column("studies_total", BigInteger, nullable=False),
+    # Its process was alive then.
+    Column("alive_at", Instant, nullable=False),
+    # Prefix of the objects with what it found, once it is done.
+    Column("results", Text, nullable=True),
+    Index("replays_asked", "asked_at"),
+)
