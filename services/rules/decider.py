@@ -234,7 +234,10 @@ class Decider:
         lifted, unhealthy = await known(tx, study, "instance", in_force)
         sources = dict.fromkeys(one.source for one in undecided)
         decisions = {source: Tally() for source in sources}
-        surrounding = {source: in_force.rules.circumstances(source, study.tenant, now) for source in sources}
+        surrounding = {
+            source: in_force.rules.circumstances(source, study.tenant, now, dict.fromkeys(unhealthy, False))
+            for source in sources
+        }
         made: list[Requested] = []
         read = sorted(in_force.rules.attributes("instance"))
         # Most instances of a batch say the same where the rules look.

@@ -113,9 +113,11 @@ def is_own(key: str) -> bool:
     return key in STUDY_EXTRAS or key.startswith(TAG)
 
 
-def shown(inputs: Inputs, seen: Mapping[str, Attributes]) -> Inputs:
-    """Give the inputs with what is looked at, by the name of the object."""
-    return replace(inputs, study=seen.get("study", {}))
+def shown(inputs: Inputs, seen: Mapping[str, Attributes], unhealthy: Collection[str]) -> Inputs:
+    """Give the inputs with what is looked at, by the name of the object, and with the health of destinations."""
+    return replace(
+        inputs, study=seen.get("study", {}), series=seen.get("series", {}), destinations=dict.fromkeys(unhealthy, False)
+    )
 
 
 def read_by(attributes: Attributes, in_force: InForce, trigger: Trigger) -> Attributes:

@@ -67,7 +67,7 @@ class Versions:
                 glance = glances[look.trigger] = Glance(*await known(tx, study, look.trigger, in_force))
             evaluation = in_force.rules.evaluate(
                 look.trigger,
-                shown(inputs, seen),
+                shown(inputs, seen, glance.unhealthy),
                 lifted=glance.lifted,
                 unhealthy=glance.unhealthy,
             )

@@ -14,8 +14,15 @@ from tests.support.synthetic import make_ct, new_uid
 
 pytestmark = pytest.mark.integration
 RULES = """
-  - {name: phantoms, trigger: instance, when: 'instance.PatientID.startsWith("PHANTOM")', quarantine: looks like a phantom}
-  - {name: research waits, trigger: instance, when: 'instance.PatientID.startsWith("R-")', deliver: archive, hold: until-released}
+  - name: phantoms
+    trigger: instance
+    when: instance.PatientID.startsWith("PHANTOM")
+    quarantine: looks like a phantom
+  - name: research waits
+    trigger: instance
+    when: instance.PatientID.startsWith("R-")
+    deliver: archive
+    hold: until-released
   - {name: known, trigger: instance, when: '!instance.PatientID.startsWith("X-")', deliver: archive, tag: {seen: early}}
 """
 MORE = """
