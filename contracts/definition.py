@@ -4,7 +4,7 @@ Keys with a hyphen in YAML have an underscore here. Unknown keys are refused: a 
 """
 
 import re
-from datetime import date
+from datetime import date, datetime
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Literal
 
@@ -20,8 +20,8 @@ from pydantic import (
 )
 
 from contracts.fact import AeTitle, Slug
-from contracts.quantity import BitsPerSecond, Bytes, BytesPerDay, Seconds
-from contracts.routing import Priority, Trigger
+from contracts.quantity import BitsPerSecond, Bytes, BytesPerDay, Seconds, parse_duration
+from contracts.routing import PriorityRead, Trigger
 
 DEFAULT_TENANT = "default"
 _WINDOW = r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$"
@@ -123,6 +123,39 @@ Names = Annotated[
 
 def _hyphenated(name: str) -> str:
     return name.rstrip("_").replace("_", "-")
+
+
+def _hold(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f'{value} is not a hold: write such as 30m, or a time of day in quotes: "20:00"')  # noqa: TRY004 - pydantic wants ValueError
+    if not isinstance(value, str) or value == UNTIL_RELEASED or _TIME_OF_DAY.match(value):
+        return value
+    if _LOCAL_TIME.match(value):
+        try:
+            datetime.fromisoformat(value)
+        except ValueError as error:
+            raise ValueError(f"{value} is no date and time: {error}") from error
+        return value
+    try:
+        parse_duration(value)
+    except ValueError as error:
+        said = f'write a duration such as 30m, a time of day such as "20:00", 2026-12-24T08:00, or {UNTIL_RELEASED}'
+        raise ValueError(f"{value!r} is not a hold: {said}") from error
+    return value
+
+
+#: Hold that only a person ends.
+UNTIL_RELEASED = "until-released"
+#: Seconds between two looks of a timer, at least.
+SHORTEST_EVERY = 60
+_TIME_OF_DAY = re.compile(r"^([01]\d|2[0-3]):[0-5]\d$")
+_LOCAL_TIME = re.compile(r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?$")
+#: When something may go, as a rule says it: a duration, a time of day, a local date and time, or `until-released`.
+Hold = Annotated[str, BeforeValidator(_hold)]
+#: What people read where the study is shown: one line.
+Reason = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
+#: Value of a tag.
+TagValue = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
 
 
 class Part(BaseModel):
@@ -295,15 +328,78 @@ class Transform(Part):
 
 
 class Rule(Part):
-    """When what goes where."""
+    """When what is done with what."""
 
     name: str = Field(min_length=1, description="Name, unique in the definition.")
     trigger: Trigger = Field(description="instance: as each arrives; study: when the study is complete.")
     when: str | dict[str, Any] | None = Field(None, description="Condition: CEL, or all/any/not; always, if left out.")
-    deliver: Annotated[Names, Field(min_length=1)] = Field(description="Destinations.")
-    priority: Priority = Field("routine", description="Lane.")
+    after: Seconds | None = Field(None, description="Of a timer: once, so long after the study was complete.")
+    every: Seconds | None = Field(
+        None, description="Of a timer: again and again after the study was complete, until the rule has matched."
+    )
+    deliver: Names = Field((), description="Destinations.")
+    priority: PriorityRead = Field(
+        "routine", description="Lane; without `deliver`, that of all that other rules deliver, if it is a higher one."
+    )
     transform: str | None = Field(None, description="Transform that runs before the destination's own.")
+    hold: Hold | None = Field(
+        None,
+        description="When it may go: after a time such as 30m, at the next 20:00, at 2026-12-24T08:00, or "
+        "until-released by a person. Without `deliver`, that of all that other rules deliver.",
+    )
     notify: Names = Field((), description="Partners to tell.")
+    tag: dict[Slug, TagValue] = Field(default_factory=dict, description="Tags to set on the study, by name.")
+    quarantine: Reason | None = Field(None, description="Why people must look before anything more is done with it.")
+    discard: Reason | None = Field(None, description="Why nothing more is done with it. It is kept all the same.")
+    stop: bool = Field(False, description="Whether the rules after this one do not count where it matches.")
+
+    @property
+    def ends(self) -> bool:
+        """Whether the rules after it with the same trigger do not count where it matches."""
+        return self.stop or self.quarantine is not None or self.discard is not None
+
+    @model_validator(mode="after")
+    def _does_something(self) -> "Rule":
+        asks = self.deliver or self.notify or self.tag or self.hold or self.quarantine or self.discard
+        if "deliver" in self.model_fields_set and not self.deliver:
+            raise ValueError("deliver names no destination: name one, or leave it out")
+        if not asks and self.priority not in ("stat", "urgent"):
+            if self.stop:
+                raise ValueError(
+                    "a rule that only stops drops what matches without a word: write discard with a reason"
+                )
+            if "priority" in self.model_fields_set:
+                raise ValueError("priority without deliver only raises what other rules deliver: write stat or urgent")
+            raise ValueError(
+                "a rule has to do something: deliver, notify, tag, hold, quarantine, discard, or raise the priority"
+            )
+        if self.transform is not None and not self.deliver:
+            raise ValueError("a transform belongs to what the same rule delivers: add deliver")
+        return self
+
+    @model_validator(mode="after")
+    def _ends_alone(self) -> "Rule":
+        if self.quarantine is None and self.discard is None:
+            return self
+        if self.quarantine is not None and self.discard is not None:
+            raise ValueError("quarantine and discard exclude each other: let people decide, or decide here")
+        ending = "quarantine" if self.quarantine is not None else "discard"
+        if self.deliver or self.notify or self.hold is not None or "priority" in self.model_fields_set:
+            raise ValueError(f"{ending} goes together with tag only: give what is to be done before to a rule above")
+        if self.trigger in ("timer", "order", "procedure"):
+            raise ValueError(f"{ending} needs the trigger instance, series, study or amended")
+        return self
+
+    @model_validator(mode="after")
+    def _timed(self) -> "Rule":
+        given = [name for name in ("after", "every") if getattr(self, name) is not None]
+        if self.trigger == "timer" and len(given) != 1:
+            raise ValueError("a timer has either after, such as `after: 30m`, or every, such as `every: 1h`")
+        if self.trigger != "timer" and given:
+            raise ValueError(f"{given[0]} belongs to the trigger timer only")
+        if self.every is not None and self.every < SHORTEST_EVERY:
+            raise ValueError(f"every is {SHORTEST_EVERY} s at least")
+        return self
 
 
 class RuleTest(Part):
@@ -404,7 +500,7 @@ class Definition(Part):
     nodes: dict[NodeKey, Node] = Field(default_factory=dict, description="Nodes by key.")
     destinations: dict[Slug, Destination] = Field(default_factory=dict, description="Destinations by key.")
     transforms: dict[Slug, Transform] = Field(default_factory=dict, description="Transforms by key.")
-    rules: tuple[Rule, ...] = Field((), description="Rules; all that match count.")
+    rules: tuple[Rule, ...] = Field((), description="Rules; all that match count, up to one that stops.")
     tests: tuple[RuleTest, ...] = Field((), description="Cases that the rules must decide as written.")
     hl7_mappings: dict[Slug, Hl7Mapping] = Field(default_factory=dict, description="Mappings by key.")
     partners: dict[PartnerKey, Partner] = Field(default_factory=dict, description="Partners by key.")

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from contracts.fact import Fact, Instant, Sha256, Uid, plain, pseudonym
-from contracts.routing import Priority
+from contracts.routing import PriorityV1
 
 
 class DeliveryItem(Fact):
@@ -21,12 +21,19 @@ class DeliveryItem(Fact):
     )
 
 
+class DeliveryHold(Fact):
+    """A rule keeps a delivery back."""
+
+    rule: str = plain("Name of the rule.")
+    until: Instant | None = plain("Until when, UTC; none: until a person releases it.", default=None)
+
+
 class DeliveryRequested(Fact):
     """Instances of a study are to go to a destination. Several requests make one delivery, in any order."""
 
     study_instance_uid: Uid = pseudonym("Study Instance UID (0020,000D).")
     destination: str = plain("Key of the destination in the network definition; never a group.")
-    priority: Priority = plain("Lane; the highest of all requests of the delivery wins.")
+    priority: PriorityV1 = plain("Lane; the highest of all requests of the delivery wins.")
     network_version: int = plain("Version of the network definition that decided.", ge=1)
     rules: tuple[str, ...] = plain("Names of the rules that asked for it.", min_length=1)
     source_node: str = plain("Node that sent the study first; a delivery back to it would be a loop.")
@@ -42,6 +49,10 @@ class DeliveryRequested(Fact):
     expected_hash: Sha256 | None = plain(
         "Hash of the set of these instances, as in a manifest, when this request closes the delivery: their number "
         "alone can't tell one that is missing from another that came later.",
+        default=None,
+    )
+    hold: DeliveryHold | None = plain(
+        "That it is not to go yet. Of several requests those of the highest lane count, and of these the longest hold.",
         default=None,
     )
 
@@ -146,6 +157,15 @@ class DeliveryOrdered(_DeliveryState):
 class DeliveryChanged(_DeliveryState):
     """A person changed how urgent a delivery is; what is asked for later does not change it back."""
 
-    priority: Priority = plain("Its lane from now on.")
+    priority: PriorityV1 = plain("Its lane from now on.")
     actor: str = plain("Who did it: name of the token, or `local` for the local socket.")
     reason: str | None = plain("Why, as the person wrote it; without personal data.", default=None)
+
+
+class DestinationChanged(Fact):
+    """Whether things can be sent to a destination changed, as far as egress knows from what it sends there."""
+
+    destination: str = plain("Key of the destination in the network definition.")
+    healthy: bool = plain("Whether it could be reached the last time, and nobody has paused it.")
+    problem: str | None = plain("Why not, as a sentence; none if it is healthy.", default=None)
+    since: Instant = plain("Since when that is so, UTC.")

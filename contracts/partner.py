@@ -1,7 +1,7 @@
 """What partners are told: events on an exchange of their own. Producer: egress; each is a delivery like any other."""
 
 from contracts.fact import Fact, Uid, plain, pseudonym
-from contracts.routing import Priority
+from contracts.routing import PriorityV1
 from contracts.topics import Topic
 
 #: Partners have queues on this exchange and never touch the internal one.
@@ -41,7 +41,7 @@ class StudyAvailable(Fact):
     study_version: int = plain("Version of the study that can be fetched.", ge=1)
     instance_count: int = plain("Number of its instances that the partner may have.", ge=1)
     size: int = plain("Bytes of these instances, as Part 10 files.", ge=0)
-    priority: Priority = plain("Lane that the rules asked for.")
+    priority: PriorityV1 = plain("Lane that the rules asked for.")
     reference: str = plain(
         "HTTPS address of the study, which stays: GET lists its instances; `.zip` after it gives all of them. A token "
         "of the partner is needed."

@@ -1,4 +1,4 @@
-"""Events about studies as a whole. Producer: ingest."""
+"""Events about studies as a whole. Producer: ingest, and rules where it says so."""
 
 from typing import Literal
 
@@ -65,3 +65,12 @@ class StudyExpired(Fact):
     kept_since: Instant = plain("When the last instance arrived, UTC.")
     destinations: tuple[str, ...] = plain("Destinations that have it.")
     network_version: int = plain("Version of the network definition whose retention applied.", ge=1)
+
+
+class StudyTagged(Fact):
+    """A rule set tags on a study, which other rules and people can read. Producer: rules."""
+
+    study_instance_uid: Uid = pseudonym("Study Instance UID (0020,000D).")
+    tags: dict[str, str] = plain("The tags that were set or got another value.")
+    rules: dict[str, str] = plain("The rule that set each of them.")
+    network_version: int = plain("Version of the network definition that decided.", ge=1)

@@ -16,6 +16,7 @@ from contracts.delivery import (
     DeliveryOrdered,
     DeliveryRequested,
     DeliveryUnconfirmed,
+    DestinationChanged,
 )
 from contracts.fact import Fact
 from contracts.instances import (
@@ -29,8 +30,8 @@ from contracts.network import NetworkApplied
 from contracts.order import OrderCancelled, OrderChanged, OrderPlaced
 from contracts.procedure import ProcedureCompleted, ProcedureDiscontinued, ProcedureStarted
 from contracts.room import RoomChanged
-from contracts.routing import RoutingDecided
-from contracts.study import StudyAmended, StudyCompleted, StudyExpired, StudyFlagged
+from contracts.routing import RoutingDecided, RoutingQuarantined
+from contracts.study import StudyAmended, StudyCompleted, StudyExpired, StudyFlagged, StudyTagged
 
 EXCHANGE = "kivuko.events"
 DEAD_LETTER_EXCHANGE = "kivuko.dead"
@@ -87,7 +88,7 @@ class Topic:
 TOPICS: tuple[Topic, ...] = (
     Topic("instances.stored.v1", InstancesStored, ("ingest",), ("rules",)),
     Topic("instances.quarantined.v1", InstanceQuarantined, ("ingest",)),
-    Topic("instances.resolved.v1", QuarantineResolved, ("ingest",)),
+    Topic("instances.resolved.v1", QuarantineResolved, ("ingest",), ("rules",)),
     Topic("instances.conflicted.v1", InstanceConflicted, ("ingest",)),
     Topic("association.refused.v1", AssociationRefused, ("ingest",)),
     Topic("room.changed.v1", RoomChanged, ("ingest",)),
@@ -95,15 +96,18 @@ TOPICS: tuple[Topic, ...] = (
     Topic("study.amended.v1", StudyAmended, ("ingest",), ("rules",)),
     Topic("study.flagged.v1", StudyFlagged, ("ingest",)),
     Topic("study.expired.v1", StudyExpired, ("ingest",), ("rules",)),
+    Topic("study.tagged.v1", StudyTagged, ("rules",)),
     Topic("routing.decided.v1", RoutingDecided, ("rules",), ("ingest",)),
+    Topic("routing.quarantined.v1", RoutingQuarantined, ("rules",), ("ingest",)),
     Topic("delivery.requested.v1", DeliveryRequested, ("rules",), ("egress",)),
     Topic("delivery.attempted.v1", DeliveryAttempted, ("egress",)),
-    Topic("delivery.completed.v1", DeliveryCompleted, ("egress",), ("ingest",)),
+    Topic("delivery.completed.v1", DeliveryCompleted, ("egress",), ("ingest", "rules")),
     Topic("delivery.failed.v1", DeliveryFailed, ("egress",)),
     Topic("delivery.unconfirmed.v1", DeliveryUnconfirmed, ("egress",)),
     Topic("delivery.diverted.v1", DeliveryDiverted, ("egress",), ("ingest",)),
     Topic("delivery.ordered.v1", DeliveryOrdered, ("egress",), ("ingest",)),
     Topic("delivery.changed.v1", DeliveryChanged, ("egress",)),
+    Topic("destination.changed.v1", DestinationChanged, ("egress",), ("rules",)),
     Topic("commitment.reported.v1", CommitmentReported, ("ingest", "egress"), ("egress",)),
     Topic("order.placed.v1", OrderPlaced, ("worklist",)),
     Topic("order.changed.v1", OrderChanged, ("worklist",)),

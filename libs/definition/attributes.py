@@ -55,7 +55,7 @@ OBJECTS: Final[Mapping[Trigger, str]] = {
     "procedure": "procedure",
 }
 #: What a study has besides DICOM attributes; beside these its tags, `Tags.NAME`.
-STUDY_EXTRAS: Mapping[str, AttributeType] = {"Sites": _TEXTS}
+STUDY_EXTRAS: Mapping[str, AttributeType] = {"Sites": _TEXTS, "Delivered": _TEXTS}
 _EXTRAS: Final[Mapping[str, Mapping[str, AttributeType]]] = {"study": STUDY_EXTRAS, "series": {"Sites": _TEXTS}}
 #: What is known beside attributes, by name: fields, all of them text.
 CIRCUMSTANCES: Mapping[str, tuple[str, ...]] = {

@@ -1,7 +1,7 @@
 """The rules of a definition, compiled once, and what they decide."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -43,6 +43,10 @@ class Match:
         As the rule says.
     inputs
         What the condition read: attributes by keyword, and such as `source.site`, `calendars.office`, `now` as text.
+    hold, tags, quarantine, discard
+        As the rule says.
+    stop
+        Whether the rules after it were not looked at because of it.
     """
 
     rule: str
@@ -52,6 +56,11 @@ class Match:
     transform: str | None
     inputs: Attributes
     notify: tuple[str, ...] = ()
+    hold: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    quarantine: str | None = None
+    discard: str | None = None
+    stop: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,10 @@ class RuleSet:
             self._scopes[trigger] = scope
             self._rules[trigger] = tuple((rule, condition.within(scope)) for rule, condition in compiled)
 
+    def rules(self, trigger: Trigger) -> tuple[tuple[Rule, Condition], ...]:
+        """Give the rules of a trigger with their conditions, in the order of the definition."""
+        return self._rules.get(trigger, ())
+
     def attributes(self, trigger: Trigger) -> frozenset[str]:
         """Give what the conditions of a trigger read of its object, by keys as in `attributes.type_of`."""
         return self._scopes[trigger].attributes
@@ -114,6 +127,16 @@ class RuleSet:
             for rules in self._rules.values()
             for _, condition in rules
             for name in condition.circumstances
+        )
+
+    @property
+    def reads_health(self) -> frozenset[Trigger]:
+        """Triggers with a condition that reads the health of destinations."""
+        return frozenset(
+            trigger
+            for trigger, rules in self._rules.items()
+            for _, condition in rules
+            if any(name.startswith("destination") for name in condition.circumstances)
         )
 
     def circumstances(
@@ -163,31 +186,56 @@ class RuleSet:
             calendars=working(self.definition.calendars, now, timezone),
         )
 
-    def evaluate(self, trigger: Trigger, inputs: Inputs) -> Evaluation:
-        """Decide. A condition that fails is recorded, and the other rules go on."""
+    def evaluate(
+        self,
+        trigger: Trigger,
+        inputs: Inputs,
+        *,
+        lifted: Collection[str] = (),
+        unhealthy: Collection[str] = (),
+    ) -> Evaluation:
+        """Decide. A condition that fails is recorded, and the other rules go on.
+
+        Parameters
+        ----------
+        trigger, inputs
+            What is looked at.
+        lifted
+            Rules that do not count: a person has released what they put aside.
+        unhealthy
+            Destinations that a group with `pick: first-healthy` passes over, besides those that the inputs say.
+        """
         rules = self._rules[trigger]
         bound = bind(inputs, trigger, self._scopes[trigger])
         errors = [f"attribute {keyword} {why}: taken as absent" for keyword, why in sorted(bound.unreadable.items())]
+        unhealthy = {*unhealthy, *(key for key, healthy in inputs.destinations.items() if not healthy)}
         matches = []
         for rule, condition in rules:
+            if rule.name in lifted:
+                continue
             try:
                 if not condition.holds(bound):
                     continue
             except ConditionFailed as failure:
                 errors.append(f"rule `{rule.name}` could not be decided: {failure}")
                 continue
-            destinations = self.resolve(rule.deliver, inputs.source.get("node"))
-            seen = _seen(condition, bound, inputs)
-            matches.append(
-                Match(rule.name, rule.deliver, destinations, rule.priority, rule.transform, seen, rule.notify)
-            )
+            destinations = self.resolve(rule.deliver, inputs.source.get("node"), unhealthy)
+            matches.append(_match(rule, destinations, _seen(condition, bound, inputs)))
+            if rule.ends:
+                break
         return Evaluation(len(rules), tuple(matches), tuple(errors))
 
-    def resolve(self, names: tuple[str, ...], source_node: str | None) -> tuple[str, ...]:
-        """Resolve groups; `first-healthy` gives the first member that can be called and didn't send the study."""
+    def resolve(
+        self, names: tuple[str, ...], source_node: str | None, unhealthy: Collection[str] = ()
+    ) -> tuple[str, ...]:
+        """Resolve groups.
+
+        `first-healthy` gives the first member that can be called, is healthy and didn't send the study; if none is
+        healthy, the first that can be called: it waits there.
+        """
         resolved: dict[str, None] = {}
         for name in names:
-            resolved.update(dict.fromkeys(self._members(name, source_node, frozenset())))
+            resolved.update(dict.fromkeys(self._members(name, source_node, frozenset(), unhealthy)))
         return tuple(resolved)
 
     def returns(self, destination: str, node: str) -> bool:
@@ -200,15 +248,23 @@ class RuleSet:
         found = self.definition.partners.get(partner)
         return found is not None and site in found.sites
 
-    def _members(self, name: str, source_node: str | None, above: frozenset[str]) -> list[str]:
+    def _members(
+        self, name: str, source_node: str | None, above: frozenset[str], unhealthy: Collection[str]
+    ) -> list[str]:
         target = self.definition.destinations.get(name)
         if target is None or target.group is None:
             return [name]
-        inner = [self._members(one, source_node, above | {name}) for one in target.group if one not in above | {name}]
+        inside = above | {name}
+        inner = [self._members(one, source_node, inside, unhealthy) for one in target.group if one not in inside]
         if target.pick == "all":
             return [one for members in inner for one in members]
-        usable = (members for members in inner if any(self._callable(one, source_node) for one in members))
-        return next(usable, inner[0] if inner else [])
+        usable = [members for members in inner if any(self._callable(one, source_node) for one in members)]
+        healthy = (
+            members
+            for members in usable
+            if any(one not in unhealthy and self._callable(one, source_node) for one in members)
+        )
+        return next(healthy, next(iter(usable or inner), []))
 
     def _callable(self, name: str, source_node: str | None) -> bool:
         target = self.definition.destinations.get(name)
@@ -227,6 +283,23 @@ def _compile(rule: Rule, definition: Definition) -> Condition:
         )
     except ConditionError as error:
         raise RuleSetError(f"rule `{rule.name}`: {error}") from error
+
+
+def _match(rule: Rule, destinations: tuple[str, ...], seen: Attributes) -> Match:
+    return Match(
+        rule=rule.name,
+        names=rule.deliver,
+        destinations=destinations,
+        priority=rule.priority,
+        transform=rule.transform,
+        inputs=seen,
+        notify=rule.notify,
+        hold=rule.hold,
+        tags=rule.tag,
+        quarantine=rule.quarantine,
+        discard=rule.discard,
+        stop=rule.ends,
+    )
 
 
 def _seen(condition: Condition, bound: Bound, inputs: Inputs) -> Attributes:

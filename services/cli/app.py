@@ -15,10 +15,14 @@ from services.cli import (
     order,
     quarantine,
     receipt,
+    replay,
     retention,
+    rule,
     send,
     study,
     token,
+    trial,
+    unmatched,
 )
 
 app = typer.Typer(
@@ -49,6 +53,10 @@ delivery.app.command(epilog=order.CHANGE)(order.change)
 delivery.app.command(epilog=receipt.RECEIPT)(receipt.receipt)
 delivery.app.command(epilog=receipt.KEY)(receipt.key)
 app.add_typer(destination.app, name="destination")
+app.add_typer(rule.app, name="rule")
+rule.app.command(epilog=unmatched.UNMATCHED)(unmatched.unmatched)
+rule.app.command(epilog=unmatched.ROUTE)(unmatched.route)
+rule.app.command(epilog=replay.REPLAY)(replay.replay)
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(retention.app, name="retention")
 app.add_typer(dead.app, name="dead")
@@ -59,6 +67,9 @@ if find_spec("services.egress") is not None:
     delivery.app.command(epilog=receipt.VERIFY)(receipt.verify)
     app.command(epilog=send.EXAMPLE)(send.send)
     app.command(epilog=demo.EXAMPLE)(demo.demo)
+# This puts studies together with the modules of ingest and rules themselves.
+if find_spec("services.rules") is not None and find_spec("services.ingest") is not None:
+    rule.app.command("test", epilog=trial.TEST)(trial.try_files)
 
 
 def main() -> None:

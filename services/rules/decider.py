@@ -1,58 +1,52 @@
 """Decides on what is known of studies, in the caller's transaction, and says so."""
 
-import asyncio
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from contracts.delivery import DeliveryCompleted
 from contracts.envelope import Event
 from contracts.fact import Attributes, Source
-from contracts.instances import InstancesStored
-from contracts.routing import RoutingDecided
+from contracts.instances import InstancesStored, QuarantineResolved
 from contracts.study import StudyAmended, StudyCompleted, StudyExpired
 from libs.clock import Clock
-from libs.definition.attributes import STUDY_EXTRAS
-from libs.definition.ruleset import Evaluation, RuleSet, RuleSetError
-from libs.dicom.header import BASE_KEYWORDS
+from libs.definition.ruleset import Evaluation, Match, RuleSet, RuleSetError
 from libs.messaging.outbox import Outbox
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
-from libs.storage.objects import ObjectMissingError, ObjectStore, StoreUnavailableError
+from libs.storage.objects import ObjectStore, StoreUnavailableError
 from libs.telemetry import log
 from libs.telemetry.trace import attached, study_context, tracer
-from services.rules import metric, repository
-from services.rules.headers import HeadersDamagedError, fetch
+from services.rules import action_rows, metric, repository
+from services.rules.action import emphasis, emphasized, ending, tags
+from services.rules.actions import Actions, next_look
+from services.rules.hold import holding
+from services.rules.in_force import InForce
+from services.rules.need import needs
 from services.rules.plan import (
-    NOTHING,
     Known,
     Requested,
-    aggregate,
     of_version,
-    requests,
-    united,
     wishes,
     within_sites,
     without_loops,
 )
-from services.rules.repository import Completion, Study
+from services.rules.reading import CARRIED, Reading, known, named
+from services.rules.record import recorded
+from services.rules.repository import Study
 from services.rules.tally import Tally
+from services.rules.teller import Teller
+from services.rules.versions import Versions
 
 _LOG = log.get(__name__)
 _TRACER = tracer(__name__)
-#: What events and the instance's row say anyway: no need for the full header.
-_CARRIED: Final = frozenset({*BASE_KEYWORDS, "TransferSyntaxUID"})
 #: How many studies are looked for at a time when a definition comes into force.
 _STUDIES_AT_A_TIME: Final = 100
-
-
-@dataclass(frozen=True)
-class InForce:
-    """The rules in force and the version of the definition that they are from."""
-
-    version: int
-    rules: RuleSet
+#: When a rule looks again at a study that waits for a person.
+_LOOK_AGAIN: Final = timedelta(minutes=10)
 
 
 class Decider:
@@ -72,9 +66,11 @@ class Decider:
 
     def __init__(self, network: NetworkView, outbox: Outbox, objects: ObjectStore, clock: Clock) -> None:
         self._network = network
-        self._outbox = outbox
-        self._objects = objects
         self._clock = clock
+        self._reading = Reading(objects)
+        self._teller = Teller(outbox, clock)
+        self._actions = Actions(outbox, clock)
+        self._versions = Versions(self._reading, self._teller, self._actions, clock)
         self._in_force: InForce | None = None
         self._refused: int | None = None
 
@@ -85,7 +81,8 @@ class Decider:
             return self._in_force
         if self._in_force is None or self._in_force.version != snapshot.version:
             try:
-                self._in_force = InForce(snapshot.version, RuleSet(snapshot.definition))
+                rules = RuleSet(snapshot.definition)
+                self._in_force = InForce(snapshot.version, rules, needs(rules))
             except RuleSetError as error:
                 self._refused = snapshot.version
                 _LOG.error(
@@ -120,7 +117,63 @@ class Decider:
         """Forget the version whose copy is gone; what came again since may now be a whole version by itself."""
         study = await repository.open_study(tx, event.tenant, event.data.study_instance_uid, event.site)
         study = await repository.expire(tx, study, event.data.version, event.data.kept_since)
+        if study.unmatched_at is not None:
+            await action_rows.set_unmatched(tx, study, None)
         await self._decide(tx, study, [])
+
+    async def resolved(self, event: Event[QuarantineResolved], tx: AsyncSession) -> None:
+        """Carry out what a person decided on what rules put aside; other entries of the quarantine are not ours."""
+        row = await action_rows.find_aside(tx, event.data.quarantine_id)
+        if row is None:
+            return
+        study = await repository.lock_study(tx, row.study_id)
+        row = await action_rows.find_aside(tx, event.data.quarantine_id)
+        if row is None or row.state == event.data.resolution:
+            return
+        await action_rows.resolve_aside(tx, row, event.data.resolution)
+        if event.data.resolution == "released":
+            # What was released is undecided again.
+            await self._decide(tx, replace(study, waiting=True), [])
+
+    async def again(self, tx: AsyncSession, study_id: int) -> bool:
+        """Decide once more on a study that no rule matched; give whether one does now."""
+        study = await repository.lock_study(tx, study_id)
+        if study.unmatched_at is None:
+            return True
+        await action_rows.undecide(tx, study)
+        await self._decide(tx, replace(study, waiting=True), [])
+        return (await repository.lock_study(tx, study_id)).unmatched_at is None
+
+    async def delivered(self, event: Event[DeliveryCompleted], tx: AsyncSession) -> None:
+        """Note which destinations have a study."""
+        said = event.data
+        study = await repository.open_study(tx, event.tenant, said.study_instance_uid, event.site)
+        await action_rows.note_delivered(tx, study, said.destination, said.study_version)
+
+    async def look(self, tx: AsyncSession, study_id: int, timer: int, now: datetime) -> None:
+        """Let a rule look at a study because it is time. Raises StoreUnavailableError."""
+        study = await repository.lock_study(tx, study_id)
+        row = await action_rows.due_timer(tx, timer, now)
+        in_force = self.in_force()
+        if row is None or in_force is None:
+            return
+        rule = in_force.needs.timers.get(row.rule)
+        completion = await repository.last_decided(tx, study)
+        if rule is None or completion is None or completion.completed.version <= study.expired_version:
+            await action_rows.move_timer(tx, timer, None)
+            return
+        if await action_rows.is_aside(tx, study):
+            # Once a person has released it, it is decided again, and the clock is set anew.
+            await action_rows.move_timer(tx, timer, now + _LOOK_AGAIN)
+            return
+        said = completion.completed
+        known = await repository.instances_of(tx, study)
+        chosen = of_version(known, said.instance_count, said.content_hash, said.last_arrival)
+        matched = chosen is not None and await self._versions.decide(
+            tx, study, completion, chosen, in_force, {rule.name}
+        )
+        metric.TIMERS.labels(outcome="matched" if matched else "unmatched").inc()
+        await action_rows.move_timer(tx, timer, next_look(rule.every, row.last_at, now, matched=matched))
 
     async def catch_up(self, database: Database) -> None:
         """Decide on the studies that wait for a definition or the object store, each in its own transaction."""
@@ -170,31 +223,45 @@ class Decider:
             said = completion.completed
             chosen = of_version(known, said.instance_count, said.content_hash, said.last_arrival)
             if chosen is not None:
-                await self._decide_study(tx, study, completion, chosen, in_force)
+                await self._versions.decide(tx, study, completion, chosen, in_force)
                 break
 
     async def _decide_instances(
         self, tx: AsyncSession, study: Study, undecided: Sequence[Known], in_force: InForce
     ) -> None:
-        more, unread = await self._more(undecided, in_force.rules.attributes("instance") - _CARRIED)
+        more, unread = await self._reading.more(undecided, in_force.rules.attributes("instance") - CARRIED)
         now = self._clock()
+        lifted, unhealthy = await known(tx, study, "instance", in_force)
         sources = dict.fromkeys(one.source for one in undecided)
         decisions = {source: Tally() for source in sources}
-        surrounding = {source: in_force.rules.circumstances(source, study.tenant, now) for source in sources}
+        surrounding = {
+            source: in_force.rules.circumstances(source, study.tenant, now, dict.fromkeys(unhealthy, False))
+            for source in sources
+        }
         made: list[Requested] = []
         read = sorted(in_force.rules.attributes("instance"))
         # Most instances of a batch say the same where the rules look.
         evaluations: dict[tuple[Source, str], Evaluation] = {}
+        looked: dict[Source, list[Attributes]] = {source: [] for source in sources}
+        ended: dict[Source, dict[str, tuple[Match, list[Known]]]] = {source: {} for source in sources}
         for one in undecided:
             tally = decisions[one.source]
             inputs = surrounding[one.source]
-            attributes = {**more.get(one.id, {}), **_named(study, one), **one.attributes}
+            attributes = {**more.get(one.id, {}), **named(study, one), **one.attributes}
             seen = one.source, repr([attributes.get(keyword) for keyword in read])
             evaluation = evaluations.get(seen)
             if evaluation is None:
-                evaluation = in_force.rules.evaluate("instance", replace(inputs, instance=attributes))
+                evaluation = in_force.rules.evaluate(
+                    "instance", replace(inputs, instance=attributes), lifted=lifted, unhealthy=unhealthy
+                )
                 evaluations[seen] = evaluation
-            wanted, notes = wishes(evaluation.matches)
+                looked[one.source].append({keyword: attributes[keyword] for keyword in read if keyword in attributes})
+            end = ending(evaluation.matches)
+            if end is not None:
+                ended[one.source].setdefault(end.rule, (end, []))[1].append(one)
+            held = holding(one.received_at, in_force.timezone)
+            wanted, notes = wishes(evaluation.matches, held)
+            wanted = emphasized(wanted, emphasis(evaluation.matches, held))
             going, left_out = without_loops([one], wanted, in_force.rules.returns)
             going, withheld = within_sites(going, in_force.rules.may_have)
             made += going
@@ -202,102 +269,24 @@ class Decider:
             tally.add(evaluation.matches, evaluation.rules_evaluated, problems=problems, notes=(*left_out, *withheld))
         await repository.keep_requests(tx, made, in_force.version)
         await repository.mark_decided(tx, undecided, in_force.version)
+        matched = [match for evaluation in evaluations.values() for match in evaluation.matches]
+        await self._actions.tag(tx, study, tags(matched, "instance", in_force.rules.definition), in_force.version)
         for source, tally in decisions.items():
-            decided = tally.decided("instance", study.study_instance_uid, in_force.version, source)
-            await self._say(tx, study, decided, tally.problems)
-        await self._request(tx, study, made, in_force.version)
-
-    async def _decide_study(
-        self, tx: AsyncSession, study: Study, completion: Completion, chosen: Sequence[Known], in_force: InForce
-    ) -> None:
-        said = completion.completed
-        inputs = in_force.rules.circumstances(said.source, study.tenant, self._clock())
-        attributes, unread = await self._study_attributes(study, said, chosen, in_force.rules.attributes("study"))
-        evaluation = in_force.rules.evaluate("study", replace(inputs, study=attributes))
-        wanted, notes = wishes(evaluation.matches)
-        going, left_out = without_loops(chosen, wanted, in_force.rules.returns)
-        going, withheld = within_sites(going, in_force.rules.may_have)
-        before = await repository.requested_of(tx, chosen)
-        everything, changed = united(before, going)
-        had = await repository.requested_before(tx, study, said.version)
-        await repository.keep_requests(tx, going, in_force.version)
-        await repository.close_completion(tx, study, completion, in_force.version)
-        tally = Tally(count=len(chosen))
-        problems = (*unread, *evaluation.errors, *notes, *changed)
-        tally.add(evaluation.matches, evaluation.rules_evaluated, problems=problems, notes=(*left_out, *withheld))
-        decided = tally.decided(
-            "study", study.study_instance_uid, in_force.version, said.source, said.version, everything
-        )
-        await self._say(tx, study, decided, tally.problems)
-        await self._request(tx, study, everything, in_force.version, closing=said.version, had=had)
-
-    async def _study_attributes(
-        self, study: Study, said: StudyCompleted, chosen: Sequence[Known], read: Collection[str]
-    ) -> tuple[Attributes, list[str]]:
-        attributes: Attributes = {
-            "StudyInstanceUID": study.study_instance_uid,
-            "NumberOfStudyRelatedInstances": said.instance_count,
-            "NumberOfStudyRelatedSeries": said.series_count,
-            "Sites": list(said.sites),
-            **said.attributes,
-        }
-        missing = set(read) - set(attributes) - set(STUDY_EXTRAS)
-        more, unread = await self._more(chosen, missing - _CARRIED)
-        for keyword in missing:
-            seen = ({**more.get(one.id, {}), **_named(study, one), **one.attributes} for one in chosen)
-            value = aggregate(known[keyword] for known in seen if keyword in known)
-            if value is not None:
-                attributes[keyword] = value
-        return attributes, unread
-
-    async def _more(
-        self, instances: Sequence[Known], keywords: Collection[str]
-    ) -> tuple[dict[int, Attributes], list[str]]:
-        """Read what events don't carry, and say what can't be read. Raises StoreUnavailableError."""
-        if not keywords:
-            return {}, []
-        try:
-            return await asyncio.to_thread(fetch, self._objects, instances, keywords), []
-        except (ObjectMissingError, HeadersDamagedError):
-            # The instances must go where the other rules send them all the same.
-            return {}, [f"the full header can't be read: {', '.join(sorted(keywords))} taken as absent"]
-
-    async def _say(self, tx: AsyncSession, study: Study, decided: RoutingDecided, problems: Sequence[str]) -> None:
-        await repository.keep_decision(tx, study, decided, self._clock())
-        metric.DECISIONS.labels(trigger=decided.trigger, outcome="matched" if decided.matches else "unmatched").inc()
-        for match in decided.matches:
-            metric.MATCHES.labels(rule=match.rule).inc()
-        if problems:
-            metric.PROBLEMS.labels(trigger=decided.trigger).inc()
-            for problem in problems:
-                _LOG.warning("routing problem", study_uid=study.study_instance_uid, tenant=study.tenant, reason=problem)
-        await self._outbox.emit(
-            tx, decided, subject=study.study_instance_uid, tenant=study.tenant, site=decided.source.site
-        )
-
-    async def _request(
-        self,
-        tx: AsyncSession,
-        study: Study,
-        made: Sequence[Requested],
-        version: int,
-        *,
-        closing: int | None = None,
-        had: Mapping[str, Mapping[str, str]] = NOTHING,
-    ) -> None:
-        for event in requests(study.study_instance_uid, version, made, closing, had):
-            metric.REQUESTED.labels(destination=event.destination).inc(len(event.items))
-            await self._outbox.emit(
-                tx, event, subject=study.study_instance_uid, tenant=study.tenant, site=made[0].instance.source.site
+            for end, put in ended[source].values():
+                await self._actions.put_aside(tx, study, end, put, source, in_force.version)
+            inputs_kept = recorded(
+                surrounding[source],
+                [{"instance": each} for each in looked[source]],
+                unhealthy=unhealthy,
+                lifted=lifted,
             )
-
-
-def _named(study: Study, one: Known) -> Attributes:
-    """Give the identity of an instance as attributes."""
-    return {
-        "StudyInstanceUID": study.study_instance_uid,
-        "SeriesInstanceUID": one.series_instance_uid,
-        "SOPInstanceUID": one.item.sop_instance_uid,
-        "SOPClassUID": one.item.sop_class_uid,
-        "TransferSyntaxUID": one.item.transfer_syntax_uid,
-    }
+            decided = tally.decided(
+                "instance",
+                study.study_instance_uid,
+                in_force.version,
+                source,
+                inputs_hash=inputs_kept.hash,
+                unhealthy=unhealthy if "instance" in in_force.needs.health else None,
+            )
+            await self._teller.say(tx, study, decided, tally.problems, inputs_kept.document)
+        await self._teller.request(tx, study, made, in_force.version)

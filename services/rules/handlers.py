@@ -1,16 +1,23 @@
 """What rules do with events."""
 
+from typing import Final
+
 from faststream.rabbit import RabbitBroker
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from contracts.delivery import DeliveryCompleted, DestinationChanged
 from contracts.envelope import Event
-from contracts.instances import InstancesStored
+from contracts.instances import InstancesStored, QuarantineResolved
 from contracts.study import StudyAmended, StudyCompleted, StudyExpired
 from libs.clock import Clock
 from libs.messaging.consume import consume
 from libs.storage.database import Database
+from services.rules import action_rows
 from services.rules.decider import Decider
 from services.rules.models import messaging
+
+#: What was delivered is asked for by timers, which count in minutes: each transaction may take what comes in so long.
+_LINGER_S: Final = 0.5
 
 
 def register(broker: RabbitBroker, decider: Decider, database: Database, clock: Clock) -> None:
@@ -31,3 +38,15 @@ def register(broker: RabbitBroker, decider: Decider, database: Database, clock: 
     @consume(broker, "rules", StudyExpired, database, messaging, clock)
     async def on_study_expired(event: Event[StudyExpired], tx: AsyncSession) -> None:
         await decider.expired(event, tx)
+
+    @consume(broker, "rules", QuarantineResolved, database, messaging, clock)
+    async def on_quarantine_resolved(event: Event[QuarantineResolved], tx: AsyncSession) -> None:
+        await decider.resolved(event, tx)
+
+    @consume(broker, "rules", DeliveryCompleted, database, messaging, clock, linger=_LINGER_S)
+    async def on_delivery_completed(event: Event[DeliveryCompleted], tx: AsyncSession) -> None:
+        await decider.delivered(event, tx)
+
+    @consume(broker, "rules", DestinationChanged, database, messaging, clock)
+    async def on_destination_changed(event: Event[DestinationChanged], tx: AsyncSession) -> None:
+        await action_rows.note_health(tx, event.data)

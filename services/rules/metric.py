@@ -13,3 +13,9 @@ REQUESTED = metric.counter("kivuko_rules_requested_instances_total", "Instances 
 WAITING = metric.gauge(
     "kivuko_rules_waiting_studies", "Studies that can't be decided yet, by what they wait for.", ["reason"]
 )
+ASIDE = metric.counter(
+    "kivuko_rules_aside_instances_total", "Instances that a rule put aside or discarded.", ["rule", "outcome"]
+)
+UNMATCHED = metric.counter("kivuko_rules_unmatched_total", "Versions of studies that no rule says anything of.")
+UNMATCHED_STUDIES = metric.gauge("kivuko_rules_unmatched_studies", "Studies that no rule says anything of, now.")
+TIMERS = metric.counter("kivuko_rules_timers_total", "Looks of rules that the clock triggered.", ["outcome"])

@@ -8,6 +8,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -34,6 +35,8 @@ studies = Table(
     Column("waiting", Boolean, nullable=False),
     # Last version whose copy expired: what came before it is not part of the study any more.
     Column("expired_version", Integer, nullable=False, server_default="0"),
+    # Since when no rule has said where its last version goes, or that it goes nowhere; none if one has.
+    Column("unmatched_at", Instant, nullable=True),
     UniqueConstraint("tenant", "study_instance_uid", name="studies_business_key"),
     Index("studies_waiting", "waiting"),
 )
@@ -60,6 +63,8 @@ instances = Table(
     # Last version of the study when it was indexed, none if that was not said: it is part of the next version, and if
     # that has expired, only its requests still count.
     Column("after_version", Integer, nullable=True),
+    # The rule that put it aside, or discarded it, when it came.
+    Column("aside", Text, nullable=True),
     UniqueConstraint("study_id", "sop_instance_uid", "content_hash", name="instances_business_key"),
 )
 
@@ -86,6 +91,8 @@ requests = Table(
     Column("transform", String(63), nullable=True),
     Column("priority", String(7), nullable=False),
     Column("rules", JSON, nullable=False),
+    # Rule and end of a hold; none if it may go at once.
+    Column("hold", JSON(none_as_null=True), nullable=True),
     Column("network_version", Integer, nullable=False),
     UniqueConstraint("instance_id", "destination", name="requests_business_key"),
 )
@@ -99,5 +106,119 @@ decisions = Table(
     Column("trigger", String(8), nullable=False),
     # The event's data: rules, version, inputs.
     Column("decided", JSON, nullable=False),
+    # The trigger as the definition has it, and what the conditions could read; none from a release that kept neither.
+    Column("occasion", String(16), nullable=True),
+    Column("inputs_hash", String(64), nullable=True),
+    Column("inputs", JSON(none_as_null=True), nullable=True),
     Index("decisions_study", "study_id", "id"),
+)
+
+#: Tags of studies. Of several rules that set one the one with the lowest rank has its value here.
+tags = Table(
+    "tags",
+    metadata,
+    Column("study_id", _row_id, ForeignKey("studies.id"), primary_key=True),
+    Column("name", String(63), primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("set_at", Instant, nullable=False),
+)
+
+#: What rules put aside of studies, by the name that ingest's quarantine has for it.
+asides = Table(
+    "asides",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("study_id", _row_id, ForeignKey("studies.id"), nullable=False),
+    Column("rule", Text, nullable=False),
+    # open: people are to decide; released: the rule counts no more for this study; discarded: it goes nowhere.
+    Column("state", String(10), nullable=False),
+    # How many instances it was told with.
+    Column("told", Integer, nullable=False),
+    # Version of the study that was put aside as a whole; none if single instances were.
+    Column("study_version", Integer, nullable=True),
+    Column("opened_at", Instant, nullable=False),
+    UniqueConstraint("study_id", "rule", name="asides_business_key"),
+)
+
+#: When rules that the clock triggers look at studies.
+timers = Table(
+    "timers",
+    metadata,
+    Column("id", _row_id, primary_key=True, autoincrement=True),
+    Column("study_id", _row_id, ForeignKey("studies.id"), nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("study_version", Integer, nullable=False),
+    Column("due_at", Instant, nullable=False),
+    # When it is looked at for the last time; none: the first time is the last.
+    Column("last_at", Instant, nullable=True),
+    UniqueConstraint("study_id", "rule", name="timers_business_key"),
+    Index("timers_due", "due_at"),
+)
+
+#: The last version of a study that a destination has, as far as egress told.
+delivered = Table(
+    "delivered",
+    metadata,
+    Column("study_id", _row_id, ForeignKey("studies.id"), primary_key=True),
+    Column("destination", String(63), primary_key=True),
+    Column("study_version", Integer, nullable=False),
+)
+
+#: What egress told last of destinations; one of which it told nothing is taken to be healthy.
+destinations = Table(
+    "destinations",
+    metadata,
+    Column("key", String(63), primary_key=True),
+    Column("healthy", Boolean, nullable=False),
+    Column("problem", Text, nullable=True),
+    Column("since", Instant, nullable=False),
+)
+
+# Only few match nothing: the others cost nothing here.
+_UNMATCHED = studies.c.unmatched_at.is_not(None)
+Index("studies_unmatched", studies.c.unmatched_at, postgresql_where=_UNMATCHED, sqlite_where=_UNMATCHED)
+# What the rules saw of each study and where it went, kept when its instances are forgotten: for "why", and for trying
+# other rules on it.
+history = Table(
+    "history",
+    metadata,
+    Column("study_id", _row_id, ForeignKey("studies.id"), primary_key=True, autoincrement=False),
+    # When its last version was decided.
+    Column("decided_at", Instant, nullable=False),
+    Column("record", JSON, nullable=False),
+    Index("history_decided", "decided_at", "study_id"),
+)
+
+# Definitions that studies were decided under, as gzipped JSON: to say why under the rules of that time.
+definitions = Table(
+    "definitions",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("document", LargeBinary, nullable=False),
+)
+
+replays = Table(
+    "replays",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("asked_at", Instant, nullable=False),
+    Column("asked_by", String(63), nullable=False),
+    # running, done, failed, cancelled.
+    Column("state", String(9), nullable=False),
+    # Why it failed.
+    Column("problem", Text, nullable=True),
+    Column("since", Instant, nullable=False),
+    Column("until", Instant, nullable=False),
+    # What it is compared with: recorded, or in-force.
+    Column("against", String(8), nullable=False),
+    Column("network_version", Integer, nullable=False),
+    Column("studies_done", BigInteger, nullable=False),
+    Column("studies_total", BigInteger, nullable=False),
+    # Its process was alive then.
+    Column("alive_at", Instant, nullable=False),
+    # Prefix of the objects with what it found, once it is done.
+    Column("results", Text, nullable=True),
+    Index("replays_asked", "asked_at"),
 )

@@ -6,12 +6,13 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any, Final
 
-from contracts.delivery import DeliveryItem, DeliveryRequested
+from contracts.delivery import DeliveryHold, DeliveryItem, DeliveryRequested
 from contracts.fact import Attributes, AttributeValue, Source
 from contracts.manifest import set_hash
 from contracts.partner import partner_destination, partner_of
 from contracts.routing import PRIORITIES, Priority
 from libs.definition.ruleset import Match
+from services.rules.hold import Hold, Holding, longest
 
 #: Most items of one request.
 MOST_ITEMS: Final = 500
@@ -42,6 +43,8 @@ class Known:
         Base attributes by DICOM keyword.
     headers_key
         Object with the full headers of its batch.
+    aside
+        The rule that put it aside or discarded it when it came, if one did: no other trigger delivers it.
     """
 
     id: int
@@ -51,6 +54,7 @@ class Known:
     source: Source
     attributes: Attributes
     headers_key: str
+    aside: str | None = None
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -60,16 +64,22 @@ class Known:
 
 @dataclass(frozen=True)
 class Wish:
-    """How an instance is to go to one destination: the higher priority wins, and with it its rule's transform."""
+    """How an instance is to go to one destination: the higher priority wins, and with it its transform and hold."""
 
     priority: Priority
     transform: str | None
     rules: tuple[str, ...]
+    hold: Hold | None = None
 
     def merged(self, other: "Wish") -> "Wish":
-        """Make one wish of two. Of equal priorities the one with a transform counts: it is there for a reason."""
+        """Make one wish of two.
+
+        Of equal priorities the one with a transform counts, and the longer hold: they are there for a reason.
+        """
         first = min((self, other), key=lambda wish: (PRIORITIES.index(wish.priority), wish.transform is None))
-        return Wish(first.priority, first.transform, tuple(dict.fromkeys((*self.rules, *other.rules))))
+        rules = tuple(dict.fromkeys((*self.rules, *other.rules)))
+        hold = longest(self.hold, other.hold) if self.priority == other.priority else first.hold
+        return Wish(first.priority, first.transform, rules, hold)
 
 
 @dataclass(frozen=True)
@@ -81,8 +91,19 @@ class Requested:
     wish: Wish
 
 
-def wishes(matches: Iterable[Match]) -> tuple[dict[str, Wish], list[str]]:
+def _no_hold(_match: Match) -> None:
+    return None
+
+
+def wishes(matches: Iterable[Match], holding: Holding = _no_hold) -> tuple[dict[str, Wish], list[str]]:
     """Make the wishes of the rules that matched.
+
+    Parameters
+    ----------
+    matches
+        The rules.
+    holding
+        Tells until when a rule holds what it delivers.
 
     Returns
     -------
@@ -94,7 +115,7 @@ def wishes(matches: Iterable[Match]) -> tuple[dict[str, Wish], list[str]]:
     notes = []
     for match in matches:
         for destination in (*match.destinations, *map(partner_destination, match.notify)):
-            new = Wish(match.priority, match.transform, (match.rule,))
+            new = Wish(match.priority, match.transform, (match.rule,), holding(match))
             before = found.get(destination)
             found[destination] = new if before is None else before.merged(new)
             if before is not None and before.transform != new.transform:
@@ -138,6 +159,16 @@ def within_sites(made: Sequence[Requested], may_have: MayHave) -> tuple[list[Req
         else:
             without.add(partner)
     return going, [f"partner `{partner}` may not get what other sites than its own sent" for partner in sorted(without)]
+
+
+def gathered(going: Iterable[Requested]) -> list[Requested]:
+    """Make one of several wishes for one instance at one destination."""
+    by_key: dict[tuple[int, str], Requested] = {}
+    for one in going:
+        key = (one.instance.id, one.destination)
+        first = by_key.get(key)
+        by_key[key] = one if first is None else replace(first, wish=first.wish.merged(one.wish))
+    return list(by_key.values())
 
 
 def united(before: Sequence[Requested], going: Sequence[Requested]) -> tuple[list[Requested], list[str]]:
@@ -246,6 +277,7 @@ def requests(
                     source_node=source_node,
                     transform=transform,
                     items=tuple(one.instance.item for one in part),
+                    hold=None if whole.hold is None else DeliveryHold(rule=whole.hold.rule, until=whole.hold.until),
                     study_version=closing if closes else None,
                     expected_count=len(whole_set) if closes else None,
                     expected_hash=set_hash(whole_set) if closes else None,

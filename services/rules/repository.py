@@ -11,9 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from contracts.delivery import DeliveryItem
 from contracts.fact import Source
 from contracts.instances import InstancesStored
-from contracts.routing import RoutingDecided
+from contracts.routing import RoutingDecided, read_priority
 from contracts.study import StudyAmended, StudyCompleted
 from services.rules import statements
+from services.rules.hold import hold_of
 from services.rules.models import completions, decisions, instances, studies
 from services.rules.plan import Known, Requested, Wish
 
@@ -30,6 +31,7 @@ class Study:
     site: str | None
     waiting: bool
     expired_version: int
+    unmatched_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ async def lock_study(tx: AsyncSession, study_id: int) -> Study:
 
 
 def _study(row: Row[Any]) -> Study:
-    return Study(row.id, row.tenant, row.study_instance_uid, row.site, row.waiting, row.expired_version)
+    return Study(
+        row.id, row.tenant, row.study_instance_uid, row.site, row.waiting, row.expired_version, row.unmatched_at
+    )
 
 
 async def keep_instances(tx: AsyncSession, study: Study, batch: InstancesStored) -> list[Known]:
@@ -148,6 +152,17 @@ async def open_completions(tx: AsyncSession, study: Study) -> list[Completion]:
     return [Completion(row.id, StudyCompleted.model_validate(row.completed)) for row in rows]
 
 
+async def last_decided(tx: AsyncSession, study: Study) -> Completion | None:
+    """Give the last version that is decided, if its copy has not expired."""
+    which = (completions.c.study_id == study.id, completions.c.state == "decided")
+    row = (
+        await tx.execute(select(completions).where(*which).order_by(completions.c.version.desc()).limit(1))
+    ).one_or_none()
+    if row is None or not row.completed:
+        return None
+    return Completion(row.id, StudyCompleted.model_validate(row.completed))
+
+
 async def close_completion(tx: AsyncSession, study: Study, completion: Completion, network_version: int) -> None:
     """Note that a version is decided, which closes all before it."""
     await tx.execute(statements.SUPERSEDE, {"study": study.id, "before": completion.completed.version})
@@ -165,7 +180,7 @@ async def requested_of(tx: AsyncSession, known: Sequence[Known]) -> list[Request
         return []
     rows = await tx.execute(statements.REQUESTED, {"one": known[0].id})
     return [
-        Requested(by_uid[row.sop_instance_uid], row.destination, Wish(row.priority, row.transform, tuple(row.rules)))
+        Requested(by_uid[row.sop_instance_uid], row.destination, _wish(row))
         for row in rows
         if row.sop_instance_uid in by_uid
     ]
@@ -208,6 +223,7 @@ async def keep_requests(tx: AsyncSession, made: Iterable[Requested], network_ver
             "transform": one.wish.transform,
             "priority": one.wish.priority,
             "rules": list(one.wish.rules),
+            "hold": None if one.wish.hold is None else one.wish.hold.document(),
             "network_version": network_version,
         }
         for one in made
@@ -216,13 +232,18 @@ async def keep_requests(tx: AsyncSession, made: Iterable[Requested], network_ver
         await tx.execute(_in_dialect(tx, statements.KEEP_REQUESTS), rows)
 
 
-async def keep_decision(tx: AsyncSession, study: Study, decided: RoutingDecided, at: datetime) -> None:
-    """Keep a decision for people who ask why."""
+async def keep_decision(
+    tx: AsyncSession, study: Study, decided: RoutingDecided, at: datetime, inputs: dict[str, Any]
+) -> None:
+    """Keep a decision for people who ask why, and what it was made from."""
     values = {
         "study_id": study.id,
         "decided_at": at,
         "trigger": decided.trigger,
         "decided": decided.model_dump(mode="json"),
+        "occasion": decided.occasion,
+        "inputs_hash": decided.inputs_hash,
+        "inputs": inputs,
     }
     await tx.execute(statements.KEEP_DECISION, values)
 
@@ -277,4 +298,10 @@ def _known(row: Row[Any]) -> Known:
         source=Source.model_validate(row.source),
         attributes=row.attributes,
         headers_key=row.headers_key,
+        aside=row.aside,
     )
+
+
+def _wish(row: Row[Any]) -> Wish:
+    # A row of the release before may have another word for its lane.
+    return Wish(read_priority(row.priority), row.transform, tuple(row.rules), hold_of(row.hold))

@@ -32,7 +32,7 @@ def _keep_instances(begin: Any) -> Insert:
     kept: Insert = statement.on_conflict_do_update(
         index_elements=_IDENTITY,
         # Not a bound None: with one SQLAlchemy sends each row in a statement of its own.
-        set_={name: new[name] for name in _SAID} | {"network_version": null()},
+        set_={name: new[name] for name in _SAID} | {"network_version": null(), "aside": null()},
         where=again,
     ).returning(instances.c.id, instances.c.sop_instance_uid, instances.c.content_hash)
     return kept

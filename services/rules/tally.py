@@ -1,11 +1,11 @@
 """What the rules said of several instances, counted up for the record."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from contracts.fact import Source
 from contracts.partner import partner_of
-from contracts.routing import Decided, RoutingDecided, RuleMatch
+from contracts.routing import Decided, RoutingDecided, RuleMatch, Trigger
 from libs.definition.ruleset import Match
 from services.rules.plan import Requested
 
@@ -27,14 +27,21 @@ class Tally:
         return _counted(self._problems)
 
     def add(
-        self, matches: Iterable[Match], rules_evaluated: int, *, problems: Iterable[str], notes: Iterable[str]
+        self,
+        matches: Iterable[Match],
+        rules_evaluated: int,
+        *,
+        problems: Iterable[str],
+        notes: Iterable[str],
+        count: int | None = None,
     ) -> None:
-        """Take one evaluation in; notes are for the record only."""
-        self._count += self._each
+        """Take one evaluation in, of so many instances; notes are for the record only."""
+        each = self._each if count is None else count
+        self._count += each
         self._rules_evaluated = rules_evaluated
         for match in matches:
-            first, count = self._matches.get(match.rule, (match, 0))
-            self._matches[match.rule] = (first, count + self._each)
+            first, before = self._matches.get(match.rule, (match, 0))
+            self._matches[match.rule] = (first, before + each)
         self._problems.update(problems)
         self._notes.update(notes)
 
@@ -46,6 +53,12 @@ class Tally:
         source: Source,
         study_version: int | None = None,
         everything: Iterable[Requested] | None = None,
+        *,
+        occasion: Trigger | None = None,
+        inputs_hash: str | None = None,
+        unhealthy: Collection[str] | None = None,
+        unmatched: bool = False,
+        more_problems: Iterable[str] = (),
     ) -> RoutingDecided:
         """Say it; for a study trigger with everything that is requested of the version."""
         return RoutingDecided(
@@ -64,14 +77,24 @@ class Tally:
                     instance_count=count,
                     notify=first.notify,
                     inputs=first.inputs,
+                    transform=first.transform,
+                    hold=first.hold,
+                    tags=dict(first.tags),
+                    quarantine=first.quarantine,
+                    discard=first.discard,
+                    stop=first.stop,
                 )
                 for first, count in self._matches.values()
             ),
-            errors=(*self.problems, *_counted(self._notes)),
+            errors=(*self.problems, *more_problems, *_counted(self._notes)),
             # A partner keeps nothing: what has to go to it does not keep a copy here either.
             destinations=None
             if everything is None
             else tuple(sorted({one.destination for one in everything if partner_of(one.destination) is None})),
+            occasion=occasion or trigger,
+            inputs_hash=inputs_hash,
+            unhealthy=None if unhealthy is None else tuple(sorted(unhealthy)),
+            unmatched=unmatched,
         )
 
 

@@ -37,7 +37,7 @@ def test_merging_never_lowers_the_lane_nor_the_version(one: Request, other: Requ
 
 
 def test_stat_is_the_first_lane() -> None:
-    assert lane("stat") < lane("high") < lane("routine") < lane("bulk")
+    assert lane("stat") < lane("urgent") < lane("routine") < lane("bulk")
 
 
 def test_the_identifier_follows_from_the_business_key() -> None:

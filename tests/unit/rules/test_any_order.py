@@ -16,7 +16,7 @@ from tests.unit.rules.scene import CT1, PACS, completed, definition, instance, i
 RULES = (
     rule("all"),
     rule("late ones", "telerad", when="instance.InstanceNumber > 3"),
-    rule("ct", "both", "study", when='study.Modality == "CT"', priority="high"),
+    rule("ct", "both", "study", when='study.Modality == "CT"', priority="urgent"),
 )
 FIRST = [instance(number, InstanceNumber=number) for number in range(1, 5)]
 LATE = [instance(number, InstanceNumber=number) for number in range(5, 8)]
@@ -79,4 +79,4 @@ def test_any_order_and_repetition_gives_the_same_requests_and_one_closing(histor
         {"pacs": (3, 3), "telerad": (4, 4)},
     )
     assert len(earlier) == len({one.destination for one in earlier})
-    assert all(one.priority == "high" for one in final)
+    assert all(one.priority == "urgent" for one in final)

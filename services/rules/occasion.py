@@ -1,0 +1,52 @@
+"""Which triggers a version of a study pulls, and what each of them looks at. Pure."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from contracts.routing import Trigger
+from services.rules.plan import Known
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """Rules of one trigger look at one thing.
+
+    Attributes
+    ----------
+    trigger
+        Which rules.
+    instances
+        What they may deliver.
+    """
+
+    trigger: Trigger
+    instances: tuple[Known, ...]
+
+
+def occasions(
+    triggers: Collection[Trigger], version: int, instances: Sequence[Known], *, timed: bool = False
+) -> list[Occasion]:
+    """Give what is to be looked at, in this order.
+
+    A series is known to be complete when its study is: nothing that arrives says so before. A study is looked at in
+    every version, whether or not a rule asks, so that there is a decision; as an amended one in all but the first.
+
+    Parameters
+    ----------
+    triggers
+        Those that any rule has.
+    version, instances
+        The version of the study.
+    timed
+        Whether the clock made rules look, and not the version.
+    """
+    if timed:
+        return [Occasion("timer", tuple(instances))]
+    found = []
+    if "series" in triggers:
+        uids = sorted({one.series_instance_uid for one in instances})
+        found += [Occasion("series", tuple(one for one in instances if one.series_instance_uid == uid)) for uid in uids]
+    found.append(Occasion("study", tuple(instances)))
+    if "amended" in triggers and version > 1:
+        found.append(Occasion("amended", tuple(instances)))
+    return found

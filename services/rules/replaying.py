@@ -1,0 +1,255 @@
+"""One replay of the history, in a process of its own with its workers: `python -m services.rules.replaying`.
+
+It reads one `Order` as a line of JSON, and writes lines of JSON: how far it is, and at last that it is done. Nothing
+in it is urgent: it runs at the lowest priority, reads the history in small pages that hold no lock, and ends when
+nobody listens any more.
+"""
+
+import asyncio
+import csv
+import gzip
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import AsyncIterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import closing
+from datetime import datetime, timedelta
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final, Literal, TextIO
+
+from pydantic import AwareDatetime, BaseModel, SecretStr
+
+from contracts.definition import Definition
+from libs.definition.ruleset import RuleSet
+from libs.storage.database import Database
+from services.rules import chronicle, history
+from services.rules.findings import Change, Findings, report
+from services.rules.history import Place, Recorded
+from services.rules.simulation import Simulation, left_out
+
+#: Studies that a worker takes in hand at a time.
+SLICE: Final = 2000
+#: Studies that are read at a time.
+_PAGE: Final = 250
+#: Of the scheduler: the lowest, so that whatever else is to be done goes first.
+_NICE: Final = 19
+CHANGES: Final = "changes.csv.gz"
+REPORT: Final = "report.json.gz"
+COLUMNS: Final = (
+    "tenant",
+    "study",
+    "site",
+    "decided_at",
+    "before",
+    "after",
+    "gained",
+    "lost",
+    "other",
+    "instances",
+    "bytes",
+)
+#: What a proposal is compared with: what was recorded, or what the rules in force would do with the same.
+Against = Literal["recorded", "in-force"]
+
+
+class Order(BaseModel):
+    """What is to be replayed.
+
+    Attributes
+    ----------
+    database_url
+        Where the tables of rules are; it may hold a password, so it comes by a pipe.
+    since, until
+        Studies whose last version was decided from the one up to the other.
+    proposed
+        The definition to try.
+    in_force
+        The definition to compare it with; none: what was recorded.
+    folder
+        Where the results go.
+    workers
+        Number of processes.
+    """
+
+    database_url: SecretStr
+    since: AwareDatetime
+    until: AwareDatetime
+    proposed: Definition
+    in_force: Definition | None = None
+    folder: Path
+    workers: int = 2
+
+    def line(self) -> bytes:
+        """Write it for the process."""
+        data = self.model_dump(mode="json", by_alias=True, exclude={"database_url"})
+        return json.dumps({**data, "database_url": self.database_url.get_secret_value()}).encode() + b"\n"
+
+
+class Worker:
+    """Replays slices, in one process.
+
+    Parameters
+    ----------
+    order
+        The replay.
+    """
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._database = Database(order.database_url.get_secret_value(), "rules")
+        self._proposed = Simulation(RuleSet(order.proposed))
+        self._in_force = None if order.in_force is None else Simulation(RuleSet(order.in_force))
+
+    async def slice(self, number: int, after: Place, until: Place) -> Findings:
+        """Replay the studies behind one place up to another; what changes goes to a file of its own."""
+        found = Findings()
+        with part(self._order.folder, number).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            async for one in self._pages(after, until):
+                self._study(one, found, writer)
+        return found
+
+    async def close(self) -> None:
+        """Close the database."""
+        await self._database.close()
+
+    async def _pages(self, after: Place, until: Place) -> AsyncIterator[Recorded]:
+        while True:
+            async with self._database.reading() as tx:
+                page = await history.page(tx, after, until, _PAGE)
+            for one in page:
+                yield one
+            if len(page) < _PAGE:
+                return
+            after = page[-1].decided_at, page[-1].study_id
+
+    def _study(self, one: Recorded, found: Findings, writer: Any) -> None:
+        made = chronicle.from_json(one.record)
+        last = made.versions[-1]
+        before = made.routes if self._in_force is None else self._in_force.outcome(one.tenant, made).routes
+        outcome = self._proposed.outcome(one.tenant, made)
+        changed = found.add(one.study_instance_uid, one.site or "", last.size, before, outcome)
+        if changed:
+            writer.writerow(
+                (
+                    *(one.tenant, one.study_instance_uid, one.site or "", one.decided_at.isoformat()),
+                    *(" ".join(sorted(before)), " ".join(sorted(outcome.routes))),
+                    *(_those(changed, "gained"), _those(changed, "lost"), _other(changed)),
+                    *(last.count, last.size),
+                )
+            )
+
+
+def _those(changed: list[Change], what: str) -> str:
+    return " ".join(one.destination for one in changed if one.what == what)
+
+
+def _other(changed: list[Change]) -> str:
+    return "; ".join(
+        f"{one.destination}: {one.what} {one.before} -> {one.after}"
+        for one in changed
+        if one.what not in ("gained", "lost")
+    )
+
+
+def part(folder: Path, number: int) -> Path:
+    """Give the file with the changes of one slice."""
+    return folder / f"part-{number:07}.csv"
+
+
+async def slices(
+    database: Database, since: datetime, until: datetime, count: int = SLICE
+) -> AsyncIterator[tuple[Place, Place, int]]:
+    """Cut the history into slices: behind which place, up to which, and how many studies."""
+    after: Place = (since - timedelta(microseconds=1), sys.maxsize)
+    while True:
+        async with database.reading() as tx:
+            found = await history.step(tx, after, until, count)
+        if found is None:
+            return
+        place, size = found
+        yield after, place, size
+        after = place
+
+
+async def replay(order: Order, say: TextIO) -> Findings:
+    """Replay, with progress as lines of JSON; the results are files in the folder."""
+    database = Database(order.database_url.get_secret_value(), "rules")
+    found = Findings()
+    try:
+        async with database.reading() as tx:
+            total = await history.count(tx, order.since, order.until)
+        _say(say, done=0, total=total)
+        with (
+            ProcessPoolExecutor(order.workers, get_context("spawn"), _begin, (order.line(),)) as pool,
+            closing(gzip.open(order.folder / CHANGES, "wt", encoding="utf-8", newline="")) as changes,
+        ):
+            csv.writer(changes).writerow(COLUMNS)
+            waiting: deque[tuple[int, Future[Findings]]] = deque()
+            cut = slices(database, order.since, order.until)
+            more = True
+            number = 0
+            while more or waiting:
+                while more and len(waiting) < 2 * order.workers:
+                    piece = await anext(cut, None)
+                    if piece is None:
+                        more = False
+                        break
+                    waiting.append((number, pool.submit(_slice, number, piece[0], piece[1])))
+                    number += 1
+                if waiting:
+                    done, future = waiting.popleft()
+                    found.absorb(await asyncio.wrap_future(future))
+                    _append(part(order.folder, done), changes)
+                    _say(say, done=found.studies, total=max(total, found.studies))
+    finally:
+        await database.close()
+    with gzip.open(order.folder / REPORT, "wt", encoding="utf-8") as file:
+        json.dump({**report(found), "not_replayed": left_out(order.proposed)}, file)
+    return found
+
+
+def _append(piece: Path, changes: TextIO) -> None:
+    with piece.open(encoding="utf-8", newline="") as file:
+        changes.writelines(file)
+    piece.unlink()
+
+
+def _say(say: TextIO, **what: int) -> None:
+    say.write(json.dumps(what) + "\n")
+    say.flush()
+
+
+#: The worker of this process, and the loop in which it lives.
+_STATE: Final[dict[str, Any]] = {}
+
+
+def _begin(line: bytes) -> None:
+    _STATE["runner"] = asyncio.Runner()
+    _STATE["worker"] = Worker(Order.model_validate_json(line))
+
+
+def _slice(number: int, after: Place, until: Place) -> Findings:
+    worker: Worker = _STATE["worker"]
+    found: Findings = _STATE["runner"].run(worker.slice(number, after, until))
+    return found
+
+
+def main() -> int:
+    """Run one replay."""
+    os.nice(_NICE)
+    order = Order.model_validate_json(sys.stdin.buffer.readline())
+    try:
+        found = asyncio.run(replay(order, sys.stdout))
+    except BrokenPipeError:
+        # Nobody listens any more: the service ended, or a person gave it up.
+        return 1
+    _say(sys.stdout, done=found.studies, total=found.studies, finished=1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
