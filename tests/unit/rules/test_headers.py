@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from contracts.fact import Attributes
-from services.rules.headers import pick
+from libs.dicom.excerpt import pick
 from tests.unit.rules.scene import definition, instance, items, make_scene, put_headers, rule, stored
 
 pytestmark = pytest.mark.unit
