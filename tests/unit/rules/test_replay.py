@@ -1,4 +1,4 @@
-"""Replays of what the service recorded: the same rules change nothing, and others give what the service would decide."""
+"""Replays of what the service recorded: the same rules change nothing, others give what the service would decide."""
 
 import asyncio
 import tempfile
