@@ -60,6 +60,11 @@ class Circuit:
     failing_since: datetime | None = None
     failed_at: datetime | None = None
 
+    @property
+    def healthy(self) -> bool:
+        """Whether it could be reached the last time, and nobody has paused it."""
+        return not self.failures and not self.paused
+
     def failed(self, problem: str, now: datetime, backoff: Backoff, random: Random, *, there: bool = True) -> "Circuit":
         """Record an association that failed; `there`: because of the destination, not of what is on our side."""
         failures = self.failures + 1

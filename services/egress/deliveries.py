@@ -34,6 +34,7 @@ from services.egress.delivery import (
 )
 from services.egress.failover import unfit
 from services.egress.folder import FolderTarget
+from services.egress.hold import asked, columns, lasting
 from services.egress.limits import Limits, limits
 from services.egress.partner import PartnerTarget, reach_partner
 from services.egress.reach import NO_DEFINITION, Contexts, Obstacle, Target, no_contexts, reach
@@ -44,6 +45,8 @@ WORK = "egress.work"
 #: Likewise: there may be something to ask a destination for.
 CONFIRM = "egress.confirm"
 _SETTLED_AT_ONCE = 100
+#: Tenant of what concerns the whole network.
+NETWORK = "kivuko"
 
 
 class Deliveries:
@@ -233,7 +236,11 @@ class Deliveries:
         elif isinstance(target, Obstacle):
             await repository.hold(tx, destination, target.reason)
         else:
-            await repository.release(tx, destination, self._clock())
+            now = self._clock()
+            await repository.release(tx, destination, now)
+            for key in await repository.held_by_rules(tx, destination, now):
+                # It is shown what holds it still.
+                await self.give_state(tx, key)
         tx.info[WORK] = tx.info[CONFIRM] = True
 
     async def settle_held(self, destination: str) -> None:
@@ -295,6 +302,7 @@ class Deliveries:
             order=_order(row),
             diverted=_diversion(row),
             given_up=row.given_up,
+            hold=lasting(row, now),
         )
         state: State = found.state
         reason = found.reason
@@ -333,6 +341,12 @@ class Deliveries:
                     await self._emit(tx, told, report.diverted(told, where))
             await self._tell_arrived(tx, each, where)
 
+    async def tell_health(self, tx: AsyncSession, destination: str, problem: str | None) -> None:
+        """Tell that a locked destination can be reached from now on, or why not."""
+        if partner_of(destination) is None:
+            changed = report.health(destination, problem, self._clock())
+            await self._outbox.emit(tx, changed, subject=destination, tenant=NETWORK)
+
     async def _emit(self, tx: AsyncSession, row: Row[Any], fact: Fact) -> None:
         await self._outbox.emit(tx, fact, subject=row.study_instance_uid, tenant=row.tenant, site=row.site)
 
@@ -360,7 +374,8 @@ def _request(event: Event[DeliveryRequested]) -> Request:
     closing = None
     if wanted.study_version is not None and wanted.expected_count is not None:
         closing = Closing(wanted.study_version, wanted.expected_count, wanted.expected_hash)
-    return Request(lane(wanted.priority), (event.time, wanted.source_node), wanted.network_version, closing)
+    first = (event.time, wanted.source_node)
+    return Request(lane(wanted.priority), first, wanted.network_version, closing, asked(wanted.hold))
 
 
 def _merging(row: Row[Any], merged: Request) -> dict[str, Any]:
@@ -383,4 +398,5 @@ def _columns(request: Request) -> dict[str, Any]:
         "study_version": None if request.closing is None else request.closing.study_version,
         "expected_count": None if request.closing is None else request.closing.expected_count,
         "expected_hash": None if request.closing is None else request.closing.expected_hash,
+        **columns(request.hold),
     }

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 from contracts.routing import PRIORITIES, Priority
+from services.egress.hold import Hold, longest
 
 State = Literal["open", "waiting", "done", "failed", "held", "cancelled", "diverted"]
 
@@ -52,12 +53,15 @@ class Request:
         Highest version of the network definition that decided.
     closing
         None as long as no request closed the delivery.
+    hold
+        That of the requests for the most urgent lane; of these the longest.
     """
 
     lane: int
     first: tuple[datetime, str]
     network_version: int
     closing: Closing | None = None
+    hold: Hold | None = None
 
     def merged(self, other: "Request") -> "Request":
         """Merge with another request for the same delivery."""
@@ -67,7 +71,12 @@ class Request:
             first=min(self.first, other.first),
             network_version=max(self.network_version, other.network_version),
             closing=max(closings, key=_rank, default=None),
+            hold=longest(self.hold, other.hold) if self.lane == other.lane else min(self, other, key=_lane).hold,
         )
+
+
+def _lane(request: Request) -> int:
+    return request.lane
 
 
 def _rank(closing: Closing) -> tuple[int, int, str]:
@@ -193,6 +202,7 @@ def standing(
     order: Order | None = None,
     diverted: Diversion | None = None,
     given_up: str | None = None,
+    hold: Hold | None = None,
 ) -> Standing:
     """Decide the state of a delivery.
 
@@ -217,12 +227,15 @@ def standing(
         Where it goes instead. What is diverted never is done, whatever arrives late.
     given_up
         Why it is not tried any more, as long as something of it is not sent.
+    hold
+        What a rule asks for, as long as it lasts. What is sent already stays so.
     """
     settled = _decided(order, diverted)
     if settled is not None:
         return settled
     if tally.due or tally.blocked:
-        return _unsent(tally, now, obstacle if order is None else order.reason, given_up)
+        kept_back = obstacle or (None if hold is None else hold.reason)
+        return _unsent(tally, now, kept_back if order is None else order.reason, given_up)
     if tally.failed:
         return Standing("failed", "all that is left was refused for good: see its instances, then try again")
     if closing is None or not answered(tally, closing) or closing.expected_hash not in (None, set_hash):

@@ -6,6 +6,7 @@ Whoever locks a delivery and the one that it is diverted to locks them in this o
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from contracts.delivery import DeliveryItem
 from contracts.manifest import set_hash
 from services.egress import repository
 from services.egress.delivery import Closing, Request, delivery_id
+from services.egress.hold import columns, noted
 from services.egress.models import deliveries, items
 
 #: Columns of a delivery of which no person ordered anything.
@@ -47,7 +49,7 @@ def own_request(row: Row[Any]) -> Request:
     if not row.joined:
         return request
     closing = None if row.own_version is None else Closing(row.own_version, row.own_count, row.own_hash)
-    return Request(request.lane, request.first, request.network_version, closing)
+    return replace(request, closing=closing)
 
 
 def own_columns(closing: Closing | None) -> dict[str, Any]:
@@ -94,6 +96,8 @@ async def join(tx: AsyncSession, row: Row[Any], to: str, now: datetime, *, relea
         "network_version": both.network_version,
         "joined": True,
         **anew(now),
+        # A rule's hold goes along; who sends it elsewhere by hand wants it there now.
+        **columns(noted(other) if released else both.hold),
     }
     if not other.joined:
         changes |= dict(zip(_OWN, (getattr(other, name) for name in _CLOSING), strict=True))
@@ -140,6 +144,7 @@ async def pass_on(
             raise RuntimeError("the delivery that another one is diverted to is not there")
         both = repository.request_of(other).merged(new)
         changes = {"lane": other.lane if other.lane_by else both.lane} | asked(other, now, again=again)
+        changes |= columns(both.hold)
         await repository.update_delivery(tx, key, **changes, network_version=both.network_version)
         await _give(tx, key, transform, wanted, now)
         await reckon(tx, key)

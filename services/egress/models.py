@@ -74,6 +74,10 @@ deliveries = Table(
     Column("stays", Boolean, nullable=False, server_default=false()),
     # The version of the study of which all that was to go here was said to be there.
     Column("arrived_version", Integer, nullable=True),
+    # The rule that keeps it back, and until when; without a time until a person releases it. Off: a person has.
+    Column("hold_rule", Text, nullable=True),
+    Column("hold_until", Instant, nullable=True),
+    Column("hold_off", Boolean, nullable=False, server_default=false()),
     # Something was diverted to it: version, count and hash above are of all that it carries, and these are of what was
     # asked for by its own name.
     Column("joined", Boolean, nullable=False, server_default=false()),
@@ -94,6 +98,10 @@ Index(
     postgresql_where=_TO_CONFIRM,
     sqlite_where=_TO_CONFIRM,
 )
+
+# Only few are held until a time: the others cost nothing here.
+_HELD_UNTIL = deliveries.c.hold_until.is_not(None)
+Index("deliveries_held_until", deliveries.c.hold_until, postgresql_where=_HELD_UNTIL, sqlite_where=_HELD_UNTIL)
 
 items = Table(
     "items",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from sqlalchemy import ColumnElement, and_
+from sqlalchemy import ColumnElement, and_, not_, or_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.routing import Priority
@@ -30,11 +30,14 @@ _TOLD: Final[dict[Verb, Literal["held", "released", "cancelled", "retried"]]] = 
     "resend": "retried",
 }
 
+#: A rule holds it back, and nothing else does.
+HELD_BY_RULE = and_(table.c.state == "held", table.c.hold_rule.is_not(None), not_(table.c.hold_off))
+
 #: To which deliveries an order can be given.
 FITTING: dict[Verb, ColumnElement[bool]] = {
     "hold": table.c.state.not_in(("done", "diverted")),
     "cancel": _UNFINISHED,
-    "release": table.c.ordered.is_not(None),
+    "release": or_(table.c.ordered.is_not(None), HELD_BY_RULE),
     "retry": and_(table.c.state != "done", table.c.ordered.is_distinct_from("held")),
     # What the destination was seen not to have goes once more, of what is done as well; what is diverted does not.
     "resend": and_(LACKING, table.c.state != "diverted", table.c.ordered.is_distinct_from("held")),
@@ -45,7 +48,8 @@ FITTING: dict[Verb, ColumnElement[bool]] = {
 MEANT: dict[Verb, ColumnElement[bool]] = {
     "hold": and_(_UNFINISHED, table.c.ordered.is_(None)),
     "cancel": _UNFINISHED,
-    "release": table.c.ordered == "held",
+    # What waits for a time goes by itself.
+    "release": or_(table.c.ordered == "held", and_(HELD_BY_RULE, table.c.hold_until.is_(None))),
     "retry": table.c.state == "failed",
     "resend": LACKING,
     "redirect": _UNFINISHED,
@@ -112,7 +116,9 @@ class Orders:
     async def pause(self, destination: str, by: str, why: str | None) -> None:
         """Let nothing go to a destination until it is resumed; what is under way comes to its end."""
         async with self._database.transaction() as tx:
-            await calls.lock_circuit(tx, destination, wait=True)
+            before = await calls.lock_circuit(tx, destination, wait=True)
+            if before is None or before.healthy:
+                await self._deliveries.tell_health(tx, destination, f"paused by {by}")
             await calls.pause(tx, destination, by, why, self._clock())
             await self._deliveries.hold_or_release(tx, destination)
         await self._deliveries.settle_held(destination)
@@ -120,8 +126,10 @@ class Orders:
     async def resume(self, destination: str) -> None:
         """Let things go to a destination again; if it could not be reached before, one association probes it now."""
         async with self._database.transaction() as tx:
-            await calls.lock_circuit(tx, destination, wait=True)
+            before = await calls.lock_circuit(tx, destination, wait=True)
             await calls.resume(tx, destination)
+            if before is not None and before.paused and not before.failures:
+                await self._deliveries.tell_health(tx, destination, None)
             await calls.probe_now(tx, self._clock(), destination)
             await self._deliveries.hold_or_release(tx, destination)
         await self._deliveries.settle_held(destination)
@@ -140,7 +148,9 @@ class Orders:
             values = {"ordered": kind, "ordered_by": order.by, "ordered_at": now, "ordered_why": order.why}
             await repository.update_delivery(tx, key, **values)
         else:
-            await repository.update_delivery(tx, key, **NO_ORDER, **anew(now))
+            # What a person lets go no rule holds again.
+            released = {"hold_off": table.c.hold_rule.is_not(None)} if order.verb == "release" else {}
+            await repository.update_delivery(tx, key, **NO_ORDER, **anew(now), **released)
         if order.verb == "retry":
             # Where only a confirmation is missing, that is asked for at once.
             await repository.update_delivery(tx, key, confirm_at=None, confirm_problem=None)

@@ -49,12 +49,27 @@ class Patience:
         """Look every few seconds, until cancelled."""
         for turn in count():
             try:
+                await self.end_holds()
                 await self.fail_over()
                 if turn % _GIVE_UP_TURNS == 0:
                     await self.give_up()
             except DATABASE_AWAY:
                 _log.exception("deliveries can't be read, trying again")
             await asyncio.sleep(_EVERY)
+
+    async def end_holds(self) -> int:
+        """Let go what rules held until now; give the number of deliveries."""
+        over = repository.hold_over(self._clock())
+        number, after = 0, ""
+        while keys := await self._keys(over, after):
+            for key in keys:
+                async with self._database.transaction() as tx:
+                    if await repository.lock_fitting(tx, key, over):
+                        await repository.update_delivery(tx, key, hold_rule=None, hold_until=None)
+                        await self._deliveries.reconsider(tx, key)
+                        number += 1
+            after = keys[-1]
+        return number
 
     async def give_up(self) -> int:
         """Park what has been tried for longer than its destination says; give the number of deliveries."""

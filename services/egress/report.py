@@ -14,6 +14,7 @@ from contracts.delivery import (
     DeliveryFailed,
     DeliveryOrdered,
     DeliveryUnconfirmed,
+    DestinationChanged,
     InstanceFailure,
 )
 from contracts.routing import PRIORITIES
@@ -110,6 +111,11 @@ def changed(delivery: Row[Any], by: str, why: str | None) -> DeliveryChanged:
         actor=by,
         reason=why,
     )
+
+
+def health(destination: str, problem: str | None, now: datetime) -> DestinationChanged:
+    """Tell whether a destination can be reached."""
+    return DestinationChanged(destination=destination, healthy=problem is None, problem=problem, since=now)
 
 
 def attempted(stretch: Stretch, now: datetime, next_attempt_at: datetime | None) -> DeliveryAttempted:

@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from contracts.delivery import DeliveryItem
 from contracts.manifest import set_hash
 from services.egress.delivery import Closing, Request, State, Tally
+from services.egress.hold import noted
 from services.egress.models import deliveries, destinations, items, workers
 from services.egress.outcome import Outcome, Standing
 
@@ -375,9 +376,27 @@ async def release(tx: AsyncSession, key: str, now: datetime) -> None:
             deliveries.c.state == "held",
             deliveries.c.next_attempt_at.is_not(None),
             deliveries.c.ordered.is_(None),
+            not_(kept_back(now)),
         )
         .values(state="open", reason=None, wanted_since=now)
     )
+
+
+def kept_back(now: datetime) -> ColumnElement[bool]:
+    """Tell which deliveries a rule holds back."""
+    lasts = or_(deliveries.c.hold_until.is_(None), deliveries.c.hold_until > now)
+    return and_(deliveries.c.hold_rule.is_not(None), not_(deliveries.c.hold_off), lasts)
+
+
+def hold_over(now: datetime) -> ColumnElement[bool]:
+    """Tell which deliveries are held still though the time for which a rule held them is over."""
+    return and_(deliveries.c.hold_until <= now, deliveries.c.state == "held")
+
+
+async def held_by_rules(tx: AsyncSession, key: str, now: datetime) -> list[str]:
+    """Name the deliveries to a destination that a rule holds back, and nobody else."""
+    held = (deliveries.c.destination == key, deliveries.c.state == "held", deliveries.c.ordered.is_(None))
+    return list(await tx.scalars(select(deliveries.c.id).where(*held, kept_back(now)).order_by(deliveries.c.id)))
 
 
 async def held_sent(tx: AsyncSession, key: str, after: str, limit: int) -> list[str]:
@@ -399,7 +418,7 @@ async def held_sent(tx: AsyncSession, key: str, after: str, limit: int) -> list[
 def request_of(row: Row[Any]) -> Request:
     """Give what the requests so far say of a delivery."""
     closing = None if row.study_version is None else Closing(row.study_version, row.expected_count, row.expected_hash)
-    return Request(row.lane, (row.requested_at, row.source_node), row.network_version, closing)
+    return Request(row.lane, (row.requested_at, row.source_node), row.network_version, closing, noted(row))
 
 
 async def _insert_new(tx: AsyncSession, table: Table, rows: list[dict[str, Any]]) -> None:

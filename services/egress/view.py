@@ -34,6 +34,8 @@ class DeliveryView(BaseModel):
     ordered_at: datetime | None
     diverted_to: str | None = Field(description="The destination that gets it instead; none if it goes to its own.")
     diverted_at: datetime | None
+    hold_rule: str | None = Field(description="The rule that holds it, or held it; none if none did.")
+    hold_until: datetime | None = Field(description="Until when the rule holds it; none: until a person releases it.")
     wanted_since: datetime | None = Field(description="Since when it is tried, without anybody having decided anew.")
 
 

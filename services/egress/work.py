@@ -328,10 +328,14 @@ class Work:
             there = any(ending.kind in _THEIRS for ending in endings)
             circuit = before.failed(problems[0], now, self._backoff, self._random, there=there)
             await calls.not_reached(tx, destination, circuit, now)
+            if known.healthy:
+                await self._deliveries.tell_health(tx, destination, circuit.problem)
             return circuit
         if moved or any(ending.kind == "finished" for ending in endings):
             if known.failures or endings or destination not in self._reached:
                 await calls.reached(tx, destination, now)
+                if known.failures and not known.paused:
+                    await self._deliveries.tell_health(tx, destination, None)
                 self._reached.add(destination)
             return None
         return known if known.failures else None

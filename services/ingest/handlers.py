@@ -7,11 +7,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.delivery import DeliveryCompleted, DeliveryDiverted, DeliveryOrdered
 from contracts.envelope import Event
-from contracts.routing import RoutingDecided
+from contracts.routing import RoutingDecided, RoutingQuarantined
 from libs.clock import Clock
 from libs.messaging.consume import consume
 from libs.storage.database import Database
-from services.ingest import holdings
+from services.ingest import holdings, ruled
 from services.ingest.models import messaging
 
 #: Retention counts in days: each transaction may take what comes in so many seconds.
@@ -28,6 +28,10 @@ def register(broker: RabbitBroker, database: Database, clock: Clock) -> None:
         if said.study_version is not None and said.destinations is not None:
             study = event.tenant, said.study_instance_uid
             await holdings.note_decision(tx, study, said.study_version, said.destinations, clock())
+
+    @consume(broker, "ingest", RoutingQuarantined, database, messaging, clock)
+    async def on_routing_quarantined(event: Event[RoutingQuarantined], tx: AsyncSession) -> None:
+        await ruled.put_aside(tx, event.tenant, event.data, clock())
 
     @consume(broker, "ingest", DeliveryCompleted, database, messaging, clock, linger=_LINGER_S)
     async def on_delivery_completed(event: Event[DeliveryCompleted], tx: AsyncSession) -> None:

@@ -33,6 +33,7 @@ from services.ingest.disk import SpoolFullError, SpoolUnavailableError
 from services.ingest.holding import UNDECIDED
 from services.ingest.models import arrivals, instances, studies
 from services.ingest.repository import utc
+from services.ingest.ruled import Ruled
 from services.ingest.spool import Spool
 from services.ingest.work import Work
 
@@ -103,6 +104,8 @@ class Quarantine:
         self._submit = submit
         self._replica = replica
         self._clock = clock
+        #: What rules put aside is decided on without any bytes.
+        self.ruled: Final = Ruled(database, outbox, clock)
         self._noise = noise
         self._wake = asyncio.Event()
         self._decided = asyncio.Condition()

@@ -9,7 +9,6 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
 from contracts.fact import Source
-from contracts.instances import QuarantineReason
 from libs.storage.database import Database
 from libs.storage.objects import StoreUnavailableError
 from libs.web.permission import requires
@@ -23,6 +22,7 @@ from services.ingest.correction import Modification, Trust
 from services.ingest.holding import State
 from services.ingest.quarantine import Prospect, Quarantine
 from services.ingest.repository import utc
+from services.ingest.ruled import RULE, AnyReason, check
 
 Caller = Annotated[Principal, Depends(principal)]
 Limit = Annotated[int, Query(ge=1, le=500, description="Entries at most.")]
@@ -36,7 +36,7 @@ class Quarantined(BaseModel):
     id: str
     tenant: str
     site: str
-    reason: QuarantineReason
+    reason: AnyReason
     detail: str
     study_instance_uid: str | None
     sop_instance_uid: str | None
@@ -45,7 +45,7 @@ class Quarantined(BaseModel):
     object_key: str = Field(description="Empty if its bytes are not kept any more.")
     content_hash: str
     size: int
-    times: int = Field(description="How often the same bytes arrived.")
+    times: int = Field(description="How often the same bytes arrived; of what a rule put aside, how many instances.")
     received_at: datetime
     last_received_at: datetime
     state: State = Field(
@@ -71,7 +71,7 @@ class Filter(_Body):
     """Which entries a decision is about: those that nobody has decided on, with all that is given here."""
 
     ids: tuple[str, ...] = Field((), max_length=500)
-    reason: QuarantineReason | None = None
+    reason: AnyReason | None = None
     tenant: str | None = None
     site: str | None = None
     node: str | None = None
@@ -165,7 +165,7 @@ def _reading(router: APIRouter, database: Database, quarantine: Callable[[], Qua
         limit: Limit = 50,
         before: Annotated[str | None, Query(description="Entries below this id.")] = None,
         state: Annotated[list[State] | None, Query(description="In one of these states only.")] = None,
-        reason: Annotated[QuarantineReason | None, Query(description="With this reason only.")] = None,
+        reason: Annotated[AnyReason | None, Query(description="With this reason only.")] = None,
         tenant: Annotated[str | None, Query(description="Of this tenant only.")] = None,
         site: Annotated[str | None, Query(description="Of this site only.")] = None,
         node: Annotated[str | None, Query(description="From this node only.")] = None,
@@ -231,6 +231,8 @@ def _deciding(router: APIRouter, database: Database, quarantine: Callable[[], Qu
 
 async def _release(quarantine: Quarantine, row: Row[Any], body: Release, caller: Principal) -> Outcome:
     try:
+        if row.reason == RULE:
+            return await _release_ruled(quarantine, row, body, caller)
         if body.dry_run:
             return _outcome(row.id, "would-release", await quarantine.look(row, body.wish(), caller))
         return _outcome(row.id, "releasing", await quarantine.release(row, body.wish(), caller))
@@ -240,6 +242,15 @@ async def _release(quarantine: Quarantine, row: Row[Any], body: Release, caller:
         raise Problem(
             503, "Object store away", f"The object store can't be read: {error}.", advice="Try again later."
         ) from error
+
+
+async def _release_ruled(quarantine: Quarantine, row: Row[Any], body: Release, caller: Principal) -> Outcome:
+    """Release what a rule put aside. Raises RefusedError."""
+    check(body.wish())
+    if not body.dry_run:
+        await quarantine.ruled.decide(row, "released", body.reason, caller.name)
+    outcome: Literal["released", "would-release"] = "would-release" if body.dry_run else "released"
+    return Outcome(id=row.id, outcome=outcome, study_instance_uid=row.study_uid, new_study=False, replaces=False)
 
 
 async def _release_one_of_many(quarantine: Quarantine, row: Row[Any], body: Release, caller: Principal) -> Outcome:
@@ -254,6 +265,9 @@ async def _discard(quarantine: Quarantine, row: Row[Any], body: Discard, caller:
     if body.dry_run:
         return Outcome(id=row.id, outcome="would-discard")
     try:
+        if row.reason == RULE:
+            await quarantine.ruled.decide(row, "discarded", body.reason, caller.name, delete=body.delete_bytes)
+            return Outcome(id=row.id, outcome="discarded")
         await quarantine.discard(row, body.reason, caller.name, delete=body.delete_bytes)
     except RefusedError as error:
         return Outcome(id=row.id, outcome="refused", problem=error.detail, advice=error.advice)

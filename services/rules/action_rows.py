@@ -28,9 +28,10 @@ from services.rules.repository import Study
 _IDS_A_STATEMENT = 500
 
 
-def aside_id(study: Study, rule: str) -> str:
-    """Name what a rule puts aside of a study: the same for ever, so that it is told once."""
-    return hashlib.sha256(f"{study.tenant}\n{study.study_instance_uid}\n{rule}".encode()).hexdigest()[:32]
+def _name(study: Study, rule: str, at: datetime) -> str:
+    """Name what a rule puts aside of a study for the quarantine, where names sort by time."""
+    of_both = hashlib.sha256(f"{study.tenant}\n{study.study_instance_uid}\n{rule}".encode()).hexdigest()[:16]
+    return f"{int(at.timestamp() * 1_000_000):016x}-{of_both}"
 
 
 async def unhealthy(tx: AsyncSession) -> frozenset[str]:
@@ -105,9 +106,10 @@ async def open_aside(
     tx: AsyncSession, study: Study, rule: str, count: int, version: int | None, at: datetime
 ) -> str | None:
     """Note that a rule puts so many instances of a study aside; give its name if people have to be told."""
-    key = aside_id(study, rule)
-    row = (await tx.execute(select(asides).where(asides.c.id == key))).one_or_none()
+    mine = (asides.c.study_id == study.id, asides.c.rule == rule)
+    row = (await tx.execute(select(asides).where(*mine))).one_or_none()
     if row is None:
+        key = _name(study, rule, at)
         values = {"study_id": study.id, "rule": rule, "state": "open", "opened_at": at}
         await tx.execute(asides.insert().values(id=key, told=count, study_version=version, **values))
         return key
@@ -115,8 +117,8 @@ async def open_aside(
         return None
     # What a person discarded before is not what has come since: people are asked anew.
     values = {"state": "open", "told": max(count, row.told), "study_version": version or row.study_version}
-    await tx.execute(update(asides).where(asides.c.id == key).values(**values))
-    return key
+    await tx.execute(update(asides).where(asides.c.id == row.id).values(**values))
+    return str(row.id)
 
 
 async def lifted(tx: AsyncSession, study: Study) -> frozenset[str]:

@@ -129,7 +129,7 @@ tags = Table(
 asides = Table(
     "asides",
     metadata,
-    Column("id", String(32), primary_key=True),
+    Column("id", String(40), primary_key=True),
     Column("study_id", _row_id, ForeignKey("studies.id"), nullable=False),
     Column("rule", Text, nullable=False),
     # open: people are to decide; released: the rule counts no more for this study; discarded: it goes nowhere.
@@ -139,7 +139,7 @@ asides = Table(
     # Version of the study that was put aside as a whole; none if single instances were.
     Column("study_version", Integer, nullable=True),
     Column("opened_at", Instant, nullable=False),
-    Index("asides_study", "study_id"),
+    UniqueConstraint("study_id", "rule", name="asides_business_key"),
 )
 
 #: When rules that the clock triggers look at studies.

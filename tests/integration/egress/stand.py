@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Row, select
 
 from contracts.definition import Definition, Snapshot
-from contracts.delivery import DeliveryItem, DeliveryRequested
+from contracts.delivery import DeliveryHold, DeliveryItem, DeliveryRequested
 from contracts.envelope import Event
 from libs.clock import Clock, utc_now
 from libs.dicom.uid import new_uid
@@ -267,6 +267,7 @@ def request(
     expected: int | None = None,
     expected_hash: str | None = None,
     transform: str | None = None,
+    hold: DeliveryHold | None = None,
     later: float = 0,
 ) -> Event[DeliveryRequested]:
     """Make a request."""
@@ -284,6 +285,7 @@ def request(
                 "destination": destination,
                 "priority": priority,
                 "network_version": 1,
+                "hold": hold,
                 "rules": ["all"],
                 "source_node": "CT1",
                 "transform": transform,

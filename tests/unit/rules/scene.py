@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.definition import Definition, Snapshot
-from contracts.delivery import DeliveryRequested
+from contracts.delivery import DeliveryCompleted, DeliveryRequested, DestinationChanged
 from contracts.envelope import Event
-from contracts.fact import ObjectRef, Source
-from contracts.instances import InstancesStored, StoredInstance
+from contracts.fact import Fact, ObjectRef, Source
+from contracts.instances import InstancesStored, QuarantineResolved, Resolution, StoredInstance
 from contracts.manifest import set_hash
 from contracts.routing import RoutingDecided
 from contracts.study import StudyAmended, StudyCompleted, StudyExpired
@@ -26,8 +26,12 @@ from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.storage.migration import migrate
 from libs.storage.objects import ObjectStore, open_store
+from services.rules import action_rows
 from services.rules.decider import Decider
 from services.rules.models import messaging
+from services.rules.timers import Timers
+
+T = TypeVar("T", bound=Fact)
 
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
 TENANT = "minsabs"
@@ -52,6 +56,7 @@ def definition(*rules: dict[str, Any]) -> Definition:
                 "pacs": {"node": "PACS"},
                 "telerad": {"node": "TELERAD"},
                 "both": {"group": ["pacs", "telerad"]},
+                "readers": {"group": ["telerad", "pacs"], "pick": "first-healthy"},
             },
             "rules": list(rules),
         }
@@ -60,6 +65,11 @@ def definition(*rules: dict[str, Any]) -> Definition:
 
 def rule(name: str, deliver: str = "pacs", trigger: str = "instance", **more: Any) -> dict[str, Any]:
     return {"name": name, "trigger": trigger, "deliver": deliver, **more}
+
+
+def act(name: str, trigger: str = "instance", **more: Any) -> dict[str, Any]:
+    """Write a rule that delivers nothing itself."""
+    return {"name": name, "trigger": trigger, **more}
 
 
 def instance(number: int, **attributes: Any) -> StoredInstance:
@@ -144,6 +154,45 @@ def expired(*instances: StoredInstance, version: int = 1) -> Event[Any]:
     return _event(data, f"expired {version}")
 
 
+def resolved(quarantine_id: str, resolution: Resolution = "released") -> Event[Any]:
+    data = QuarantineResolved(
+        quarantine_id=quarantine_id, resolution=resolution, reason="seen", principal="op", study_instance_uid=STUDY
+    )
+    return _event(data, f"{resolution} {quarantine_id}")
+
+
+def arrived(destination: str, version: int = 1) -> Event[Any]:
+    data = DeliveryCompleted(
+        delivery_id="d",
+        study_instance_uid=STUDY,
+        destination=destination,
+        study_version=version,
+        instance_count=1,
+        bytes_sent=1,
+        attempts=1,
+        requested_at=NOW,
+        completed_at=NOW,
+    )
+    return _event(data, f"{destination} has {version}")
+
+
+def health(destination: str, *, healthy: bool, minutes: int = 0) -> Event[Any]:
+    since = NOW + timedelta(minutes=minutes)
+    problem = None if healthy else "away"
+    data = DestinationChanged(destination=destination, healthy=healthy, problem=problem, since=since)
+    return _event(data, f"{destination} {healthy} {minutes}")
+
+
+class Simulated:
+    """A clock that goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
 def put_headers(objects: ObjectStore, key: str, documents: dict[str, dict[str, Any]]) -> None:
     objects.put(key, gzip.compress(json.dumps({"instances": documents}).encode()))
 
@@ -157,6 +206,7 @@ class Scene:
     objects: ObjectStore
     decider: Decider
     snapshots: list[Snapshot]
+    clock: "Simulated"
 
     async def apply(self, applied: Definition) -> None:
         """Bring a definition into force."""
@@ -175,6 +225,12 @@ class Scene:
             await self.decider.stored(event, tx)
         elif isinstance(event.data, StudyExpired):
             await self.decider.expired(event, tx)
+        elif isinstance(event.data, QuarantineResolved):
+            await self.decider.resolved(event, tx)
+        elif isinstance(event.data, DeliveryCompleted):
+            await self.decider.delivered(event, tx)
+        elif isinstance(event.data, DestinationChanged):
+            await action_rows.note_health(tx, event.data)
         else:
             await self.decider.completed(event, tx)
 
@@ -186,7 +242,15 @@ class Scene:
         """Give the decisions that were put into the outbox."""
         return [event for event in await self._emitted(RoutingDecided) if isinstance(event, RoutingDecided)]
 
-    async def _emitted(self, model: type[DeliveryRequested] | type[RoutingDecided]) -> Sequence[object]:
+    async def look(self) -> int:
+        """Have the rules look whose time has come."""
+        return await Timers(self.decider, self.database, self.clock).look()
+
+    async def emitted(self, model: type[T]) -> list[T]:
+        """Give the events of a kind that were put into the outbox."""
+        return [event for event in await self._emitted(model) if isinstance(event, model)]
+
+    async def _emitted(self, model: type[Fact]) -> Sequence[object]:
         async with self.database.reading() as tx:
             bodies = await tx.scalars(
                 select(messaging.outbox.c.body)
@@ -207,8 +271,9 @@ async def make_scene(folder: Path, database_url: str | None = None) -> Scene:
     await migrate(database, "services.rules")
     network = NetworkView(fetch, folder / "network-snapshot.json")
     objects = open_store(f"file://{folder / 'objects'}")
-    outbox = Outbox("rules", "local", lambda: NOW, messaging)
-    return Scene(database, network, objects, Decider(network, outbox, objects, lambda: NOW), snapshots)
+    clock = Simulated()
+    outbox = Outbox("rules", "local", clock, messaging)
+    return Scene(database, network, objects, Decider(network, outbox, objects, clock), snapshots, clock)
 
 
 def items(requests: Sequence[DeliveryRequested]) -> set[tuple[str, str]]:

@@ -38,15 +38,15 @@ def upgrade() -> None:
     )
     op.create_table(
         "asides",
-        sa.Column("id", sa.String(32), primary_key=True),
+        sa.Column("id", sa.String(40), primary_key=True),
         sa.Column("study_id", row_id, sa.ForeignKey("studies.id"), nullable=False),
         sa.Column("rule", sa.Text, nullable=False),
         sa.Column("state", sa.String(10), nullable=False),
         sa.Column("told", sa.Integer, nullable=False),
         sa.Column("study_version", sa.Integer, nullable=True),
         sa.Column("opened_at", time, nullable=False),
+        sa.UniqueConstraint("study_id", "rule", name="asides_business_key"),
     )
-    op.create_index("asides_study", "asides", ["study_id"])
     op.create_table(
         "timers",
         sa.Column("id", row_id, primary_key=True, autoincrement=True),
