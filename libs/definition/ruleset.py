@@ -113,6 +113,10 @@ class RuleSet:
         """Give the rules of a trigger with their conditions, in the order of the definition."""
         return self._rules.get(trigger, ())
 
+    def match(self, rule: Rule, destinations: tuple[str, ...]) -> Match:
+        """Give the match of a rule of which it is known by other means that it applies, without what it read."""
+        return _match(rule, destinations, {})
+
     def attributes(self, trigger: Trigger) -> frozenset[str]:
         """Give the DICOM keywords that the conditions of a trigger read."""
         return self._scopes[trigger]

@@ -105,6 +105,14 @@ class Simulation:
         self._rules = rules
         self._memory = Memory(rules)
         self._needs = needs(rules)
+        self._beyond: dict[Trigger, frozenset[str]] = {
+            trigger: frozenset(
+                keyword
+                for keyword in rules.attributes(trigger) - _CARRIED - STUDY_EXTRAS.keys()
+                if not keyword.startswith(TAG)
+            )
+            for trigger in ("instance", *self._needs.triggers, "study")
+        }
         self._nothing_to_emphasize = not any(
             rule.priority in ("stat", "urgent") or rule.hold for rule in rules.definition.rules if not rule.deliver
         )
@@ -188,13 +196,15 @@ class Simulation:
         if look.trigger == "series":
             attributes: Attributes = {"Sites": sorted({one.source.site for one in look.instances})}
         else:
-            attributes = {key: value for key, value in version.attributes.items() if not key.startswith(TAG)}
+            attributes = dict(version.attributes)
         for keyword in read - attributes.keys() - STUDY_EXTRAS.keys():
             value = aggregate(one.attributes[keyword] for one in look.instances if keyword in one.attributes)
             if value is None and look.trigger != "series":
                 value = version.left.get(keyword)
             if value is not None:
                 attributes[keyword] = value
+        for key in [key for key in read if key.startswith(TAG)]:
+            attributes.pop(key, None)
         if run.tags:
             attributes |= {f"{TAG}{name}": tag.value for name, tag in run.tags.items()}
         return attributes
@@ -207,7 +217,8 @@ class Simulation:
             trigger, source, run.tenant, at, attributes, lifted=version.lifted, unhealthy=unhealthy
         )
         outcome = run.outcome
-        outcome.problems.update(evaluation.errors)
+        if evaluation.errors:
+            outcome.problems.update(evaluation.errors)
         outcome.unknown.update(self._unknown(trigger, version))
         if evaluation.matches:
             outcome.rules.update([match.rule for match in evaluation.matches])
@@ -220,8 +231,8 @@ class Simulation:
 
     def _unknown(self, trigger: Trigger, version: Version) -> Iterator[str]:
         read = self._rules.attributes(trigger)
-        for keyword in read - _CARRIED - STUDY_EXTRAS.keys() - version.looked_for:
-            if keyword not in version.attributes and not keyword.startswith(TAG):
+        for keyword in self._beyond[trigger] - version.looked_for:
+            if keyword not in version.attributes:
                 yield f"{trigger}.{keyword}"
         if "Delivered" in read and "Delivered" not in version.attributes:
             yield "study.Delivered"
