@@ -4,7 +4,7 @@ Keys with a hyphen in YAML have an underscore here. Unknown keys are refused: a 
 """
 
 import re
-from datetime import datetime
+from datetime import date, datetime
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Literal
 
@@ -177,6 +177,10 @@ class Site(Part):
     name: str = Field(description="Name as people know it.")
     tenant: Slug = Field(DEFAULT_TENANT, description="Owner of the site's data; nothing is shared between tenants.")
     link: Link | None = Field(None, description="What the site's line can carry.")
+    timezone: str | None = Field(
+        None,
+        description="IANA time zone of the site, by which rules read clock and calendars; the network's if left out.",
+    )
     sop_classes: Literal["any", "standard"] = Field(
         "any", description="Which storage SOP classes its nodes may send: any, or those of PS3.4 only."
     )
@@ -186,8 +190,9 @@ class Calendar(Part):
     """Working time."""
 
     days: str = Field("Mon-Fri", description="Days or ranges of days, such as Mon-Fri or Mon,Wed.")
-    hours: TimeWindow = Field("00:00-24:00", description="Hours in the network's time zone.")
+    hours: TimeWindow = Field("00:00-24:00", description="Hours in the time zone of the site that sent, by its clock.")
     holidays: str | None = Field(None, description="ISO 3166 country whose public holidays are not working time.")
+    closed: tuple[date, ...] = Field((), description="Other days that are not working time, such as 2026-12-24.")
 
 
 class NodeTls(Part):
@@ -404,7 +409,8 @@ class RuleTest(Part):
     instance: dict[str, Any] = Field(default_factory=dict, description="Instance attributes; the study's if left out.")
     order: dict[str, Any] = Field(default_factory=dict, description="What was ordered.")
     source: dict[str, str] = Field(default_factory=dict, description="site, node.")
-    at: str | None = Field(None, description="Local time, such as 2026-11-20T10:00.")
+    at: str | None = Field(None, description="Local time of the site, such as 2026-11-20T10:00.")
+    unhealthy: Names = Field((), description="Destinations that are not healthy; all others are.")
     delivers: tuple[str, ...] = Field(description="The exact set of destinations, groups by their own name.")
 
 

@@ -69,3 +69,8 @@ class Source(Fact):
     calling_aet: AeTitle = plain("Calling AE title of the association.")
     called_aet: AeTitle = plain("Called AE title of the association.")
     address: str = plain("Source address of the association, without the port.")
+    tls_subject: str | None = plain(
+        "Subject of the certificate that the caller has proved by TLS, as RFC 4514 writes it; None without TLS.",
+        max_length=1024,
+        default=None,
+    )

@@ -1,6 +1,6 @@
 """Events about routing decisions. Producer: rules."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
@@ -9,6 +9,7 @@ from contracts.fact import Attributes, Fact, Sha256, Source, Uid, personal, plai
 #: What makes rules look at something: an image, a series, a study that is complete or amended, an amended study only,
 #: the clock, an order, a procedure step that was completed.
 Trigger = Literal["instance", "series", "study", "amended", "timer", "order", "procedure"]
+TRIGGERS: tuple[Trigger, ...] = get_args(Trigger)
 #: What a decision is about, as version 1 of its event has it: single images, or a study as a whole.
 Decided = Literal["instance", "study"]
 #: Lanes of egress, the most urgent first.

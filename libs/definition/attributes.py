@@ -5,10 +5,11 @@ PS3.5 section 6.2.
 """
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Literal
+from functools import cache, lru_cache
+from typing import Final, Literal
 
 from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_dict
 
@@ -26,20 +27,52 @@ class AttributeType:
     many: bool = False
 
 
-_TEXT, _TEXTS = AttributeType("text"), AttributeType("text", many=True)
+_TYPES: Final = {
+    (kind, many): AttributeType(kind, many) for kind in ("text", "integer", "decimal") for many in (False, True)
+}
+_TEXT, _TEXTS = _TYPES["text", False], _TYPES["text", True]
 _INTEGER_VRS = frozenset({"IS", "US", "UL", "UV", "SS", "SL", "SV", "US or SS"})
 _DECIMAL_VRS = frozenset({"DS", "FL", "FD"})
 _TEXT_VRS = frozenset({"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
 _INT64 = 2**63
+_PRIVATE_ELEMENT: Final = re.compile(r"^([0-9A-Fa-f]{4}),([0-9A-Fa-f]{2})$")
+#: Groups below 0009 that are odd are not for private use, PS3.5 section 7.8.
+_FIRST_PRIVATE: Final = 0x0009
+_CREATOR: Final = re.compile(r"^(?! )[^\\\x00-\x1f\x7f]{1,64}(?<! )$")
 
-#: What a study has besides DICOM attributes.
+#: Most characters of all values of an attribute together, and most values, that a condition is given: with these an
+#: evaluation is bounded in time and memory whatever is sent.
+MOST_CHARACTERS: Final = 16_384
+MOST_VALUES: Final = 4_096
+#: The object that a trigger is about: its attributes are what conditions name first.
+OBJECTS: Final[Mapping[Trigger, str]] = {
+    "instance": "instance",
+    "series": "series",
+    "study": "study",
+    "amended": "study",
+    "timer": "study",
+    "order": "order",
+    "procedure": "procedure",
+}
+#: What a study has besides DICOM attributes; beside these its tags, `Tags.NAME`.
 STUDY_EXTRAS: Mapping[str, AttributeType] = {"Sites": _TEXTS, "Delivered": _TEXTS}
+_EXTRAS: Final[Mapping[str, Mapping[str, AttributeType]]] = {"study": STUDY_EXTRAS, "series": {"Sites": _TEXTS}}
 #: What is known beside attributes, by name: fields, all of them text.
 CIRCUMSTANCES: Mapping[str, tuple[str, ...]] = {
-    "source": ("node", "site", "tenant", "aet", "called", "address", "modality"),
+    "source": ("node", "site", "tenant", "aet", "called", "address", "subject", "modality"),
     "site": ("key", "name", "tenant"),
-    "order": ("accession", "priority", "modality", "station"),
+    "order": (
+        *("accession", "priority", "modality", "station", "procedure", "code", "physician", "service", "location"),
+        *("patient_class", "reason"),
+    ),
+    "procedure": ("station", "modality", "accession", "status"),
+    "clock": ("time", "date", "day"),
 }
+
+
+def circumstances_of(trigger: Trigger) -> Mapping[str, tuple[str, ...]]:
+    """Give what is known beside attributes when a trigger fires."""
+    return {name: fields for name, fields in CIRCUMSTANCES.items() if name != "procedure" or trigger == "procedure"}
 
 
 @cache
@@ -49,7 +82,7 @@ def dicom_attributes() -> Mapping[str, AttributeType]:
     for keyword, tag in keyword_dict.items():
         kind = _kind(dictionary_VR(tag))
         if keyword and kind is not None:
-            offered[keyword] = AttributeType(kind, many=dictionary_VM(tag) != "1")
+            offered[keyword] = _TYPES[kind, dictionary_VM(tag) != "1"]
     return offered
 
 
@@ -59,9 +92,55 @@ def is_dicom_keyword(keyword: str) -> bool:
 
 
 @cache
+def sequences() -> frozenset[str]:
+    """Give the keywords of the sequences of PS3.6: conditions read what stands inside them."""
+    return frozenset(keyword for keyword, tag in keyword_dict.items() if keyword and dictionary_VR(tag) == "SQ")
+
+
+@cache
 def offered_attributes(trigger: Trigger) -> Mapping[str, AttributeType]:
-    """Give what the object of a trigger offers: `instance.X` or `study.X`."""
-    return dicom_attributes() if trigger == "instance" else {**dicom_attributes(), **STUDY_EXTRAS}
+    """Give what the object of a trigger offers by keyword: `instance.X`, `series.X` or `study.X`."""
+    name = OBJECTS[trigger]
+    return {} if name in CIRCUMSTANCES else {**dicom_attributes(), **_EXTRAS.get(name, {})}
+
+
+@lru_cache(maxsize=16_384)
+def type_of(key: str, trigger: Trigger) -> AttributeType | None:
+    """Give the type of what a condition reads of the trigger's object; none if there is no such thing.
+
+    Parameters
+    ----------
+    key
+        A keyword; a path of keywords, `RequestAttributesSequence.RequestedProcedureID`: the values of all items; a
+        private element, as `private_key` writes it; a tag of the study, `Tags.NAME`.
+    trigger
+        Whose object it is.
+    """
+    if key.startswith("("):
+        return _TEXT if offered_attributes(trigger) else None
+    *outer, last = key.split(".")
+    if outer == ["Tags"]:
+        return _TEXT if OBJECTS[trigger] == "study" else None
+    known = dicom_attributes().get(last) if outer else offered_attributes(trigger).get(last)
+    if known is None or not all(one in sequences() for one in outer):
+        return None
+    return _TYPES[known.kind, True] if outer else known
+
+
+def private_key(creator: str, element: str) -> str | None:
+    """Name a private element, PS3.5 section 7.8.1: `(0029,xx10) SIEMENS CSA HEADER`; none if it can't be one.
+
+    Parameters
+    ----------
+    creator
+        Private creator, as it reserves the block.
+    element
+        Group and last two digits of the element, `gggg,ee`, hexadecimal.
+    """
+    given = _PRIVATE_ELEMENT.match(element)
+    if given is None or int(given[1], 16) % 2 == 0 or int(given[1], 16) < _FIRST_PRIVATE or not _CREATOR.match(creator):
+        return None
+    return f"({given[1].upper()},xx{given[2].upper()}) {creator}"
 
 
 def _kind(vr: str) -> Kind | None:
@@ -115,32 +194,45 @@ def _whole(value: str | float) -> int:
 
 def readable(
     attributes: Mapping[str, object], trigger: Trigger, wanted: Collection[str]
-) -> tuple[Attributes, list[str]]:
+) -> tuple[Attributes, dict[str, str]]:
     """Pick the attributes that conditions read, in the form that they see.
 
     Parameters
     ----------
     attributes
-        DICOM keyword to value; absent attributes are absent.
+        Value by keyword, path, private element or tag, see `type_of`; absent attributes are absent.
     trigger
         Whose offer counts.
     wanted
-        Keywords that are read.
+        What is read.
 
     Returns
     -------
-    tuple[Attributes, list[str]]
-        The readable ones, and the keywords of those that are there but can't be read as their type.
+    tuple[Attributes, dict[str, str]]
+        The readable ones; and what is there and can't be read, with the reason, without values.
     """
-    offered = offered_attributes(trigger)
     picked: Attributes = {}
-    unreadable = []
-    for keyword in sorted(wanted):
-        if keyword not in attributes or attributes[keyword] is None:
+    unreadable = {}
+    for key in wanted:
+        given = attributes.get(key)
+        if given is None or given == "":
             continue
-        value = coerce(attributes[keyword], offered[keyword])
+        kind = type_of(key, trigger)
+        if kind is _TEXT and type(given) is str and len(given) <= MOST_CHARACTERS and given.isascii():
+            picked[key] = given
+            continue
+        if kind is None or _is_huge(given):
+            unreadable[key] = f"has more than {MOST_CHARACTERS:,} characters or {MOST_VALUES:,} values"
+            continue
+        value = coerce(given, kind)
         if value is None:
-            unreadable.append(keyword)
+            unreadable[key] = "can't be read as what DICOM says it is"
         elif value not in ("", []):
-            picked[keyword] = value
+            picked[key] = value
     return picked, unreadable
+
+
+def _is_huge(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return len(value) > MOST_VALUES or sum(len(one) for one in value if isinstance(one, str)) > MOST_CHARACTERS
+    return isinstance(value, str) and len(value) > MOST_CHARACTERS

@@ -33,12 +33,15 @@ class WorkingTime:
         Minutes after midnight by the wall clock; an end before the start is on the next day.
     country
         ISO 3166 code of the country whose public holidays are not worked.
+    closed
+        Other days that are not worked.
     """
 
     days: frozenset[int]
     start: int
     end: int
     country: str | None
+    closed: frozenset[date] = frozenset()
 
     def holds(self, local: datetime) -> bool:
         """Tell whether work goes on at a time of the wall clock; hours past midnight belong to the day before."""
@@ -51,7 +54,9 @@ class WorkingTime:
         )
 
     def _worked(self, day: date) -> bool:
-        return day.weekday() in self.days and not (self.country is not None and day in _holidays(self.country))
+        if day.weekday() not in self.days or day in self.closed:
+            return False
+        return self.country is None or day not in _holidays(self.country)
 
 
 @lru_cache(maxsize=1024)
@@ -60,7 +65,7 @@ def read(calendar: Calendar) -> WorkingTime:
     if calendar.holidays is not None and not is_country(calendar.holidays):
         raise CalendarError(f"`{calendar.holidays}` has no known public holidays: write an ISO 3166 code such as GQ")
     start, end = parse_hours(calendar.hours)
-    return WorkingTime(parse_days(calendar.days), start, end, calendar.holidays)
+    return WorkingTime(parse_days(calendar.days), start, end, calendar.holidays, frozenset(calendar.closed))
 
 
 def is_working_time(calendar: Calendar, at: datetime, timezone: str) -> bool:
@@ -90,6 +95,20 @@ def is_working_time(calendar: Calendar, at: datetime, timezone: str) -> bool:
 def working(calendars: Mapping[str, Calendar], at: datetime, timezone: str) -> dict[str, bool]:
     """Tell for each calendar whether it is working time. Raises as `is_working_time`."""
     return {name: is_working_time(calendar, at, timezone) for name, calendar in calendars.items()}
+
+
+def wall_clock(at: datetime, timezone: str) -> dict[str, str]:
+    """Give the clock of a place: `time` as 22:05, `date` as 20261120, `day` as mon to sun.
+
+    Parameters
+    ----------
+    at
+        A moment, with its offset.
+    timezone
+        IANA name of the place's zone.
+    """
+    local = at.astimezone(ZoneInfo(timezone))
+    return {"time": f"{local:%H:%M}", "date": f"{local:%Y%m%d}", "day": _DAYS[local.weekday()]}
 
 
 def parse_days(text: str) -> frozenset[int]:

@@ -3,20 +3,36 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Final
+from functools import lru_cache
+from ipaddress import ip_network
+from typing import Any, Final, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cel_expr_python import cel
 
 from contracts.fact import Attributes
 from contracts.routing import Trigger
-from libs.definition.attributes import CIRCUMSTANCES, readable
-from libs.definition.diagnosis import ConditionError, did_you_mean, translate, type_in_words
-from libs.definition.expression import Node, walk
-from libs.definition.language import Language, language_of
+from libs.definition.attributes import CIRCUMSTANCES, MOST_CHARACTERS, OBJECTS, readable, type_of
+from libs.definition.cost import check_cost
+from libs.definition.diagnosis import FUNCTIONS, ConditionError, translate, type_in_words
+from libs.definition.expression import Node, Tree, read_tree
+from libs.definition.language import Language, checking, evaluating, field_of
+from libs.definition.lookup import Known, Lookups, lookups
 from libs.definition.structured import Path, Writer
 
-__all__ = ["Bound", "Condition", "ConditionError", "ConditionFailed", "Inputs", "bind", "compile_condition"]
+__all__ = [
+    "Bound",
+    "Condition",
+    "ConditionError",
+    "ConditionFailed",
+    "Expression",
+    "Inputs",
+    "Known",
+    "Lookups",
+    "bind",
+    "compile_condition",
+    "compile_expression",
+]
 
 MAX_CHARACTERS: Final = 10_000
 #: Functions whose constant argument is tried when the condition is compiled: a bad one would fail at every evaluation.
@@ -25,6 +41,12 @@ _TRIED: Final = {
     "timestamp": ("timestamp({0}) == timestamp({0})", 'write a time such as timestamp("2026-01-31T00:00:00Z")'),
     "duration": ("duration({0}) == duration({0})", 'write a length of time such as duration("90m")'),
 }
+#: Functions whose last argument must stand in the condition: what is sent could make them slow, or fail.
+_WRITTEN_OUT: Final = {
+    "matches": "the pattern of `matches`",
+    "inNetwork": "the network of `inNetwork`",
+}
+_OFFERED: Final = frozenset({*FUNCTIONS, "private"})
 #: What the CEL runtime says, and the reason that is recorded: never its text, which may hold values of the dataset.
 _FAILURES: Final = (
     ("Index error", "it asks for a value of a list that has fewer"),
@@ -52,25 +74,48 @@ class Inputs:
     ----------
     now
         The moment, with its offset.
-    instance, study
-        DICOM keyword to value: one of the two, as the trigger says.
-    source, order, site
+    instance, series, study
+        Value by keyword, path into sequences, private element or tag, as `attributes.type_of` knows them: one of the
+        three, as the trigger says.
+    source, order, site, procedure, clock
         Texts by the names in `CIRCUMSTANCES`.
     calendars
         Calendar to whether it is working time.
+    destinations
+        Destination to whether it is healthy; of what is not said, nothing bad is known.
     """
 
     now: datetime
     instance: Attributes = field(default_factory=dict)
+    series: Attributes = field(default_factory=dict)
     study: Attributes = field(default_factory=dict)
     source: Mapping[str, str] = field(default_factory=dict)
     order: Mapping[str, str] = field(default_factory=dict)
     site: Mapping[str, str] = field(default_factory=dict)
+    procedure: Mapping[str, str] = field(default_factory=dict)
+    clock: Mapping[str, str] = field(default_factory=dict)
     calendars: Mapping[str, bool] = field(default_factory=dict)
+    destinations: Mapping[str, bool] = field(default_factory=dict)
 
     def of(self, trigger: Trigger) -> Attributes:
-        """Give the attributes of the trigger's object."""
-        return self.instance if trigger == "instance" else self.study
+        """Give the attributes of the trigger's object; an order or a procedure has none."""
+        found: Attributes = {} if OBJECTS[trigger] in CIRCUMSTANCES else getattr(self, OBJECTS[trigger])
+        return found
+
+    def surroundings(self, names: Collection[str]) -> Attributes:
+        """Give what is beside the attributes by name, `source.site` or `calendars.office`, as people read it."""
+        seen: Attributes = {}
+        for name in sorted(names):
+            group, _, part = name.partition(".")
+            if group == "now":
+                seen[name] = self.now.isoformat()
+            elif group == "calendars":
+                seen[name] = "working time" if self.calendars.get(part, False) else "not working time"
+            elif group == "destination":
+                seen[name] = "healthy" if self.destinations.get(part, True) else "not healthy"
+            elif part in getattr(self, group):
+                seen[name] = getattr(self, group)[part]
+        return seen
 
 
 @dataclass(frozen=True)
@@ -84,17 +129,17 @@ class Bound:
     values
         The attributes as conditions see them.
     unreadable
-        Keywords whose values can't be read as the type that the dictionary gives: they count as absent.
+        What is there and can't be read, with the reason: it counts as absent.
     """
 
     activation: Any
     values: Attributes
-    unreadable: tuple[str, ...]
+    unreadable: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Condition:
-    """A condition that passed all checks.
+class Expression:
+    """A checked expression of any type.
 
     Attributes
     ----------
@@ -102,24 +147,49 @@ class Condition:
         The CEL.
     trigger
         Trigger that it was checked for.
-    attributes
-        DICOM keywords that it reads.
-    circumstances
-        What else it reads: `source.site`, `calendars.office`, `now`.
+    reads
+        What it looks up.
     scope
-        DICOM keywords that inputs must be bound with: those of all conditions that share them.
+        What inputs must be bound with: the lookups of all expressions that share them.
     """
 
     text: str
     trigger: Trigger
-    attributes: frozenset[str]
-    circumstances: frozenset[str]
-    scope: frozenset[str]
+    reads: Lookups
+    scope: Lookups
+    _serialized: bytes = field(repr=False, compare=False)
     _program: Any = field(repr=False, compare=False)
 
-    def within(self, scope: frozenset[str]) -> "Condition":
-        """Give the same condition for inputs that are bound once for several conditions."""
-        return replace(self, scope=scope, _program=language_of(self.trigger, scope).env.compile(self.text))
+    def within(self, scope: Lookups) -> Self:
+        """Give the same for inputs that are bound once for several expressions."""
+        program = evaluating(self.trigger, scope.attributes).env.deserialize(self._serialized)
+        return replace(self, scope=scope, _program=program)
+
+    def value(self, bound: Bound) -> Any:
+        """Evaluate on inputs that were bound with the expression's scope. Raises ConditionFailed."""
+        try:
+            found = self._program.eval(bound.activation)
+            if found.type() != cel.Type.ERROR:
+                return found.plain_value()
+            said = str(found.value())
+        except RuntimeError as error:  # the only exception of the library
+            said = str(error)
+        raise ConditionFailed(_reason(said))
+
+
+@dataclass(frozen=True)
+class Condition(Expression):
+    """An expression that is true or false."""
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """What it reads of the trigger's object: keywords, paths, private elements, tags."""
+        return self.reads.attributes
+
+    @property
+    def circumstances(self) -> frozenset[str]:
+        """What else it reads: `source.site`, `calendars.office`, `now`."""
+        return self.reads.circumstances
 
     def matches(self, inputs: Inputs) -> bool:
         """Decide. Raises ConditionFailed."""
@@ -127,32 +197,64 @@ class Condition:
 
     def holds(self, bound: Bound) -> bool:
         """Decide on inputs that were bound with the condition's scope. Raises ConditionFailed."""
-        value = self._program.eval(bound.activation).value()
+        try:
+            value = self._program.eval(bound.activation).value()
+        except RuntimeError as error:  # the only exception of the library
+            raise ConditionFailed(_reason(str(error))) from None
         # What failed is a text here; asking the library for the type costs as much as evaluating.
         if isinstance(value, bool):
             return value
-        said = str(value)
-        raise ConditionFailed(next((reason for mark, reason in _FAILURES if mark in said), "it can't be evaluated"))
+        raise ConditionFailed(_reason(str(value)))
 
 
-def bind(inputs: Inputs, trigger: Trigger, scope: frozenset[str]) -> Bound:
-    """Bring the attributes of a scope and all else into the form for evaluation."""
-    language = language_of(trigger, scope)
-    values, unreadable = readable(inputs.of(trigger), trigger, scope)
-    data = {
-        trigger: language.messages[trigger](**values),
-        **{
-            name: language.messages[name](**{key: getattr(inputs, name).get(key) for key in fields})
-            for name, fields in CIRCUMSTANCES.items()
-        },
-        "calendars": dict(inputs.calendars),
-        "now": inputs.now,
-    }
-    return Bound(language.env.Activation(data), values, tuple(unreadable))
+def _reason(said: str) -> str:
+    return next((reason for mark, reason in _FAILURES if mark in said), "it can't be evaluated")
+
+
+def bind(inputs: Inputs, trigger: Trigger, scope: Lookups) -> Bound:
+    """Bring what a scope reads into the form for evaluation."""
+    language = evaluating(trigger, scope.attributes)
+    about = OBJECTS[trigger]
+    values, unreadable = readable(inputs.of(trigger), trigger, scope.attributes)
+    data: dict[str, Any] = {}
+    if about not in CIRCUMSTANCES:
+        data[about] = language.messages[about](**{field_of(key): value for key, value in values.items()})
+    for group, names in _groups(scope.circumstances).items():
+        if group == "now":
+            data[group] = inputs.now
+        elif group == "calendars":
+            data[group] = {name: inputs.calendars.get(name, False) for name in names}
+        elif group == "destination":
+            health = language.messages[group]
+            data[group] = {name: health(healthy=inputs.destinations.get(name, True)) for name in names}
+        else:
+            given = getattr(inputs, group)
+            texts = {name: _text(given[name]) for name in names if given.get(name)}
+            data[group] = language.messages[group](**texts)
+    return Bound(language.env.Activation(data), values, unreadable)
+
+
+@lru_cache(maxsize=4096)
+def _groups(circumstances: frozenset[str]) -> Mapping[str, tuple[str, ...]]:
+    """Give what is read of each group beside the attributes."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(circumstances):
+        group, _, part = name.partition(".")
+        groups.setdefault(group, []).append(part)
+    return {group: tuple(parts) for group, parts in groups.items()}
+
+
+def _text(value: object) -> str:
+    """Give a text that the evaluator takes: without lone surrogates, and not too long."""
+    return str(value)[:MOST_CHARACTERS].encode(errors="replace").decode()
 
 
 def compile_condition(
-    when: str | Mapping[str, Any] | None, *, trigger: Trigger, calendars: Collection[str]
+    when: str | Mapping[str, Any] | None,
+    *,
+    trigger: Trigger,
+    calendars: Collection[str] = (),
+    destinations: Collection[str] = (),
 ) -> Condition:
     """Check a condition and make it ready for use.
 
@@ -161,85 +263,73 @@ def compile_condition(
     when
         CEL, a structured condition, or nothing: always.
     trigger
-        `instance` offers `instance.KEYWORD`, `study` offers `study.KEYWORD`; both offer source,
-        site, order, calendars and now.
-    calendars
-        Names of the calendars that there are.
+        `instance` offers `instance.KEYWORD`, `study` offers `study.KEYWORD`; `OBJECTS` has all. All of them offer
+        source, site, order, clock, calendars, destination and now.
+    calendars, destinations
+        Names of those that there are.
 
     Raises
     ------
     ConditionError
         With the place and a sentence.
     """
+    known = Known(calendars, destinations)
     if when is None:
-        return _compile("true", trigger, calendars)
+        return _compile("true", trigger, known)
     if isinstance(when, str):
-        return _compile(when, trigger, calendars)
+        return _compile(when, trigger, known)
 
     def check(text: str, path: Path) -> None:
         try:
-            _compile(text, trigger, calendars)
+            _compile(text, trigger, known)
         except ConditionError as error:
             raise ConditionError(error.message, error.line, error.column, path) from error
 
-    return _compile(Writer(trigger, calendars, check).write(when), trigger, calendars)
+    return _compile(Writer(trigger, known, check).write(when), trigger, known)
 
 
-def _compile(text: str, trigger: Trigger, calendars: Collection[str]) -> Condition:
+def compile_expression(text: str, *, trigger: Trigger, known: Known) -> Expression:
+    """Check an expression of any type, such as a part of a condition. Raises ConditionError."""
+    _, reads, serialized = _checked(text, trigger, known)
+    return Expression(text, trigger, reads, reads, serialized, _program(trigger, reads, serialized))
+
+
+def _compile(text: str, trigger: Trigger, known: Known) -> Condition:
+    result, reads, serialized = _checked(text, trigger, known)
+    if result != cel.Type.BOOL:
+        raise ConditionError(f"a condition must give true or false, and this gives {type_in_words(result.name())}")
+    return Condition(text, trigger, reads, reads, serialized, _program(trigger, reads, serialized))
+
+
+def _program(trigger: Trigger, reads: Lookups, serialized: bytes) -> Any:
+    return evaluating(trigger, reads.attributes).env.deserialize(serialized)
+
+
+def _checked(text: str, trigger: Trigger, known: Known) -> tuple[Any, Lookups, bytes]:
+    """Check an expression; give its type, what it looks up, and its form for evaluation."""
     if len(text) > MAX_CHARACTERS:
         raise ConditionError(f"the condition is longer than {MAX_CHARACTERS} characters; split it into several rules")
-    language = language_of(trigger)
+    language = checking(trigger)
     try:
         program = language.env.compile(text)
     except RuntimeError as error:  # the only exception of the library
         raise translate(str(error), text, trigger) from None
-    result = program.return_type()
-    if result != cel.Type.BOOL:
-        raise ConditionError(f"a condition must give true or false, and this gives {type_in_words(result.name())}")
-    attributes, circumstances = set(), set()
-    for node in walk(program.serialize()):
+    tree = read_tree(program.serialize())
+    for node in tree.nodes:
         _refuse(node, language)
-        if not node.is_("ident"):
-            continue
-        name = node.expr.ident.name
-        if name == trigger or name in CIRCUMSTANCES:
-            field_name = _selected(node, name)
-            if name == trigger:
-                attributes.add(field_name)
-            else:
-                circumstances.add(f"{name}.{field_name}")
-        elif name == "calendars":
-            circumstances.add(f"calendars.{_calendar(node, calendars)}")
-        elif name == "now":
-            circumstances.add("now")
-    # Evaluated in a language of its own few attributes: one with all keywords takes six times as long.
-    scope = frozenset(attributes)
-    return Condition(
-        text, trigger, scope, frozenset(circumstances), scope, language_of(trigger, scope).env.compile(text)
-    )
+    reads = lookups(tree, trigger, known)
+    _check_cost(tree, reads, trigger)
+    return program.return_type(), reads, tree.serialize()
 
 
-def _selected(node: Node, name: str) -> str:
-    parent = node.parent
-    if parent is None or not parent.is_("select"):
-        raise ConditionError(
-            f"`{name}` stands for a group: name one of its parts, `{name}.PART`", node.line, node.column
-        )
-    return str(parent.expr.select.field)
+def _check_cost(tree: Tree, reads: Lookups, trigger: Trigger) -> None:
+    kinds = {field_of(key): type_of(key, trigger) for key in reads.attributes}
 
+    def is_list(name: str) -> bool:
+        kind = kinds.get(name)
+        return kind is not None and kind.many
 
-def _calendar(node: Node, calendars: Collection[str]) -> str:
-    parent = node.parent
-    name = None
-    if parent is not None and parent.is_("select"):
-        name = parent.expr.select.field
-    elif parent is not None and parent.is_("call") and parent.expr.call.function == "_[_]":
-        name = parent.expr.call.args[-1].constant.string or None
-    if name is None:
-        raise ConditionError('name a calendar, `calendars["NAME"]`', node.line, node.column)
-    if name not in calendars:
-        raise ConditionError(f"there is no calendar `{name}`{did_you_mean(name, calendars)}", node.line, node.column)
-    return str(name)
+    check_cost(tree.nodes[0].expr, is_list)
 
 
 def _refuse(node: Node, language: Language) -> None:
@@ -256,6 +346,16 @@ def _refuse(node: Node, language: Language) -> None:
         raise ConditionError(
             "`dyn` would switch the check of types off; use int(), double() or string()", node.line, node.column
         )
+    if call.function[0].isalpha() and call.function not in _OFFERED:
+        raise ConditionError(
+            f"`{call.function}` is not offered; there are {', '.join(FUNCTIONS)}", node.line, node.column
+        )
+    if call.function in _WRITTEN_OUT and not call.args[-1].constant.HasField("string"):
+        raise ConditionError(
+            f"{_WRITTEN_OUT[call.function]} must be written out, not be read from elsewhere", node.line, node.column
+        )
+    if call.function.startswith("get") and call.args and not call.args[-1].constant.HasField("string"):
+        raise ConditionError("the time zone must be written out, not be read from elsewhere", node.line, node.column)
     if call.args and call.args[-1].constant.HasField("string"):
         _try(node, call.function, call.args[-1].constant.string, language)
 
@@ -267,6 +367,12 @@ def _try(node: Node, function: str, constant: str, language: Language) -> None:
         quoted = "'" + "".join(f"\\U{ord(character):08x}" for character in constant) + "'"
         if language.env.compile(trial.format(quoted)).eval(data={}).type() != cel.Type.BOOL:
             raise ConditionError(message, node.line, node.column)
+    elif function == "inNetwork":
+        try:
+            ip_network(constant)
+        except ValueError:
+            message = f"`{constant}` is not a network: write such as 10.2.0.0/24"
+            raise ConditionError(message, node.line, node.column) from None
     elif function.startswith("get"):
         try:
             ZoneInfo(constant)

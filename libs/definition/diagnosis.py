@@ -6,13 +6,21 @@ from collections.abc import Collection
 from typing import Final
 
 from contracts.routing import Trigger
-from libs.definition.attributes import CIRCUMSTANCES, is_dicom_keyword, offered_attributes
+from libs.definition.attributes import (
+    CIRCUMSTANCES,
+    OBJECTS,
+    circumstances_of,
+    dicom_attributes,
+    is_dicom_keyword,
+    offered_attributes,
+    sequences,
+)
 
 FUNCTIONS: Final = (
     "all", "contains", "double", "duration", "endsWith", "exists", "exists_one", "filter", "getDate", "getDayOfMonth",
-    "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours", "getMinutes", "getMonth", "has", "indexOf", "int",
-    "join", "lowerAscii", "map", "matches", "replace", "size", "split", "startsWith", "string", "substring",
-    "timestamp", "trim", "upperAscii",
+    "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours", "getMinutes", "getMonth", "getSeconds", "has",
+    "inNetwork", "indexOf", "int", "join", "lowerAscii", "map", "matches", "private", "replace", "size", "split",
+    "startsWith", "string", "substring", "timestamp", "trim", "upperAscii",
 )  # fmt: skip
 _TYPES: Final = {
     "string": "text",
@@ -103,37 +111,46 @@ def unknown_field(owner: str, field: str, trigger: Trigger) -> str:
     if owner in CIRCUMSTANCES:
         fields = CIRCUMSTANCES[owner]
         return f"`{owner}` has no `{field}`{did_you_mean(field, fields) or '; it has ' + ', '.join(fields)}"
+    if field in sequences():
+        return f"`{field}` is a sequence: name what stands inside it, `{field}.KEYWORD`"
     if is_dicom_keyword(field):
-        return f"`{field}` is a sequence or binary in DICOM, which conditions can't read"
-    return f"`{field}` is not a DICOM keyword{did_you_mean(field, offered_attributes(trigger))}"
+        return f"`{field}` is binary in DICOM, which conditions can't read"
+    offered = dicom_attributes() if owner == "sequence" else offered_attributes(trigger)
+    return f"`{field}` is not a DICOM keyword{did_you_mean(field, {**offered, **dict.fromkeys(sequences())})}"
 
 
-#: Names that exist elsewhere, and why not here: (name, trigger).
-_ELSEWHERE: Final = {
-    ("study", "instance"): (
-        "a rule with trigger `instance` sees that instance and its source only: other images of the study may not be "
-        "there yet; write `instance.` instead of `study.`, or use trigger `study`"
-    ),
-    ("instance", "study"): (
-        "a rule with trigger `study` sees the study as a whole: write `study.` instead of `instance.`, or use trigger "
-        "`instance`"
-    ),
-    ("destination", "instance"): "`destination` is not known while a rule is decided: it is what the rule decides",
-    ("destination", "study"): "`destination` is not known while a rule is decided: it is what the rule decides",
+#: What a trigger sees, by the object that it is about.
+_SEES: Final = {
+    "instance": "that instance and its source only: other images of the study may not be there yet",
+    "series": "one series as a whole",
+    "study": "the study as a whole",
+    "order": "the order only: there is no image yet",
+    "procedure": "the procedure step and its order only",
 }
+_OBJECTS_OF_ATTRIBUTES: Final = ("instance", "series", "study")
+
+
+def _elsewhere(name: str, trigger: Trigger) -> str:
+    about = OBJECTS[trigger]
+    if about in _OBJECTS_OF_ATTRIBUTES:
+        instead = f"write `{about}.` instead of `{name}.`, or use trigger `{name}`"
+    else:
+        instead = f"use trigger `{name}`"
+    return f"a rule with trigger `{trigger}` sees {_SEES[about]}; {instead}"
 
 
 def _unknown_name(name: str, trigger: Trigger) -> str:
     root = name.split(".", maxsplit=1)[0]
-    if (root, trigger) in _ELSEWHERE:
-        return _ELSEWHERE[root, trigger]
+    about = OBJECTS[trigger]
+    if root in (*_OBJECTS_OF_ATTRIBUTES, "procedure"):
+        return _elsewhere(root, trigger)
     if root in offered_attributes(trigger):
-        return f"write `{trigger}.{root}`: attributes belong to the {trigger}"
+        return f"write `{about}.{root}`: attributes belong to the {about}"
     if root.lower() in _WORDS:
         return f"write `{_WORDS[root.lower()]}` instead of `{root}`"
     if root in FUNCTIONS:
         return f"`{root}` is used with the wrong number of values"
-    known = (trigger, *CIRCUMSTANCES, "calendars", "now")
+    known = tuple(dict.fromkeys((about, *circumstances_of(trigger), "calendars", "destination", "now")))
     guess = did_you_mean(root, (*known, *FUNCTIONS))
     return f"unknown name `{root}`{guess or '; a condition knows ' + ', '.join(known)}"
 

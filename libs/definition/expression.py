@@ -5,7 +5,6 @@ The library checks and evaluates but doesn't show what an expression reads. Its 
 the fields that are needed are declared here.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,8 +14,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 _Field = descriptor_pb2.FieldDescriptorProto
 #: Message: fields as (name, number, type); a name of a message declared here is a type, `*` marks a repeated field.
 _SHAPE: dict[str, tuple[tuple[str, int, str], ...]] = {
-    "Any": (("value", 2, "bytes"),),
-    "CheckedExpr": (("expr", 4, "Expr"), ("source_info", 5, "SourceInfo")),
+    "Any": (("type_url", 1, "string"), ("value", 2, "bytes")),
+    "CheckedExpr": (("references", 2, "*Reference"), ("expr", 4, "Expr"), ("source_info", 5, "SourceInfo")),
+    "Reference": (("key", 1, "int64"), ("value", 2, "bytes")),
     "SourceInfo": (("line_offsets", 3, "*int32"), ("positions", 4, "*Position")),
     "Position": (("key", 1, "int64"), ("value", 2, "int32")),
     "Expr": (
@@ -29,7 +29,7 @@ _SHAPE: dict[str, tuple[tuple[str, int, str], ...]] = {
         ("struct", 8, "Struct"),
         ("comprehension", 9, "Comprehension"),
     ),
-    "Constant": (("int", 3, "int64"), ("double", 5, "double"), ("string", 6, "string")),
+    "Constant": (("bool", 2, "bool"), ("int", 3, "int64"), ("double", 5, "double"), ("string", 6, "string")),
     "Ident": (("name", 1, "string"),),
     "Select": (("operand", 1, "Expr"), ("field", 2, "string"), ("test", 3, "bool")),
     "Call": (("target", 1, "Expr"), ("function", 2, "string"), ("args", 3, "*Expr")),
@@ -96,8 +96,41 @@ class Node:
         return bool(self.expr.HasField(kind))
 
 
-def walk(serialized: bytes) -> Iterator[Node]:
-    """Give every node of a serialized checked expression, each before what stands below it.
+@dataclass(frozen=True)
+class Tree:
+    """A checked expression that can be read and changed.
+
+    Attributes
+    ----------
+    nodes
+        Every node, each before what stands below it; the first is the root.
+    """
+
+    nodes: tuple[Node, ...]
+    _checked: Any
+
+    def select(self, node: Node, operand: str, field: str, *, test: bool) -> None:
+        """Put `operand.field` in the place of a node, or `has(operand.field)` for a test."""
+        expr = node.expr
+        for other in ("ident", "select", "call"):
+            expr.ClearField(other)
+        # Of what was called or named there the evaluator must not be told.
+        kept = [one for one in self._checked.references if one.key != expr.id]
+        del self._checked.references[:]
+        self._checked.references.extend(kept)
+        expr.select.field = field
+        expr.select.test = test
+        expr.select.operand.ident.name = operand
+
+    def serialize(self) -> bytes:
+        """Give the form that the CEL library reads."""
+        whole = _messages()["Any"](type_url="type.googleapis.com/cel.expr.CheckedExpr")
+        whole.value = self._checked.SerializeToString()
+        return bytes(whole.SerializeToString())
+
+
+def read_tree(serialized: bytes) -> Tree:
+    """Read a serialized checked expression.
 
     Parameters
     ----------
@@ -114,14 +147,17 @@ def walk(serialized: bytes) -> Iterator[Node]:
         line = max(number for number, start in enumerate(starts) if start <= offset)
         return line + 1, offset - starts[line] + 1
 
+    nodes = []
     pending = [Node(checked.expr, None, *place(checked.expr))]
     while pending:
         node = pending.pop()
-        yield node
-        pending += [Node(child, node, *place(child)) for child in reversed(_children(node.expr))]
+        nodes.append(node)
+        pending += [Node(child, node, *place(child)) for child in reversed(children(node.expr))]
+    return Tree(tuple(nodes), checked)
 
 
-def _children(expr: Any) -> list[Any]:
+def children(expr: Any) -> list[Any]:
+    """Give what stands directly below an expression."""
     if expr.HasField("select"):
         return [expr.select.operand]
     if expr.HasField("call"):

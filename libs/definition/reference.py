@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import cache
 from typing import Final
 from zoneinfo import available_timezones
 
@@ -42,10 +43,17 @@ def _missing(draft: Draft, section: str, name: str, path: Path) -> Iterator[Prob
 
 
 def _zone(draft: Draft) -> Iterator[Problem]:
-    zone = draft.definition.timezone
-    if zone not in available_timezones():
-        hint = alike(zone, available_timezones()) or "write an IANA name such as Africa/Malabo"
-        yield draft.document.problem(("timezone",), f"{zone} is not a known time zone", hint)
+    zones: dict[Path, str | None] = {("timezone",): draft.definition.timezone}
+    zones |= {("sites", key, "timezone"): site.timezone for key, site in draft.definition.sites.items()}
+    for path, zone in zones.items():
+        if zone is not None and zone not in _zones():
+            hint = alike(zone, _zones()) or "write an IANA name such as Africa/Malabo"
+            yield draft.document.problem(path, f"{zone} is not a known time zone", hint)
+
+
+@cache
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones())
 
 
 def _calendars(draft: Draft) -> Iterator[Problem]:

@@ -8,11 +8,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from contracts.definition import Definition, Rule, RuleTest
 from contracts.fact import Attributes, Source
-from contracts.routing import Priority, Trigger
-from libs.definition.attributes import CIRCUMSTANCES, coerce, offered_attributes
-from libs.definition.calendar import CalendarError, working
+from contracts.routing import TRIGGERS, Priority, Trigger
+from libs.definition.attributes import CIRCUMSTANCES, coerce, type_of
+from libs.definition.calendar import CalendarError, wall_clock, working
 from libs.definition.condition import Bound, Condition, ConditionError, ConditionFailed, Inputs, bind, compile_condition
 from libs.definition.diagnosis import did_you_mean, unknown_field
+from libs.definition.lookup import Lookups, united, values_read
 
 #: A moment for tests whose rules don't ask for the time.
 _ANY_MOMENT: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -98,14 +99,15 @@ class RuleSet:
     def __init__(self, definition: Definition) -> None:
         self.definition: Final = definition
         try:
-            working(definition.calendars, _ANY_MOMENT, definition.timezone)
+            for zone in {definition.timezone, *(site.timezone for site in definition.sites.values() if site.timezone)}:
+                working(definition.calendars, _ANY_MOMENT, zone)
         except (CalendarError, ZoneInfoNotFoundError, ValueError) as error:
             raise RuleSetError(f"a calendar or the time zone can't be used: {error}") from error
-        self._scopes: dict[Trigger, frozenset[str]] = {}
+        self._scopes: dict[Trigger, Lookups] = {}
         self._rules: dict[Trigger, tuple[tuple[Rule, Condition], ...]] = {}
-        for trigger in ("instance", "study"):
+        for trigger in TRIGGERS:
             compiled = [(rule, _compile(rule, definition)) for rule in definition.rules if rule.trigger == trigger]
-            scope: frozenset[str] = frozenset().union(*(condition.attributes for _, condition in compiled))
+            scope = united(condition.reads for _, condition in compiled)
             self._scopes[trigger] = scope
             self._rules[trigger] = tuple((rule, condition.within(scope)) for rule, condition in compiled)
 
@@ -118,14 +120,14 @@ class RuleSet:
         return _match(rule, destinations, {})
 
     def attributes(self, trigger: Trigger) -> frozenset[str]:
-        """Give the DICOM keywords that the conditions of a trigger read."""
-        return self._scopes[trigger]
+        """Give what the conditions of a trigger read of its object, by keys as in `attributes.type_of`."""
+        return self._scopes[trigger].attributes
 
     @property
     def reads_time(self) -> bool:
         """Whether any condition reads the clock or a calendar."""
         return any(
-            name == "now" or name.startswith("calendars.")
+            name == "now" or name.startswith(("calendars.", "clock."))
             for rules in self._rules.values()
             for _, condition in rules
             for name in condition.circumstances
@@ -141,20 +143,42 @@ class RuleSet:
             if any(name.startswith("destination") for name in condition.circumstances)
         )
 
-    def circumstances(self, source: Source, tenant: str, now: datetime) -> Inputs:
-        """Give the inputs that surround an arrival; attributes are added with `dataclasses.replace`."""
+    def circumstances(
+        self, source: Source, tenant: str, now: datetime, destinations: Mapping[str, bool] | None = None
+    ) -> Inputs:
+        """Give the inputs that surround an arrival; attributes are added with `dataclasses.replace`.
+
+        Parameters
+        ----------
+        source
+            The arrival's.
+        tenant
+            Whose study it is.
+        now
+            The moment, with its offset.
+        destinations
+            Destination to whether it is healthy, as it was known at that moment.
+        """
         node = self.definition.nodes.get(source.node)
         known = {
             "node": source.node,
             "aet": source.calling_aet,
             "called": source.called_aet,
             "address": source.address,
+            "subject": source.tls_subject,
             "modality": None if node is None else node.modality,
         }
-        return self._surround(source.site, tenant, {key: value for key, value in known.items() if value}, now)
+        inputs = self._surround(source.site, tenant, {key: value for key, value in known.items() if value}, now)
+        return replace(inputs, destinations=destinations or {})
+
+    def timezone_of(self, site: str | None) -> str:
+        """Give the time zone of a site: its own, or the network's."""
+        found = self.definition.sites.get(site or "")
+        return self.definition.timezone if found is None or found.timezone is None else found.timezone
 
     def _surround(self, site_key: str | None, tenant: str | None, source: Mapping[str, str], now: datetime) -> Inputs:
         site = self.definition.sites.get(site_key or "")
+        timezone = self.timezone_of(site_key)
         owner = tenant or (None if site is None else site.tenant)
         place = {"site": site_key, "tenant": owner}
         named = {"key": site_key, "name": None if site is None else site.name, "tenant": owner}
@@ -162,7 +186,8 @@ class RuleSet:
             now=now,
             source={**source, **{key: value for key, value in place.items() if value}},
             site={key: value for key, value in named.items() if value},
-            calendars=working(self.definition.calendars, now, self.definition.timezone),
+            clock=wall_clock(now, timezone),
+            calendars=working(self.definition.calendars, now, timezone),
         )
 
     def evaluate(
@@ -182,14 +207,12 @@ class RuleSet:
         lifted
             Rules that do not count: a person has released what they put aside.
         unhealthy
-            Destinations that a group with `pick: first-healthy` passes over.
+            Destinations that a group with `pick: first-healthy` passes over, besides those that the inputs say.
         """
         rules = self._rules[trigger]
         bound = bind(inputs, trigger, self._scopes[trigger])
-        errors = [
-            f"attribute {keyword} can't be read as what DICOM says it is: taken as absent"
-            for keyword in bound.unreadable
-        ]
+        errors = [f"attribute {keyword} {why}: taken as absent" for keyword, why in sorted(bound.unreadable.items())]
+        unhealthy = {*unhealthy, *(key for key, healthy in inputs.destinations.items() if not healthy)}
         matches = []
         for rule, condition in rules:
             if rule.name in lifted:
@@ -259,7 +282,9 @@ class RuleSet:
 
 def _compile(rule: Rule, definition: Definition) -> Condition:
     try:
-        return compile_condition(rule.when, trigger=rule.trigger, calendars=definition.calendars)
+        return compile_condition(
+            rule.when, trigger=rule.trigger, calendars=definition.calendars, destinations=definition.destinations
+        )
     except ConditionError as error:
         raise RuleSetError(f"rule `{rule.name}`: {error}") from error
 
@@ -282,18 +307,7 @@ def _match(rule: Rule, destinations: tuple[str, ...], seen: Attributes) -> Match
 
 
 def _seen(condition: Condition, bound: Bound, inputs: Inputs) -> Attributes:
-    seen: Attributes = {
-        keyword: bound.values[keyword] for keyword in sorted(condition.attributes) if keyword in bound.values
-    }
-    for name in sorted(condition.circumstances):
-        group, _, part = name.partition(".")
-        if group == "now":
-            seen[name] = inputs.now.isoformat()
-        elif group == "calendars":
-            seen[name] = "working time" if inputs.calendars[part] else "not working time"
-        elif part in getattr(inputs, group):
-            seen[name] = getattr(inputs, group)[part]
-    return seen
+    return values_read(condition.reads, bound.values, inputs.surroundings(condition.circumstances))
 
 
 def run_test(rule_set: RuleSet, test: RuleTest) -> set[str]:
@@ -327,7 +341,12 @@ def explain(rule_set: RuleSet, test: RuleTest) -> dict[Trigger, Evaluation]:
     surrounding = _surrounding(rule_set, test)
     instance = replace(surrounding, instance=_given("instance", test.instance or test.study))
     study = replace(surrounding, study=_study(test, surrounding))
-    return {"instance": rule_set.evaluate("instance", instance), "study": rule_set.evaluate("study", study)}
+    series = replace(surrounding, series=study.study)
+    return {
+        "instance": rule_set.evaluate("instance", instance),
+        "series": rule_set.evaluate("series", series),
+        "study": rule_set.evaluate("study", study),
+    }
 
 
 def _surrounding(rule_set: RuleSet, test: RuleTest) -> Inputs:
@@ -346,8 +365,15 @@ def _surrounding(rule_set: RuleSet, test: RuleTest) -> Inputs:
     site = source.get("site")
     if site is not None and site not in definition.sites:
         raise RuleTestError(f"there is no site `{site}`{did_you_mean(site, definition.sites)}")
-    inputs = rule_set._surround(site, source.get("tenant"), source, _moment(test.at, definition.timezone))  # noqa: SLF001  # this module
-    return replace(inputs, order={key: str(value) for key, value in test.order.items()})
+    inputs = rule_set._surround(site, source.get("tenant"), source, _moment(test.at, rule_set.timezone_of(site)))  # noqa: SLF001  # this module
+    for name in test.unhealthy:
+        if name not in definition.destinations:
+            raise RuleTestError(f"there is no destination `{name}`{did_you_mean(name, definition.destinations)}")
+    return replace(
+        inputs,
+        order={key: str(value) for key, value in test.order.items()},
+        destinations=dict.fromkeys(test.unhealthy, False),
+    )
 
 
 def _moment(at: str | None, timezone: str) -> datetime:
@@ -370,14 +396,13 @@ def _study(test: RuleTest, surrounding: Inputs) -> Attributes:
 
 
 def _given(trigger: Trigger, attributes: Mapping[str, object]) -> Attributes:
-    offered = offered_attributes(trigger)
     given: Attributes = {}
-    for keyword, value in attributes.items():
-        if keyword not in offered:
-            raise RuleTestError(unknown_field(trigger, keyword, trigger))
-        read = coerce(value, offered[keyword])
+    for key, value in attributes.items():
+        kind = type_of(key, trigger)
+        if kind is None:
+            raise RuleTestError(unknown_field(trigger, key, trigger))
+        read = coerce(value, kind)
         if read is None:
-            wanted = offered[keyword].kind
-            raise RuleTestError(f"the value of `{keyword}` is not {'a text' if wanted == 'text' else 'a number'}")
-        given[keyword] = read
+            raise RuleTestError(f"the value of `{key}` is not {'a text' if kind.kind == 'text' else 'a number'}")
+        given[key] = read
     return given

@@ -1,13 +1,14 @@
 """Structured conditions such as `{all: [{Modality: [CT, MR]}, {not: {calendar: office}}]}`, written as CEL."""
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from contracts.routing import Trigger
-from libs.definition.attributes import AttributeType, coerce, offered_attributes
+from libs.definition.attributes import OBJECTS, AttributeType, coerce, offered_attributes
 from libs.definition.diagnosis import ConditionError, did_you_mean, unknown_field
+from libs.definition.lookup import Known
 
 Path = tuple[str | int, ...]
 _MAX_DEPTH: Final = 16
@@ -22,14 +23,14 @@ class Writer:
     ----------
     trigger
         Whose attributes they name.
-    calendars
-        Names of the calendars that there are.
+    known
+        What the definition names.
     check
         Checks a CEL text inside the structure; raises ConditionError.
     """
 
     trigger: Trigger
-    calendars: Collection[str]
+    known: Known
     check: Callable[[str, Path], None]
 
     def write(self, given: object, path: Path = ()) -> str:
@@ -68,9 +69,9 @@ class Writer:
         if key == "not":
             return f"!({self.write(value, path)})"
         if key == "calendar":
-            if not isinstance(value, str) or value not in self.calendars:
+            if not isinstance(value, str) or value not in self.known.calendars:
                 raise ConditionError(
-                    f"there is no calendar `{value}`{did_you_mean(str(value), self.calendars)}", path=path
+                    f"there is no calendar `{value}`{did_you_mean(str(value), self.known.calendars)}", path=path
                 )
             return f"calendars[{_literal(value)}]"
         offered = offered_attributes(self.trigger)
@@ -78,7 +79,7 @@ class Writer:
             near = did_you_mean(key, (*_JOINS, "not", "calendar", *offered))
             unknown = f"`{key}` is neither all, any, not, calendar nor a DICOM keyword{near}"
             raise ConditionError(unknown if near else unknown_field(self.trigger, key, self.trigger), path=path)
-        return _one_of(f"{self.trigger}.{key}", offered[key], value, path)
+        return _one_of(f"{OBJECTS[self.trigger]}.{key}", offered[key], value, path)
 
 
 def _one_of(name: str, wanted: AttributeType, value: object, path: Path) -> str:

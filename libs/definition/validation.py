@@ -56,7 +56,12 @@ def _conditions(draft: Draft) -> Iterator[Problem]:
     for position, rule in enumerate(draft.definition.rules):
         path = draft.path("rules", position, "when")
         try:
-            compile_condition(rule.when, trigger=rule.trigger, calendars=draft.names.get("calendars", frozenset()))
+            compile_condition(
+                rule.when,
+                trigger=rule.trigger,
+                calendars=draft.names.get("calendars", frozenset()),
+                destinations=draft.names.get("destinations", frozenset()),
+            )
         except ConditionError as error:
             part = (*path, *error.path)
             if isinstance(part[-1], str) and part[-1] not in ("when", "not", "calendar"):

@@ -5,7 +5,7 @@ where the definition asks for one.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Literal
 
@@ -55,6 +55,8 @@ class Admitted:
         Which storage SOP classes its site takes: any, or those of PS3.4 only.
     commits
         Whether it answers storage commitment, so that it may report to us.
+    tls_subject
+        Subject of the certificate that it has proved by TLS; None without TLS.
     """
 
     node: str
@@ -64,6 +66,7 @@ class Admitted:
     limits: Limits = Limits()
     sop_classes: Literal["any", "standard"] = "any"
     commits: bool = False
+    tls_subject: str | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,8 @@ def admit(
         return Refusal(f"the called AE title is not one of ours ({ours})", permanent=True, diagnostic=7)
     source = _plain(address)
     known = _node(definition, called, calling, source, resolved, certificate)
+    if isinstance(known, Admitted) and certificate is not None:
+        return replace(known, tls_subject=certificate.subject)
     if known is not None:
         return known
     if loopback and source.is_loopback and len(definition.sites) <= 1:

@@ -3,10 +3,14 @@
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+
+#: Characters of a subject that are kept.
+_LONGEST_SUBJECT: Final = 1024
 
 
 class UnreadableCertificateError(Exception):
@@ -29,6 +33,8 @@ class Certificate:
         `sha256:` and the SHA-256 of its DER in hexadecimal digits.
     starts, expires
         Time of its validity, UTC.
+    subject
+        Its subject as RFC 4514 writes it, such as `CN=ct1,O=Hospital`, cut off after 1,024 characters.
     """
 
     common_names: frozenset[str]
@@ -36,6 +42,7 @@ class Certificate:
     fingerprint: str
     starts: datetime
     expires: datetime
+    subject: str = ""
 
     def says(self, wanted: str) -> bool:
         """Tell whether this is the certificate that a network definition asks for.
@@ -83,6 +90,7 @@ def _certificate(found: x509.Certificate, der: bytes) -> Certificate:
         f"sha256:{hashlib.sha256(der).hexdigest()}",
         found.not_valid_before_utc,
         found.not_valid_after_utc,
+        found.subject.rfc4514_string()[:_LONGEST_SUBJECT],
     )
 
 

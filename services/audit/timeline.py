@@ -12,9 +12,11 @@ from contracts.delivery import (
     DeliveryCompleted,
     DeliveryDiverted,
     DeliveryFailed,
+    DeliveryHold,
     DeliveryOrdered,
     DeliveryRequested,
     DeliveryUnconfirmed,
+    DestinationChanged,
 )
 from contracts.fact import PERSONAL_KEY, Fact
 from contracts.instances import (
@@ -28,8 +30,8 @@ from contracts.network import NetworkApplied
 from contracts.order import OrderCancelled, OrderChanged, OrderPlaced
 from contracts.procedure import ProcedureCompleted, ProcedureDiscontinued, ProcedureStarted
 from contracts.room import RoomChanged
-from contracts.routing import RoutingDecided
-from contracts.study import StudyAmended, StudyCompleted, StudyExpired, StudyFlagged
+from contracts.routing import RoutingDecided, RoutingQuarantined, RuleMatch
+from contracts.study import StudyAmended, StudyCompleted, StudyExpired, StudyFlagged, StudyTagged
 
 #: Status of an access that is recorded before it is tried.
 TRIED = 100
@@ -163,15 +165,50 @@ def _study_amended(data: StudyAmended) -> str:
 
 
 def _routing_decided(data: RoutingDecided) -> str:
-    looked_at = f"Rules of network version {data.network_version} looked at {_count(data.instance_count, 'instance')}"
-    if data.trigger == "study":
-        looked_at = f"Rules of network version {data.network_version} looked at the complete study"
+    what = _LOOKED_AT.get(data.occasion or data.trigger) or _count(data.instance_count, "instance")
+    looked_at = f"Rules of network version {data.network_version} looked at {what}"
     if data.matches:
-        chosen = "; ".join(f"{_quoted([match.rule])} chose {_listed(match.destinations)}" for match in data.matches)
+        chosen = "; ".join(f"{_quoted([match.rule])} {_chosen(match)}" for match in data.matches)
     else:
         chosen = "none matched"
     failed = f" {_count(len(data.errors), 'rule')} could not be evaluated." if data.errors else ""
-    return f"{looked_at}: {chosen}.{failed}"
+    nowhere = " No rule says where the study goes: people must look at it." if data.unmatched else ""
+    return f"{looked_at}: {chosen}.{failed}{nowhere}"
+
+
+_LOOKED_AT = {
+    "series": "the series of the complete study",
+    "study": "the complete study",
+    "amended": "the amended study",
+    "timer": "the study because it was time",
+}
+
+
+def _chosen(match: RuleMatch) -> str:
+    said = [
+        f"chose {_listed(match.destinations)}" if match.destinations else "",
+        f"has {_listed(match.notify)} told" if match.notify else "",
+        f"holds it ({match.hold})" if match.hold else "",
+        f"set {_listed(list(match.tags))} on the study" if match.tags else "",
+        f"put it aside for people: {match.quarantine.rstrip('.')}" if match.quarantine else "",
+        f"discarded it: {match.discard.rstrip('.')}" if match.discard else "",
+    ]
+    return " and ".join(filter(None, said)) or f"made it {match.priority}"
+
+
+def _routing_quarantined(data: RoutingQuarantined) -> str:
+    number = _count(data.instance_count, "instance")
+    return f"The rule {_quoted([data.rule])} put {number} aside, until people decide: {_closed(data.reason)}"
+
+
+def _study_tagged(data: StudyTagged) -> str:
+    return f"Rules set {_listed([f'{name}={value}' for name, value in data.tags.items()])} on the study."
+
+
+def _destination_changed(data: DestinationChanged) -> str:
+    if data.healthy:
+        return f"{data.destination} is in reach."
+    return f"{data.destination} is not in reach: {_closed(data.problem or 'it is not known why')}"
 
 
 def _delivery_requested(data: DeliveryRequested) -> str:
@@ -179,8 +216,14 @@ def _delivery_requested(data: DeliveryRequested) -> str:
     closing = f"; that is all of version {data.study_version}" if data.study_version is not None else ""
     return (
         f"{_count(number, 'instance')} {'is' if number == 1 else 'are'} to go to {data.destination} ({data.priority}) "
-        f"by {_quoted(data.rules)}{closing}."
+        f"by {_quoted(data.rules)}{closing}{_held(data.hold)}."
     )
+
+
+def _held(hold: DeliveryHold | None) -> str:
+    if hold is None:
+        return ""
+    return ", once a person releases it" if hold.until is None else f", and not before {_at(hold.until)}"
 
 
 def _delivery_attempted(data: DeliveryAttempted) -> str:
@@ -294,7 +337,10 @@ _SENTENCES = _by_type(
     _association_refused,
     _study_completed,
     _study_amended,
+    _study_tagged,
     _routing_decided,
+    _routing_quarantined,
+    _destination_changed,
     _delivery_requested,
     _delivery_attempted,
     _delivery_completed,

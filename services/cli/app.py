@@ -22,6 +22,7 @@ from services.cli import (
     study,
     token,
     trial,
+    unmatched,
 )
 
 app = typer.Typer(
@@ -53,6 +54,8 @@ delivery.app.command(epilog=receipt.RECEIPT)(receipt.receipt)
 delivery.app.command(epilog=receipt.KEY)(receipt.key)
 app.add_typer(destination.app, name="destination")
 app.add_typer(rule.app, name="rule")
+rule.app.command(epilog=unmatched.UNMATCHED)(unmatched.unmatched)
+rule.app.command(epilog=unmatched.ROUTE)(unmatched.route)
 rule.app.command(epilog=replay.REPLAY)(replay.replay)
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(retention.app, name="retention")

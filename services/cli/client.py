@@ -1,6 +1,7 @@
 """HTTP to a running Kivuko: over the Unix socket of `KIVUKO_HOME`, or to `KIVUKO_URL` with `KIVUKO_TOKEN`."""
 
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
@@ -44,6 +45,10 @@ class Client:
         """GET; returns the decoded JSON."""
         return self._call("GET", path, params={name: value for name, value in query.items() if value is not None})
 
+    def find(self, path: str, **query: Any) -> Any:
+        """GET; None if what answers has no such thing, or the token may not see it."""
+        return self._call("GET", path, missing=(403, 404), params=query)
+
     def post(self, path: str, **options: Any) -> Any:
         """POST; options as httpx takes them; returns the decoded JSON."""
         return self._call("POST", path, **options)
@@ -67,7 +72,7 @@ class Client:
         except httpx.HTTPError as error:
             self._strange(f"did not answer as expected ({type(error).__name__})")
 
-    def _call(self, method: str, path: str, **options: Any) -> Any:
+    def _call(self, method: str, path: str, *, missing: Container[int] = (), **options: Any) -> Any:
         import httpx  # noqa: PLC0415 - slow, and `--help` does without
 
         try:
@@ -76,6 +81,8 @@ class Client:
             self._unreachable(error)
         except httpx.HTTPError as error:
             self._strange(f"did not answer as expected ({type(error).__name__})")
+        if response.status_code in missing:
+            return None
         if not response.is_success:
             self._refused(response)
         try:

@@ -56,7 +56,11 @@ def show(
     json_output: Json = False,
 ) -> None:
     """Show one study: what of it arrived, why it is taken to be complete, and what people should look at."""
-    found = connect(json_output=json_output).get(f"/v1/ingest/studies/{quote(uid, safe='')}", tenant=tenant)
+    client = connect(json_output=json_output)
+    found = client.get(f"/v1/ingest/studies/{quote(uid, safe='')}", tenant=tenant)
+    # Where only ingest answers, nobody knows of tags.
+    tagged = client.find("/v1/rules/tags", study=uid) or {"tags": []}
+    found["tags"] = {each["name"]: each["value"] for each in tagged["tags"] if each["tenant"] == found["tenant"]}
     if json_output:
         print_json(found)
         return
@@ -70,6 +74,7 @@ def show(
         ("holds", f"{found['instance_count']} instances in {found['series_count']} series"),
         ("arrivals", _counts(found["arrivals"])),
         ("other content", _counts(found["conflicts"]) or "none"),
+        ("tags", ", ".join(f"{name}={value}" for name, value in found["tags"].items()) or "none"),
         ("copy", "removed: its keep time is over" if found["state"] == "expired" else f"kept {kept(found['keeping'])}"),
     ]
     print_table(f"Study {uid}", ("", ""), rows, empty="")

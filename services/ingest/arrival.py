@@ -56,7 +56,7 @@ class Arrival:
             "traceparent": self.traceparent,
             "sop_class_uid": self.sop_class_uid,
             "sop_instance_uid": self.sop_instance_uid,
-            **self.source.model_dump(),
+            **self.source.model_dump(exclude_none=True),
         }
         return Meta(self.sop_class_uid, self.sop_instance_uid, self.transfer_syntax_uid, private)
 
@@ -138,4 +138,4 @@ def arrival_id(moment: datetime, noise: bytes) -> str:
 
 def source_document(source: Source) -> dict[str, Any]:
     """Give a source as it is kept in tables."""
-    return source.model_dump(mode="json")
+    return source.model_dump(mode="json", exclude_none=True)

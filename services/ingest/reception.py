@@ -109,6 +109,7 @@ class Reception:
             calling_aet=calling,
             called_aet=called,
             address=str(ip_address(address.partition("%")[0])),
+            tls_subject=decision.tls_subject,
         )
         self._associations[name] = _Association(decision, source, receiver)
         self._work.opened(name)
@@ -132,7 +133,7 @@ class Reception:
                 "may_report": decision.commits and message["reports"],
                 "object_size": decision.limits.object_size,
                 "rated": decision.limits.rate is not None,
-                "provenance": {"tenant": decision.tenant, "association": name, **source.model_dump()},
+                "provenance": {"tenant": decision.tenant, "association": name, **source.model_dump(exclude_none=True)},
             },
         }
 

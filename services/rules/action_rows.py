@@ -77,6 +77,17 @@ async def tags_of(tx: AsyncSession, study_id: int) -> Sequence[Row[Any]]:
     return (await tx.execute(select(tags).where(tags.c.study_id == study_id).order_by(tags.c.name))).all()
 
 
+async def tagged(tx: AsyncSession, study_instance_uid: str) -> Sequence[Any]:
+    """Give the tags of all studies with a UID: tenant, site, name, value, rule, set_at."""
+    statement = (
+        select(studies.c.tenant, studies.c.site, tags.c.name, tags.c.value, tags.c.rule, tags.c.set_at)
+        .join(studies, studies.c.id == tags.c.study_id)
+        .where(studies.c.study_instance_uid == study_instance_uid)
+        .order_by(studies.c.tenant, tags.c.name)
+    )
+    return (await tx.execute(statement)).all()
+
+
 async def set_tags(tx: AsyncSession, study: Study, wanted: Iterable[Tag], at: datetime) -> list[Tag]:
     """Set tags; give those that are new or have another value now."""
     known = {row.name: row for row in await tags_of(tx, study.id)}
@@ -141,11 +152,20 @@ async def find_aside(tx: AsyncSession, key: str) -> Row[Any] | None:
 async def resolve_aside(tx: AsyncSession, row: Row[Any], state: Literal["released", "discarded"]) -> None:
     """Carry out what a person decided: what is released is to be decided once more, without that rule."""
     await tx.execute(update(asides).where(asides.c.id == row.id).values(state=state))
-    if state != "released":
-        return
-    mine = (instances.c.study_id == row.study_id, instances.c.aside == row.rule)
-    await tx.execute(update(instances).where(*mine).values(aside=None, network_version=None))
-    decided = (completions.c.study_id == row.study_id, completions.c.state == "decided")
+    if state == "released":
+        mine = (instances.c.study_id == row.study_id, instances.c.aside == row.rule)
+        await tx.execute(update(instances).where(*mine).values(aside=None, network_version=None))
+        await _reopen(tx, row.study_id)
+
+
+async def undecide(tx: AsyncSession, study: Study) -> None:
+    """Have a study decided once more: each of its instances, and its last version."""
+    await tx.execute(update(instances).where(instances.c.study_id == study.id).values(network_version=None))
+    await _reopen(tx, study.id)
+
+
+async def _reopen(tx: AsyncSession, study_id: int) -> None:
+    decided = (completions.c.study_id == study_id, completions.c.state == "decided")
     last = select(func.max(completions.c.version)).where(*decided).scalar_subquery()
     await tx.execute(update(completions).where(*decided, completions.c.version == last).values(state="open"))
 
@@ -161,10 +181,12 @@ async def decided_so_far(tx: AsyncSession, study: Study) -> list[dict[str, Any]]
     return [match for decided in rows for match in decided["matches"]]
 
 
-async def unmatched(tx: AsyncSession, after: int, limit: int) -> Sequence[Row[Any]]:
+async def unmatched(tx: AsyncSession, after: int, limit: int, uid: str | None = None) -> Sequence[Row[Any]]:
     """List studies that no rule matched, the oldest row first: id, tenant, study_instance_uid, site, unmatched_at."""
-    which = (studies.c.unmatched_at.is_not(None), studies.c.id > after)
-    return (await tx.execute(select(studies).where(*which).order_by(studies.c.id).limit(limit))).all()
+    which = select(studies).where(studies.c.unmatched_at.is_not(None), studies.c.id > after)
+    if uid is not None:
+        which = which.where(studies.c.study_instance_uid == uid)
+    return (await tx.execute(which.order_by(studies.c.id).limit(limit))).all()
 
 
 async def count_unmatched(tx: AsyncSession) -> int:

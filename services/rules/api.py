@@ -16,7 +16,7 @@ from libs.web.principal import Principal, principal
 from libs.web.problem import Problem
 from libs.web.recording import use_of
 from services.rules import repository
-from services.rules.decider import InForce
+from services.rules.in_force import InForce
 
 Caller = Annotated[Principal, Depends(principal)]
 

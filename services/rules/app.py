@@ -19,6 +19,7 @@ from services.rules.models import messaging
 from services.rules.replay_api import make_replay_router
 from services.rules.replays import Replays
 from services.rules.settings import RulesSettings
+from services.rules.study_api import make_study_router
 from services.rules.timers import Timers
 
 #: Seconds after which waiting studies are looked at again: the object store came back, or another replica left them.
@@ -73,6 +74,7 @@ def build(platform: Platform) -> Service:
 
     router = make_router(database, decider.in_force)
     router.include_router(make_explain_router(database, decider.in_force))
+    router.include_router(make_study_router(database, decider))
     router.include_router(make_replay_router(database, platform.objects, replays, decider.in_force, platform.clock))
     return Service(
         name="rules",

@@ -1,10 +1,9 @@
 """Decides on what is known of studies, in the caller's transaction, and says so."""
 
-import asyncio
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -12,69 +11,42 @@ from contracts.delivery import DeliveryCompleted
 from contracts.envelope import Event
 from contracts.fact import Attributes, Source
 from contracts.instances import InstancesStored, QuarantineResolved
-from contracts.routing import RoutingDecided, Trigger
 from contracts.study import StudyAmended, StudyCompleted, StudyExpired
 from libs.clock import Clock
-from libs.definition.attributes import STUDY_EXTRAS
-from libs.definition.condition import Inputs
 from libs.definition.ruleset import Evaluation, Match, RuleSet, RuleSetError
-from libs.dicom.header import BASE_KEYWORDS
 from libs.messaging.outbox import Outbox
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
-from libs.storage.objects import ObjectMissingError, ObjectStore, StoreUnavailableError
+from libs.storage.objects import ObjectStore, StoreUnavailableError
 from libs.telemetry import log
 from libs.telemetry.trace import attached, study_context, tracer
-from services.rules import action_rows, chronicle, history, metric, repository
-from services.rules.action import Emphasis, emphasis, emphasized, ending, tags
+from services.rules import action_rows, metric, repository
+from services.rules.action import emphasis, emphasized, ending, tags
 from services.rules.actions import Actions, next_look
-from services.rules.glance import Glance
-from services.rules.headers import HeadersDamagedError, fetch
 from services.rules.hold import holding
-from services.rules.need import Needs, needs
-from services.rules.occasion import Occasion, occasions
+from services.rules.in_force import InForce
+from services.rules.need import needs
 from services.rules.plan import (
-    NOTHING,
     Known,
     Requested,
-    aggregate,
-    gathered,
     of_version,
-    requests,
-    united,
     wishes,
     within_sites,
     without_loops,
 )
+from services.rules.reading import CARRIED, Reading, known, named
 from services.rules.record import recorded
-from services.rules.repository import Completion, Study
+from services.rules.repository import Study
 from services.rules.tally import Tally
+from services.rules.teller import Teller
+from services.rules.versions import Versions
 
 _LOG = log.get(__name__)
 _TRACER = tracer(__name__)
-#: What events and the instance's row say anyway: no need for the full header.
-_CARRIED: Final = frozenset({*BASE_KEYWORDS, "TransferSyntaxUID"})
 #: How many studies are looked for at a time when a definition comes into force.
 _STUDIES_AT_A_TIME: Final = 100
 #: When a rule looks again at a study that waits for a person.
 _LOOK_AGAIN: Final = timedelta(minutes=10)
-_NONE: Final[frozenset[str]] = frozenset()
-#: What the name of a tag follows in conditions.
-TAG: Final = "Tags."
-
-
-@dataclass(frozen=True)
-class InForce:
-    """The rules in force, the version of the definition that they are from, and what they need."""
-
-    version: int
-    rules: RuleSet
-    needs: Needs
-
-    @property
-    def timezone(self) -> str:
-        """Time zone of times that rules name."""
-        return self.rules.definition.timezone
 
 
 class Decider:
@@ -94,10 +66,11 @@ class Decider:
 
     def __init__(self, network: NetworkView, outbox: Outbox, objects: ObjectStore, clock: Clock) -> None:
         self._network = network
-        self._outbox = outbox
-        self._objects = objects
         self._clock = clock
+        self._reading = Reading(objects)
+        self._teller = Teller(outbox, clock)
         self._actions = Actions(outbox, clock)
+        self._versions = Versions(self._reading, self._teller, self._actions, clock)
         self._in_force: InForce | None = None
         self._refused: int | None = None
 
@@ -162,6 +135,15 @@ class Decider:
             # What was released is undecided again.
             await self._decide(tx, replace(study, waiting=True), [])
 
+    async def again(self, tx: AsyncSession, study_id: int) -> bool:
+        """Decide once more on a study that no rule matched; give whether one does now."""
+        study = await repository.lock_study(tx, study_id)
+        if study.unmatched_at is None:
+            return True
+        await action_rows.undecide(tx, study)
+        await self._decide(tx, replace(study, waiting=True), [])
+        return (await repository.lock_study(tx, study_id)).unmatched_at is None
+
     async def delivered(self, event: Event[DeliveryCompleted], tx: AsyncSession) -> None:
         """Note which destinations have a study."""
         said = event.data
@@ -187,7 +169,9 @@ class Decider:
         said = completion.completed
         known = await repository.instances_of(tx, study)
         chosen = of_version(known, said.instance_count, said.content_hash, said.last_arrival)
-        matched = chosen is not None and await self.decide_study(tx, study, completion, chosen, in_force, {rule.name})
+        matched = chosen is not None and await self._versions.decide(
+            tx, study, completion, chosen, in_force, {rule.name}
+        )
         metric.TIMERS.labels(outcome="matched" if matched else "unmatched").inc()
         await action_rows.move_timer(tx, timer, next_look(rule.every, row.last_at, now, matched=matched))
 
@@ -239,18 +223,21 @@ class Decider:
             said = completion.completed
             chosen = of_version(known, said.instance_count, said.content_hash, said.last_arrival)
             if chosen is not None:
-                await self.decide_study(tx, study, completion, chosen, in_force)
+                await self._versions.decide(tx, study, completion, chosen, in_force)
                 break
 
     async def _decide_instances(
         self, tx: AsyncSession, study: Study, undecided: Sequence[Known], in_force: InForce
     ) -> None:
-        more, unread = await self._more(undecided, in_force.rules.attributes("instance") - _CARRIED)
+        more, unread = await self._reading.more(undecided, in_force.rules.attributes("instance") - CARRIED)
         now = self._clock()
-        lifted, unhealthy = await self._known(tx, study, "instance", in_force)
+        lifted, unhealthy = await known(tx, study, "instance", in_force)
         sources = dict.fromkeys(one.source for one in undecided)
         decisions = {source: Tally() for source in sources}
-        surrounding = {source: in_force.rules.circumstances(source, study.tenant, now) for source in sources}
+        surrounding = {
+            source: in_force.rules.circumstances(source, study.tenant, now, dict.fromkeys(unhealthy, False))
+            for source in sources
+        }
         made: list[Requested] = []
         read = sorted(in_force.rules.attributes("instance"))
         # Most instances of a batch say the same where the rules look.
@@ -260,7 +247,7 @@ class Decider:
         for one in undecided:
             tally = decisions[one.source]
             inputs = surrounding[one.source]
-            attributes = {**more.get(one.id, {}), **_named(study, one), **one.attributes}
+            attributes = {**more.get(one.id, {}), **named(study, one), **one.attributes}
             seen = one.source, repr([attributes.get(keyword) for keyword in read])
             evaluation = evaluations.get(seen)
             if evaluation is None:
@@ -301,282 +288,5 @@ class Decider:
                 inputs_hash=inputs_kept.hash,
                 unhealthy=unhealthy if "instance" in in_force.needs.health else None,
             )
-            await self._say(tx, study, decided, tally.problems, inputs_kept.document)
-        await self._request(tx, study, made, in_force.version)
-
-    async def _known(
-        self, tx: AsyncSession, study: Study, trigger: Trigger, in_force: InForce
-    ) -> tuple[frozenset[str], frozenset[str]]:
-        """Name the rules that people have lifted for a study, and destinations that are not healthy, if asked for."""
-        lifted = await action_rows.lifted(tx, study) if trigger in in_force.needs.aside else _NONE
-        unhealthy = await action_rows.unhealthy(tx) if trigger in in_force.needs.health else _NONE
-        return lifted, unhealthy
-
-    async def decide_study(  # noqa: PLR0915 - its steps belong to one transaction, in this order
-        self,
-        tx: AsyncSession,
-        study: Study,
-        completion: Completion,
-        chosen: Sequence[Known],
-        in_force: InForce,
-        timed: Collection[str] | None = None,
-    ) -> bool:
-        """Decide on a version of a study; give whether any rule matched. Raises StoreUnavailableError.
-
-        Parameters
-        ----------
-        tx, study, completion, chosen, in_force
-            The version, its instances, and the rules.
-        timed
-            The rules that the clock triggers now; None: the version is decided as such.
-        """
-        said = completion.completed
-        # What was put aside or discarded when it came goes nowhere by what else is decided.
-        free = [one for one in chosen if one.aside is None]
-        looks = occasions(in_force.needs.triggers, said.version, free, timed=timed is not None)
-        # All that the object store is needed for comes before anything is written.
-        attributes = [await self._attributes(tx, study, said, look, in_force) for look in looks]
-        inputs = in_force.rules.circumstances(said.source, study.tenant, self._clock())
-        held = holding(said.last_arrival, in_force.timezone)
-        glances: dict[Trigger, Glance] = {}
-        going: list[Requested] = []
-        more = Emphasis()
-        for look, (seen, unread) in zip(looks, attributes, strict=True):
-            glance = glances.get(look.trigger)
-            if glance is None:
-                glance = glances[look.trigger] = Glance(*await self._known(tx, study, look.trigger, in_force))
-            evaluation = in_force.rules.evaluate(
-                look.trigger,
-                _shown(inputs, seen),
-                lifted=glance.lifted,
-                unhealthy=glance.unhealthy,
-            )
-            matches = [match for match in evaluation.matches if timed is None or match.rule in timed]
-            stopped = {one.id for each in glances.values() for _, put in each.ended.values() for one in put}
-            left = [one for one in look.instances if look.trigger != "study" or one.id not in stopped]
-            wanted, notes = wishes(matches, held)
-            if look.trigger == "series":
-                wanted = emphasized(wanted, emphasis(matches, held))
-            else:
-                more = more.and_(emphasis(matches, held))
-            now_going, left_out = without_loops(left, wanted, in_force.rules.returns)
-            now_going, withheld = within_sites(now_going, in_force.rules.may_have)
-            going += now_going
-            glance.take(matches, look, {name: _read(each, in_force, look.trigger) for name, each in seen.items()})
-            glance.tally.add(
-                matches,
-                evaluation.rules_evaluated,
-                problems=(*unread, *evaluation.errors, *notes),
-                notes=(*left_out, *withheld),
-                count=len(look.instances) or len(chosen),
-            )
-        going = gathered(going)
-        before = await repository.requested_of(tx, chosen)
-        everything, changed = united(before, going)
-        everything = [replace(one, wish=more.of(one.wish)) for one in everything]
-        had = await repository.requested_before(tx, study, said.version)
-        await repository.keep_requests(tx, going, in_force.version)
-        matched = [match for glance in glances.values() for match in glance.matches]
-        unmatched = False
-        if timed is None:
-            await repository.close_completion(tx, study, completion, in_force.version)
-            await self._actions.set_timers(tx, study, in_force.needs.timers, said.version)
-            unmatched = await self._actions.is_unmatched(tx, study, chosen, matched, goes=bool(everything))
-        elif everything and study.unmatched_at is not None:
-            await action_rows.set_unmatched(tx, study, None)
-        await self._actions.tag(
-            tx,
-            study,
-            [
-                tag
-                for trigger, glance in glances.items()
-                for tag in tags(glance.matches, trigger, in_force.rules.definition)
-            ],
-            in_force.version,
-        )
-        for trigger, glance in glances.items():
-            for end, put in glance.ended.values():
-                await self._actions.put_aside(tx, study, end, put, said.source, in_force.version, version=said.version)
-            kept = recorded(inputs, glance.seen, unhealthy=glance.unhealthy, lifted=glance.lifted)
-            decided = glance.tally.decided(
-                "study",
-                study.study_instance_uid,
-                in_force.version,
-                said.source,
-                said.version,
-                everything,
-                occasion=trigger,
-                inputs_hash=kept.hash,
-                unhealthy=glance.unhealthy if trigger in in_force.needs.health else None,
-                unmatched=unmatched and trigger == "study",
-                more_problems=changed if trigger in ("study", "timer") else (),
-            )
-            more_problems = changed if trigger in ("study", "timer") else ()
-            await self._say(tx, study, decided, (*glance.tally.problems, *more_problems), kept.document)
-        # The clock asks for some destinations only: what the others get is closed already.
-        named = {one.destination for one in going}
-        told = everything if timed is None or more.rules else [one for one in everything if one.destination in named]
-        await self._request(tx, study, told, in_force.version, closing=said.version, had=had)
-        await self._record(tx, study, said, chosen, in_force, attributes, glances, before, everything)
-        return bool(matched)
-
-    async def _record(
-        self,
-        tx: AsyncSession,
-        study: Study,
-        said: StudyCompleted,
-        chosen: Sequence[Known],
-        in_force: InForce,
-        looked_at: Sequence[tuple[Mapping[str, Attributes], list[str]]],
-        glances: Mapping[Trigger, Glance],
-        before: Sequence[Requested],
-        everything: Sequence[Requested],
-    ) -> None:
-        """Record what the rules saw and where it goes, for people who ask why, and for trying other rules on it."""
-        if "timer" in glances:
-            # What the clock asks for is no answer to what arrived.
-            return
-        earlier = await history.record_of(tx, study.id) if said.version > 1 else None
-        beyond = in_force.rules.attributes("instance") - _CARRIED
-        more, _ = await self._more(chosen, beyond)
-        now = self._clock()
-        looked_for = {*beyond, *in_force.rules.attributes("study")}
-        health = in_force.needs.health
-        timers = in_force.needs.timers
-        attributes = next(seen["study"] for seen, _ in looked_at if "study" in seen)
-        made = chronicle.version(
-            *(said.version, now, in_force.version, said.last_arrival, said.source, attributes, chosen),
-            named=lambda one: _named(study, one),
-            more=more,
-            looked_for=looked_for - _CARRIED,
-            before=earlier,
-            unhealthy=frozenset().union(*(each.unhealthy for each in glances.values())) if health else None,
-            lifted=frozenset().union(*(each.lifted for each in glances.values())),
-        )
-        routes = chronicle.routed(
-            {} if earlier is None else earlier.routes,
-            [one for one in everything if any(rule not in timers for rule in one.wish.rules)],
-            asked=[(one.instance.id, one.destination) for one in before],
-            arrivals=chronicle.arrival,
-            is_new=lambda one: chronicle.since(one.received_at, made.number, earlier) == made.number,
-            decided_at=now,
-        )
-        await history.keep(tx, study.id, now, chronicle.added(earlier, made, routes))
-
-    async def _attributes(
-        self, tx: AsyncSession, study: Study, said: StudyCompleted, look: Occasion, in_force: InForce
-    ) -> tuple[dict[str, Attributes], list[str]]:
-        """Give what an occasion looks at, by the name of the object. Raises StoreUnavailableError."""
-        read = in_force.rules.attributes(look.trigger)
-        if look.trigger == "series":
-            attributes, unread = await self._series_attributes(study, look.instances, read)
-            return {"series": attributes}, unread
-        attributes, unread = await self._study_attributes(study, said, look.instances, read)
-        if any(key.startswith(TAG) for key in read):
-            attributes |= {f"{TAG}{row.name}": row.value for row in await action_rows.tags_of(tx, study.id)}
-        if "Delivered" in read:
-            attributes["Delivered"] = list(await action_rows.delivered_to(tx, study, said.version))
-        return {"study": attributes}, unread
-
-    async def _series_attributes(
-        self, study: Study, instances: Sequence[Known], read: Collection[str]
-    ) -> tuple[Attributes, list[str]]:
-        more, unread = await self._more(instances, set(read) - _CARRIED - {"Sites"})
-        attributes: Attributes = {"Sites": sorted({one.source.site for one in instances})}
-        seen = [{**more.get(one.id, {}), **_named(study, one), **one.attributes} for one in instances]
-        for keyword in set(read) - {"Sites"}:
-            value = aggregate(known[keyword] for known in seen if keyword in known)
-            if value is not None:
-                attributes[keyword] = value
-        return attributes, unread
-
-    async def _study_attributes(
-        self, study: Study, said: StudyCompleted, chosen: Sequence[Known], read: Collection[str]
-    ) -> tuple[Attributes, list[str]]:
-        attributes: Attributes = {
-            "StudyInstanceUID": study.study_instance_uid,
-            "NumberOfStudyRelatedInstances": said.instance_count,
-            "NumberOfStudyRelatedSeries": said.series_count,
-            "Sites": list(said.sites),
-            **said.attributes,
-        }
-        missing = {key for key in read if key not in attributes and not _is_own(key)}
-        more, unread = await self._more(chosen, missing - _CARRIED)
-        for keyword in missing:
-            seen = ({**more.get(one.id, {}), **_named(study, one), **one.attributes} for one in chosen)
-            value = aggregate(known[keyword] for known in seen if keyword in known)
-            if value is not None:
-                attributes[keyword] = value
-        return attributes, unread
-
-    async def _more(
-        self, instances: Sequence[Known], keywords: Collection[str]
-    ) -> tuple[dict[int, Attributes], list[str]]:
-        """Read what events don't carry, and say what can't be read. Raises StoreUnavailableError."""
-        if not keywords:
-            return {}, []
-        try:
-            return await asyncio.to_thread(fetch, self._objects, instances, keywords), []
-        except (ObjectMissingError, HeadersDamagedError):
-            # The instances must go where the other rules send them all the same.
-            return {}, [f"the full header can't be read: {', '.join(sorted(keywords))} taken as absent"]
-
-    async def _say(
-        self,
-        tx: AsyncSession,
-        study: Study,
-        decided: RoutingDecided,
-        problems: Sequence[str],
-        inputs: dict[str, Any],
-    ) -> None:
-        await repository.keep_decision(tx, study, decided, self._clock(), inputs)
-        metric.DECISIONS.labels(trigger=decided.trigger, outcome="matched" if decided.matches else "unmatched").inc()
-        for match in decided.matches:
-            metric.MATCHES.labels(rule=match.rule).inc()
-        if problems:
-            metric.PROBLEMS.labels(trigger=decided.trigger).inc()
-            for problem in problems:
-                _LOG.warning("routing problem", study_uid=study.study_instance_uid, tenant=study.tenant, reason=problem)
-        await self._outbox.emit(
-            tx, decided, subject=study.study_instance_uid, tenant=study.tenant, site=decided.source.site
-        )
-
-    async def _request(
-        self,
-        tx: AsyncSession,
-        study: Study,
-        made: Sequence[Requested],
-        version: int,
-        *,
-        closing: int | None = None,
-        had: Mapping[str, Mapping[str, str]] = NOTHING,
-    ) -> None:
-        for event in requests(study.study_instance_uid, version, made, closing, had):
-            metric.REQUESTED.labels(destination=event.destination).inc(len(event.items))
-            await self._outbox.emit(
-                tx, event, subject=study.study_instance_uid, tenant=study.tenant, site=made[0].instance.source.site
-            )
-
-
-def _is_own(key: str) -> bool:
-    """Tell whether no header has it, but what is known of the study besides."""
-    return key in STUDY_EXTRAS or key.startswith(TAG)
-
-
-def _shown(inputs: Inputs, seen: Mapping[str, Attributes]) -> Inputs:
-    return replace(inputs, study=seen.get("study", {}))
-
-
-def _read(attributes: Attributes, in_force: InForce, trigger: Trigger) -> Attributes:
-    return {key: attributes[key] for key in sorted(in_force.rules.attributes(trigger)) if key in attributes}
-
-
-def _named(study: Study, one: Known) -> Attributes:
-    """Give the identity of an instance as attributes."""
-    return {
-        "StudyInstanceUID": study.study_instance_uid,
-        "SeriesInstanceUID": one.series_instance_uid,
-        "SOPInstanceUID": one.item.sop_instance_uid,
-        "SOPClassUID": one.item.sop_class_uid,
-        "TransferSyntaxUID": one.item.transfer_syntax_uid,
-    }
+            await self._teller.say(tx, study, decided, tally.problems, inputs_kept.document)
+        await self._teller.request(tx, study, made, in_force.version)

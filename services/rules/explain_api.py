@@ -17,9 +17,9 @@ from libs.web.problem import Problem
 from libs.web.recording import use_of
 from services.rules import chronicle, history
 from services.rules.chronicle import Record
-from services.rules.decider import InForce
 from services.rules.explanation import Explanation, explain
 from services.rules.history import Recorded
+from services.rules.in_force import InForce
 from services.rules.replay_api import whole_network
 
 Caller = Annotated[Principal, Depends(principal)]

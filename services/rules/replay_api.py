@@ -21,7 +21,7 @@ from libs.web.permission import requires
 from libs.web.principal import Principal, principal
 from libs.web.problem import Problem
 from services.rules import picture, replay_rows
-from services.rules.decider import InForce
+from services.rules.in_force import InForce
 from services.rules.replaying import CHANGES, REPORT, Against
 from services.rules.replays import BusyError, Replays
 

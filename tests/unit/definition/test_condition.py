@@ -27,7 +27,7 @@ def study(when: Any, **attributes: Any) -> bool:
 
 
 def compiled(when: Any, trigger: Trigger = "study") -> Condition:
-    return compile_condition(when, trigger=trigger, calendars=CALENDARS)
+    return compile_condition(when, trigger=trigger, calendars=CALENDARS, destinations=("pacs",))
 
 
 @pytest.mark.parametrize(
@@ -94,18 +94,32 @@ def test_a_condition_of_an_instance_reads_the_instance() -> None:
         ('study.Modality == "CT" &&\n  study.Rwos > 1', 2, 9, "`Rwos` is not a DICOM keyword"),
         ('study.modality == "CT"', 1, 7, "did you mean `Modality`?"),
         ('"ñ" == study.Modalty', 1, 14, "did you mean `Modality`?"),
-        ('study.PixelData == "x"', 1, 7, "a sequence or binary in DICOM"),
-        ("size(study.ReferencedStudySequence) > 0", 1, 12, "a sequence or binary in DICOM"),
-        ('instance.Modality == "CT"', 1, 1, "sees the study as a whole: write `study.`"),
+        ('study.PixelData == "x"', 1, 7, "is binary in DICOM"),
+        ("size(study.ReferencedStudySequence) > 0", 1, 5, "a group of attributes"),
+        ('instance.Modality == "CT"', 1, 1, "sees the study as a whole; write `study.`"),
         ('Modality == "CT"', 1, 1, "write `study.Modality`"),
         ('stdy.Modality == "CT"', 1, 1, "unknown name `stdy`; did you mean `study`?"),
-        ('destination.node == "PACS"', 1, 1, "it is what the rule decides"),
         ('source.sit == "a"', 1, 8, "`source` has no `sit`; did you mean `site`?"),
         ('order.colour == "a"', 1, 7, "it has accession, priority, modality, station"),
         ('study.Rows == "512"', 1, 12, "`==` can't be used with a whole number and text"),
         ("study.SliceThickness > 1", 1, 22, "write a whole number as 1.0"),
         ('study.ImageType == "AXIAL"', 1, 17, 'write `"VALUE" in ATTRIBUTE`'),
         ('"CT" in study.Modality', 1, 6, "`in` needs a list"),
+        ("study.Modality.matches(study.PatientID)", 1, 23, "must be written out"),
+        ("now.getHours(study.Modality) > 1", 1, 13, "time zone must be written out"),
+        ("source.address.inNetwork(source.site)", 1, 25, "must be written out"),
+        ('source.address.inNetwork("10.2.0.1/24")', 1, 25, "write such as 10.2.0.0/24"),
+        ('destination["pax"].healthy', 1, 1, "no destination `pax`"),
+        ('destination["pacs"] == destination["pacs"]', 1, 1, "ask for the health"),
+        ("has(study.RequestAttributesSequence)", 1, 5, "name what stands inside it"),
+        ('"A" in study.RequestAttributesSequence.RequestedProcedurID', 1, 40, "did you mean `RequestedProcedureID`?"),
+        ('"A" in study.Modality.RequestedProcedureID', 1, 22, "text has no parts"),
+        ('study.private("SIEMENS", "0028,10") == ""', 1, 14, "can't be a private element"),
+        ('study.private(study.Modality, "0029,10") == ""', 1, 14, "write creator and element"),
+        ("size(study.Tags) > 1", 1, 12, "name a tag"),
+        ('study.Tags["a b"] == ""', 1, 7, "name a tag"),
+        ('study.Modality.format([1]) == ""', 1, 22, "`format` is not offered"),
+        ("procedure.station == ''", 1, 1, "or use trigger `procedure`"),
         ("study.Modality == null", 1, 16, "use has()"),
         ("!study.Modality", 1, 1, "`!` needs true or false, not text"),
         ("study.Modality", 1, 1, "must give true or false, and this gives text"),
@@ -160,7 +174,7 @@ def test_a_condition_of_an_instance_may_not_name_the_study() -> None:
         ({"Modality": True}, ("Modality",), "put it in quotes"),
         ({"Modality": []}, ("Modality",), "at least one value"),
         ({"Modality": [["CT"]]}, ("Modality",), "put it in quotes"),
-        ({"PixelData": "x"}, ("PixelData",), "sequence or binary"),
+        ({"PixelData": "x"}, ("PixelData",), "binary in DICOM"),
         ({"not": [1]}, ("not",), "a condition is"),
         ({}, (), "a condition is"),
     ],
@@ -195,7 +209,6 @@ def test_what_is_read_is_known() -> None:
         ('study.ImageType[2] == "SECRET"', "asks for a value of a list that has fewer"),
         ("1 / study.Rows == 1", "divides by zero"),
         ("int(study.StudyID) == 1", "can't be converted"),
-        ("study.StudyID.matches(study.PatientID)", "regular expression"),
     ],
 )
 def test_a_failure_at_run_time_gives_a_reason_without_values(when: str, reason: str) -> None:

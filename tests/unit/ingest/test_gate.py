@@ -113,7 +113,10 @@ async def test_the_rate_is_the_one_in_force_and_that_of_all_associations_of_the_
 async def test_certificates_are_read_and_junk_is_refused(stand: Stand, tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     await stand.apply(CT={"certificate": "ct1"})
-    assert isinstance(stand.admit("1", certificate=authority.issue("ct1").der), Admitted)
+    admitted = stand.admit("1", certificate=authority.issue("ct1").der)
+    assert isinstance(admitted, Admitted)
+    assert admitted.tls_subject is not None
+    assert "CN=ct1" in admitted.tls_subject
     assert isinstance(stand.admit("2", certificate=authority.issue("x", dns=["CT1"]).der), Admitted)
     for wrong in (authority.issue("ct2").der, b"", b"\x30\x03\x02\x01\x00"):
         assert isinstance(stand.admit("3", certificate=wrong), Refusal)

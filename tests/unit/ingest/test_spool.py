@@ -23,13 +23,14 @@ from tests.support.synthetic import CT_IMAGE_STORAGE, EXPLICIT_LITTLE_ENDIAN, ma
 
 pytestmark = pytest.mark.unit
 SOURCE = Source(site="luba", node="CT1", calling_aet="CT1", called_aet="KIVUKO", address="127.0.0.1")
+SECURED = SOURCE.model_copy(update={"tls_subject": 'CN=ct "1",O=Clínica\\, Luba'})
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def arrival(sop_uid: str, *, name: str = "0000000000000001-ab", traceparent: str = "") -> Arrival:
     """Make an arrival."""
     return Arrival(
-        name, "default", SOURCE, "A1", CT_IMAGE_STORAGE, sop_uid, EXPLICIT_LITTLE_ENDIAN,
+        name, "default", SECURED, "A1", CT_IMAGE_STORAGE, sop_uid, EXPLICIT_LITTLE_ENDIAN,
         datetime(2026, 1, 1, tzinfo=UTC), traceparent,
     )  # fmt: skip
 

@@ -1,0 +1,184 @@
+"""Decides on versions of studies, in the caller's transaction."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from contracts.fact import Attributes
+from contracts.routing import Trigger
+from contracts.study import StudyCompleted
+from libs.clock import Clock
+from services.rules import action_rows, chronicle, history, repository
+from services.rules.action import Emphasis, emphasis, emphasized, tags
+from services.rules.actions import Actions
+from services.rules.glance import Glance
+from services.rules.hold import holding
+from services.rules.in_force import InForce
+from services.rules.occasion import occasions
+from services.rules.plan import Known, Requested, gathered, united, wishes, within_sites, without_loops
+from services.rules.reading import CARRIED, Reading, known, named, read_by, shown
+from services.rules.record import recorded
+from services.rules.repository import Completion, Study
+from services.rules.teller import Teller
+
+
+class Versions:
+    """Decides on whole studies: when they are complete or amended, and when it is time."""
+
+    def __init__(self, reading: Reading, teller: Teller, actions: Actions, clock: Clock) -> None:
+        self._reading = reading
+        self._teller = teller
+        self._actions = actions
+        self._clock = clock
+
+    async def decide(  # noqa: PLR0915 - its steps belong to one transaction, in this order
+        self,
+        tx: AsyncSession,
+        study: Study,
+        completion: Completion,
+        chosen: Sequence[Known],
+        in_force: InForce,
+        timed: Collection[str] | None = None,
+    ) -> bool:
+        """Decide on a version of a study; give whether any rule matched. Raises StoreUnavailableError.
+
+        Parameters
+        ----------
+        tx, study, completion, chosen, in_force
+            The version, its instances, and the rules.
+        timed
+            The rules that the clock triggers now; None: the version is decided as such.
+        """
+        said = completion.completed
+        # What was put aside or discarded when it came goes nowhere by what else is decided.
+        free = [one for one in chosen if one.aside is None]
+        looks = occasions(in_force.needs.triggers, said.version, free, timed=timed is not None)
+        # All that the object store is needed for comes before anything is written.
+        attributes = [await self._reading.looked_at(tx, study, said, look, in_force) for look in looks]
+        inputs = in_force.rules.circumstances(said.source, study.tenant, self._clock())
+        held = holding(said.last_arrival, in_force.timezone)
+        glances: dict[Trigger, Glance] = {}
+        going: list[Requested] = []
+        more = Emphasis()
+        for look, (seen, unread) in zip(looks, attributes, strict=True):
+            glance = glances.get(look.trigger)
+            if glance is None:
+                glance = glances[look.trigger] = Glance(*await known(tx, study, look.trigger, in_force))
+            evaluation = in_force.rules.evaluate(
+                look.trigger,
+                shown(inputs, seen, glance.unhealthy),
+                lifted=glance.lifted,
+                unhealthy=glance.unhealthy,
+            )
+            matches = [match for match in evaluation.matches if timed is None or match.rule in timed]
+            stopped = {one.id for each in glances.values() for _, put in each.ended.values() for one in put}
+            left = [one for one in look.instances if one.id not in stopped]
+            wanted, notes = wishes(matches, held)
+            if look.trigger == "series":
+                wanted = emphasized(wanted, emphasis(matches, held))
+            else:
+                more = more.and_(emphasis(matches, held))
+            now_going, left_out = without_loops(left, wanted, in_force.rules.returns)
+            now_going, withheld = within_sites(now_going, in_force.rules.may_have)
+            going += now_going
+            glance.take(matches, look, {name: read_by(each, in_force, look.trigger) for name, each in seen.items()})
+            glance.tally.add(
+                matches,
+                evaluation.rules_evaluated,
+                problems=(*unread, *evaluation.errors, *notes),
+                notes=(*left_out, *withheld),
+                count=len(look.instances) or len(chosen),
+            )
+        going = gathered(going)
+        before = await repository.requested_of(tx, chosen)
+        everything, changed = united(before, going)
+        everything = [replace(one, wish=more.of(one.wish)) for one in everything]
+        had = await repository.requested_before(tx, study, said.version)
+        await repository.keep_requests(tx, going, in_force.version)
+        matched = [match for glance in glances.values() for match in glance.matches]
+        unmatched = False
+        if timed is None:
+            await repository.close_completion(tx, study, completion, in_force.version)
+            await self._actions.set_timers(tx, study, in_force.needs.timers, said.version)
+            unmatched = await self._actions.is_unmatched(tx, study, chosen, matched, goes=bool(everything))
+        elif everything and study.unmatched_at is not None:
+            await action_rows.set_unmatched(tx, study, None)
+        await self._actions.tag(
+            tx,
+            study,
+            [
+                tag
+                for trigger, glance in glances.items()
+                for tag in tags(glance.matches, trigger, in_force.rules.definition)
+            ],
+            in_force.version,
+        )
+        for trigger, glance in glances.items():
+            for end, put in glance.ended.values():
+                await self._actions.put_aside(tx, study, end, put, said.source, in_force.version, version=said.version)
+            kept = recorded(inputs, glance.seen, unhealthy=glance.unhealthy, lifted=glance.lifted)
+            decided = glance.tally.decided(
+                "study",
+                study.study_instance_uid,
+                in_force.version,
+                said.source,
+                said.version,
+                everything,
+                occasion=trigger,
+                inputs_hash=kept.hash,
+                unhealthy=glance.unhealthy if trigger in in_force.needs.health else None,
+                unmatched=unmatched and trigger == "study",
+                more_problems=changed if trigger in ("study", "timer") else (),
+            )
+            more_problems = changed if trigger in ("study", "timer") else ()
+            await self._teller.say(tx, study, decided, (*glance.tally.problems, *more_problems), kept.document)
+        # The clock asks for some destinations only: what the others get is closed already.
+        named = {one.destination for one in going}
+        told = everything if timed is None or more.rules else [one for one in everything if one.destination in named]
+        await self._teller.request(tx, study, told, in_force.version, closing=said.version, had=had)
+        await self._record(tx, study, said, chosen, in_force, attributes, glances, before, everything)
+        return bool(matched)
+
+    async def _record(
+        self,
+        tx: AsyncSession,
+        study: Study,
+        said: StudyCompleted,
+        chosen: Sequence[Known],
+        in_force: InForce,
+        looked_at: Sequence[tuple[Mapping[str, Attributes], list[str]]],
+        glances: Mapping[Trigger, Glance],
+        before: Sequence[Requested],
+        everything: Sequence[Requested],
+    ) -> None:
+        """Record what the rules saw and where it goes, for people who ask why, and for trying other rules on it."""
+        if "timer" in glances:
+            # What the clock asks for is no answer to what arrived.
+            return
+        earlier = await history.record_of(tx, study.id) if said.version > 1 else None
+        beyond = in_force.rules.attributes("instance") - CARRIED
+        more, _ = await self._reading.more(chosen, beyond)
+        now = self._clock()
+        looked_for = {*beyond, *in_force.rules.attributes("study")}
+        health = in_force.needs.health
+        timers = in_force.needs.timers
+        attributes = next(seen["study"] for seen, _ in looked_at if "study" in seen)
+        made = chronicle.version(
+            *(said.version, now, in_force.version, said.last_arrival, said.source, attributes, chosen),
+            named=lambda one: named(study, one),
+            more=more,
+            looked_for=looked_for - CARRIED,
+            before=earlier,
+            unhealthy=frozenset().union(*(each.unhealthy for each in glances.values())) if health else None,
+            lifted=frozenset().union(*(each.lifted for each in glances.values())),
+        )
+        routes = chronicle.routed(
+            {} if earlier is None else earlier.routes,
+            [one for one in everything if any(rule not in timers for rule in one.wish.rules)],
+            asked=[(one.instance.id, one.destination) for one in before],
+            arrivals=chronicle.arrival,
+            is_new=lambda one: chronicle.since(one.received_at, made.number, earlier) == made.number,
+            decided_at=now,
+        )
+        await history.keep(tx, study.id, now, chronicle.added(earlier, made, routes))
