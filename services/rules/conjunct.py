@@ -1,50 +1,12 @@
-"""The parts of a condition that must all hold: what stands between the `&&` of its top level. Pure.
+"""The parts of a condition that must all hold. Pure."""
 
-Of CEL (language definition, "Syntax") only strings, comments and brackets are read: what joins more loosely than `&&`
-outside of brackets, `||` and `? :`, leaves the condition whole.
-"""
-
-import re
-from typing import Final
-
-_TOKEN: Final = re.compile(
-    r"""(?P<comment>//[^\n]*)
-    |(?P<text>[bB]?(?:[rR](?:\"{3}.*?\"{3}|'{3}.*?'{3}|"[^"\n]*"|'[^'\n]*')
-        |\"{3}(?:\\.|.)*?\"{3}|'{3}(?:\\.|.)*?'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))
-    |(?P<and>&&)|(?P<loose>\|\||\?)|(?P<open>[(\[{])|(?P<close>[)\]}])
-    |(?P<word>\w+)|(?P<other>.)""",
-    re.VERBOSE | re.DOTALL,
-)
+from libs.definition.clause import Clause, clauses
 
 
 def conjuncts(text: str) -> list[str]:
-    """Split a condition that is known to be valid; give it whole where it can't be split."""
-    parts, begin, depth = [], 0, 0
-    for token in _TOKEN.finditer(text):
-        match token.lastgroup:
-            case "open":
-                depth += 1
-            case "close":
-                depth -= 1
-            case "loose" if depth == 0:
-                return _within_brackets(text)
-            case "and" if depth == 0:
-                parts.append(text[begin : token.start()])
-                begin = token.end()
-    if not parts:
-        return _within_brackets(text)
-    return [one for part in (*parts, text[begin:]) for one in conjuncts(part)]
+    """Split a valid condition at the `&&` of its top level; give it whole where there is none."""
+    return [text[one.start : one.end] for one in _conjuncts(clauses(text))]
 
 
-def _within_brackets(text: str) -> list[str]:
-    """Look inside brackets that hold all of a part, as structured conditions are written."""
-    bare = text.strip()
-    if not (bare.startswith("(") and bare.endswith(")")):
-        return [text]
-    depth = 0
-    for token in _TOKEN.finditer(bare):
-        depth += (token.lastgroup == "open") - (token.lastgroup == "close")
-        if depth == 0 and token.end() < len(bare):
-            return [text]
-    inner = conjuncts(bare[1:-1])
-    return inner if len(inner) > 1 else [text]
+def _conjuncts(clause: Clause) -> list[Clause]:
+    return [one for part in clause.parts for one in _conjuncts(part)] if clause.kind == "all" else [clause]

@@ -13,6 +13,7 @@ from typing import Any, Final
 from contracts.definition import Definition, Rule
 from contracts.fact import Attributes, Source
 from contracts.routing import Trigger
+from libs.definition.attributes import OBJECTS
 from libs.definition.condition import Condition, ConditionError, ConditionFailed, Inputs, compile_condition
 from libs.definition.ruleset import Evaluation, Match, RuleSet
 from services.rules.conjunct import conjuncts
@@ -21,6 +22,8 @@ from services.rules.conjunct import conjuncts
 _MOST: Final = 16_384
 #: Surroundings, and matches, that are remembered.
 _MOST_OTHERS: Final = 4096
+#: Where inputs have a group of circumstances, if not under its own name.
+_WHERE: Final = {"destination": "destinations"}
 #: After so many evaluations it is looked again at which values repeat.
 _SORTED_AGAIN: Final = 500
 
@@ -58,7 +61,7 @@ class Memory:
         inputs = self._surrounding(source, tenant, at)
         if lifted or unhealthy:
             # Too rare to be remembered.
-            seen = looking(inputs, trigger, attributes)
+            seen = replace(looking(inputs, trigger, attributes), destinations=dict.fromkeys(unhealthy, False))
             return self._rules.evaluate(trigger, seen, lifted=lifted, unhealthy=unhealthy)
         return self._of(trigger).evaluate(inputs, attributes)
 
@@ -125,7 +128,7 @@ class _Group:
         key = (
             *[tuple(value) if type(value) is list else value for value in values],
             *[
-                inputs.now if group == "now" else getattr(inputs, group).get(name)
+                inputs.now if group == "now" else getattr(inputs, _WHERE.get(group, group)).get(name)
                 for group, _, name in self._circumstances
             ],
         )
@@ -169,7 +172,9 @@ class _Rules:
         self._matches: dict[tuple[int, str | None], Match] = {}
         self._evaluated = 0
         self.reads_time = any(
-            name == "now" or name.startswith("calendars.") for _, circumstances in groups for name in circumstances
+            name == "now" or name.startswith(("calendars.", "clock."))
+            for _, circumstances in groups
+            for name in circumstances
         )
 
     def evaluate(self, inputs: Inputs, attributes: Attributes) -> Evaluation:
@@ -236,7 +241,13 @@ def _parts(condition: Condition, definition: Definition) -> list[Condition]:
 
 def looking(inputs: Inputs, trigger: Trigger, attributes: Attributes) -> Inputs:
     """Give inputs in which the rules of a trigger look at something with these attributes."""
-    return replace(inputs, instance=attributes) if trigger == "instance" else replace(inputs, study=attributes)
+    match OBJECTS[trigger]:
+        case "instance":
+            return replace(inputs, instance=attributes)
+        case "series":
+            return replace(inputs, series=attributes)
+        case _:
+            return replace(inputs, study=attributes)
 
 
 def _depends_on_node(definition: Definition, names: Iterable[str], above: frozenset[str] = frozenset()) -> bool:

@@ -16,7 +16,6 @@ from contracts.fact import Attributes, Source
 from contracts.routing import Trigger
 from libs.definition.attributes import STUDY_EXTRAS
 from libs.definition.ruleset import Match, RuleSet
-from libs.dicom.header import BASE_KEYWORDS
 from services.rules.action import Emphasis, Tag, emphasis, emphasized, ending, tags
 from services.rules.chronicle import Kind, Record, Route, Version, routed
 from services.rules.hold import holding
@@ -34,14 +33,11 @@ from services.rules.plan import (
     within_sites,
     without_loops,
 )
+from services.rules.reading import CARRIED, TAG
 
 _MINUTE: Final = 60
-#: What events and the instance's row say, whatever rules there are.
-_CARRIED: Final = frozenset({*BASE_KEYWORDS, "TransferSyntaxUID"})
 #: Stands for the instances of a kind, of which no single one is known any more.
 _ITEM: Final = DeliveryItem.model_construct(sop_instance_uid="", content_hash="")
-#: What the name of a tag follows in conditions.
-TAG: Final = "Tags."
 _NONE: Final[frozenset[str]] = frozenset()
 
 
@@ -108,7 +104,7 @@ class Simulation:
         self._beyond: dict[Trigger, frozenset[str]] = {
             trigger: frozenset(
                 keyword
-                for keyword in rules.attributes(trigger) - _CARRIED - STUDY_EXTRAS.keys()
+                for keyword in rules.attributes(trigger) - CARRIED - STUDY_EXTRAS.keys()
                 if not keyword.startswith(TAG)
             )
             for trigger in ("instance", *self._needs.triggers, "study")
