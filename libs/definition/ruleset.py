@@ -115,6 +115,10 @@ class RuleSet:
         """Give the rules of a trigger with their conditions, in the order of the definition."""
         return self._rules.get(trigger, ())
 
+    def match(self, rule: Rule, destinations: tuple[str, ...]) -> Match:
+        """Give the match of a rule of which it is known by other means that it applies, without what it read."""
+        return _match(rule, destinations, {})
+
     def attributes(self, trigger: Trigger) -> frozenset[str]:
         """Give what the conditions of a trigger read of its object, by keys as in `attributes.type_of`."""
         return self._scopes[trigger].attributes

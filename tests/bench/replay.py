@@ -238,7 +238,7 @@ def _record(number: int, at: datetime, chance: random.Random) -> dict[str, Any]:
         "PerformedProcedureStepID": f"S{number}",
         "OperatorsName": f"TECH{chance.randrange(200)}",
     }
-    kinds = [
+    kinds: list[dict[str, Any]] = [
         {
             "since": 1,
             "own": {

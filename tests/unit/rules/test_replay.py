@@ -1,4 +1,4 @@
-"""Replays of what the service recorded: the same rules change nothing, and others give what the service would decide."""
+"""Replays of what the service recorded: the same rules change nothing, others give what the service would decide."""
 
 import asyncio
 import tempfile
@@ -29,6 +29,9 @@ POOL = (
     rule("numbered", "telerad", when="instance.InstanceNumber > 2"),
     rule("ct", "both", "study", when='study.Modality == "CT"', priority="urgent"),
     rule("small study", "telerad", "study", when="study.NumberOfStudyRelatedInstances < 5", transform="anon"),
+    rule("amended", "telerad", "amended", when='study.Modality == "CT"'),
+    rule("series", "telerad", "series", when="series.Rows >= 512"),
+    rule("tag", "telerad", "study", when='study.Tags["size"] == "large"'),
     rule("night", "telerad", "study", hold="20:00"),
     {"name": "tagged", "trigger": "instance", "tag": {"size": "large"}, "when": "instance.Rows >= 1024"},
     {"name": "hurry", "trigger": "study", "priority": "stat", "when": 'study.Modality == "CT"'},
