@@ -66,8 +66,7 @@ class Client:
                 if not response.is_success:
                     response.read()
                     self._refused(response)
-                for chunk in response.iter_bytes():
-                    file.write(chunk)
+                file.writelines(response.iter_bytes())
         except httpx.ConnectError as error:
             self._unreachable(error)
         except httpx.HTTPError as error:
