@@ -50,8 +50,10 @@ def explained(when: Any) -> Explanation:
         (
             'study.StudyDescription.upperAscii() == "CT NECK"',
             [
-                '`study.StudyDescription.upperAscii() == "CT NECK"` is false: study.StudyDescription is "ct head", '
-                'study.StudyDescription.upperAscii() is "CT HEAD"'
+                (
+                    '`study.StudyDescription.upperAscii() == "CT NECK"` is false: study.StudyDescription is "ct head", '
+                    'study.StudyDescription.upperAscii() is "CT HEAD"'
+                )
             ],
         ),
         (
@@ -66,8 +68,10 @@ def explained(when: Any) -> Explanation:
         (
             '"8" in study.RequestAttributesSequence.StudyID',
             [
-                '`"8" in study.RequestAttributesSequence.StudyID` is false: '
-                'study.RequestAttributesSequence.StudyID is ["7"]'
+                (
+                    '`"8" in study.RequestAttributesSequence.StudyID` is false: '
+                    'study.RequestAttributesSequence.StudyID is ["7"]'
+                )
             ],
         ),
         (
