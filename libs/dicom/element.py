@@ -1,6 +1,7 @@
 """Values of elements as text and numbers, PS3.5 section 6.2. Odd values are read as far as they go and never raise."""
 
 import math
+import re
 from collections.abc import Callable
 from struct import Struct
 from typing import Final
@@ -21,6 +22,8 @@ PADDING: Final = " \0"
 #: What resets the character set inside a value, PS3.5 section 6.1.2.5.3.
 _DELIMITERS: Final = frozenset({0x0D, 0x0A, 0x09, 0x0C, 0x5C})
 _PN_DELIMITERS: Final = _DELIMITERS | {0x5E, 0x3D}
+_LONGEST_UNKNOWN: Final = 1024
+_PLAIN: Final = re.compile(rb"[ -~]+\0?")
 #: Largest integer that every consumer of JSON reads exactly, RFC 8259 section 6.
 _EXACT: Final = 2**53
 
@@ -49,6 +52,8 @@ def values(vr: str, value: bytes, encodings: Encodings, *, little_endian: bool) 
     if vr == "AT":
         tags = _unpacked("US", value, little_endian=little_endian)
         return [f"{group:04X}{element:04X}" for group, element in zip(tags[::2], tags[1::2], strict=False)]
+    if vr == "UN":
+        return _unknown(value)
     if " or " in vr:
         return values(vr.split(" or ", 1)[0], value, encodings, little_endian=little_endian)
     return []
@@ -76,6 +81,14 @@ def attribute(tag: int, found: list[Value]) -> AttributeValue | None:
     if all(isinstance(each, str) for each in found):
         return "\\".join(str(each) for each in found)
     return None
+
+
+def _unknown(value: bytes) -> list[Value]:
+    """Read what says no VR and isn't listed, as most private elements in implicit VR: only plain text can be told."""
+    if len(value) > _LONGEST_UNKNOWN or not _PLAIN.fullmatch(value):
+        return []
+    texts = [each.strip(PADDING) for each in value.decode("ascii").split("\\")]
+    return [*texts] if any(texts) else []
 
 
 def _of_text(vr: str, texts: list[str]) -> list[Value]:

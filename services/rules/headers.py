@@ -3,9 +3,9 @@
 import gzip
 import json
 from collections.abc import Collection, Iterable
-from typing import Any
 
 from contracts.fact import Attributes
+from libs.dicom.excerpt import pick
 from libs.storage.objects import ObjectStore
 from services.rules.plan import Known
 
@@ -43,13 +43,3 @@ def fetch(objects: ObjectStore, instances: Iterable[Known], keywords: Collection
         except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise HeadersDamagedError(f"a header document can't be read ({type(error).__name__})") from None
     return found
-
-
-def pick(document: dict[str, Any], keywords: Collection[str]) -> Attributes:
-    """Pick attributes from one instance's header, written after the DICOM JSON Model (PS3.18 annex F)."""
-    picked: Attributes = {}
-    for entry in document.values():
-        keyword, values = entry.get("keyword"), entry.get("Value")
-        if keyword in keywords and values:
-            picked[keyword] = values[0] if len(values) == 1 else values
-    return picked

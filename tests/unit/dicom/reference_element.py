@@ -46,13 +46,20 @@ def values(vr: str, value: bytes, encodings: Encodings, *, little_endian: bool) 
         tags = _unpacked("H", value, "<" if little_endian else ">")
         return [f"{group:04X}{element:04X}" for group, element in zip(tags[::2], tags[1::2], strict=False)]
     if vr not in _TEXT:
-        return []
+        return _unknown(value.decode("latin-1")) if vr == "UN" else []
     texts = _texts(vr, value, encodings)
     if vr == "IS":
         return _numbers(texts, int)
     if vr == "DS":
         return _numbers(texts, float)
     return [*texts] if any(texts) else []
+
+
+def _unknown(value: str) -> list[Value]:
+    said = value.removesuffix("\0")
+    plain = bool(said) and len(value) <= 1024 and all(" " <= each <= "~" for each in said)
+    parts = [each.strip(" \0") for each in said.split("\\")] if plain else []
+    return [*parts] if any(parts) else []
 
 
 def attribute(tag: int, found: list[Value]) -> AttributeValue | None:

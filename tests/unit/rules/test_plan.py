@@ -11,7 +11,7 @@ from contracts.delivery import DeliveryItem
 from contracts.manifest import set_hash
 from contracts.routing import PRIORITIES
 from libs.definition.ruleset import Match
-from services.rules.headers import pick
+from libs.dicom.excerpt import pick
 from services.rules.plan import (
     Known,
     Requested,
