@@ -151,18 +151,20 @@ class Expression:
         What it looks up.
     scope
         What inputs must be bound with: the lookups of all expressions that share them.
+    serialized
+        As the CEL library writes a checked expression, with one field for each attribute that is looked up.
     """
 
     text: str
     trigger: Trigger
     reads: Lookups
     scope: Lookups
-    _serialized: bytes = field(repr=False, compare=False)
+    serialized: bytes = field(repr=False, compare=False)
     _program: Any = field(repr=False, compare=False)
 
     def within(self, scope: Lookups) -> Self:
         """Give the same for inputs that are bound once for several expressions."""
-        program = evaluating(self.trigger, scope.attributes).env.deserialize(self._serialized)
+        program = evaluating(self.trigger, scope.attributes).env.deserialize(self.serialized)
         return replace(self, scope=scope, _program=program)
 
     def value(self, bound: Bound) -> Any:

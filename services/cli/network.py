@@ -123,6 +123,11 @@ def _print_changes(answer: dict[str, Any]) -> None:
             case "moved":
                 text += f": the order is now {escape(', '.join(change['new']))}"
         out.print(text)
+    for found in answer.get("findings", ()):
+        color = "yellow" if found["level"] == "warning" else "dim"
+        hint = f" ({escape(found['hint'])})" if found["hint"] else ""
+        place = f"{found['line']}:{found['column']}"
+        out.print(f"[{color}]{found['level']}, line {place}:[/] {escape(found['message'])}{hint}")
     for sentence in answer["not_in_force"]:
         out.print(f"[yellow]not in force yet:[/] {escape(sentence)}")
 

@@ -16,12 +16,12 @@ from libs.clock import utc_now
 from libs.definition.attributes import STUDY_EXTRAS
 from libs.definition.ruleset import RuleSet
 from libs.dicom import header, part10
+from libs.dicom.excerpt import pick
 from libs.dicom.identity import UnreadableDatasetError
 from services.ingest.assembly import study_attributes
 from services.rules import chronicle
 from services.rules.chronicle import Record, Route
 from services.rules.explanation import document, explain
-from services.rules.headers import pick
 from services.rules.plan import Known
 from services.rules.reading import CARRIED
 from services.rules.simulation import Simulation

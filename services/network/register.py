@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,6 +11,7 @@ from contracts.definition import Definition
 from contracts.fact import Fact
 from contracts.network import NetworkApplied
 from libs.clock import Clock
+from libs.definition import lint
 from libs.definition.difference import Change, difference
 from libs.definition.document import DefinitionError
 from libs.definition.force import not_in_force
@@ -36,6 +37,34 @@ class Emitter(Protocol):
         ...
 
 
+class Finding(BaseModel):
+    """Something in a document that people should look at."""
+
+    model_config = ConfigDict(frozen=True)
+
+    level: lint.Level = Field(description="warning: likely a mistake; note: good to know.")
+    kind: str = Field(description="never, always, unreachable, overlap, loop, unknown, or retired.")
+    line: int
+    column: int
+    path: str = Field(description="Part of the definition, such as rules[2].when.")
+    message: str
+    hint: str = Field(description="What to do about it; empty where the message says it.")
+
+    @classmethod
+    def of(cls, found: lint.Finding) -> Self:
+        """Say what was found."""
+        said = found.problem
+        return cls(
+            level=found.level,
+            kind=found.kind,
+            line=said.line,
+            column=said.column,
+            path=said.path,
+            message=said.message,
+            hint=said.hint,
+        )
+
+
 class Applied(BaseModel):
     """What applying a document did, or would do."""
 
@@ -48,6 +77,7 @@ class Applied(BaseModel):
     document_hash: str = Field(description="SHA-256 of the document's text.")
     changes: Sequence[Change] = Field(description="Differences to the version before.")
     not_in_force: Sequence[str] = Field(description="Parts that are kept but that this release does not carry out.")
+    findings: Sequence[Finding] = Field(default=(), description="What is valid and yet likely a mistake, in its rules.")
 
 
 class OvertakenError(Exception):
@@ -123,7 +153,7 @@ class Register:
         in_force = None if base is None else base.version
         if expected is not None and expected != (in_force or 0):
             raise UnexpectedVersionError(f"version {in_force or 'none'} is in force, not {expected or 'none'}")
-        document_hash, definition = await asyncio.to_thread(_checked, text, filename)
+        document_hash, definition, findings = await asyncio.to_thread(_checked, text, filename)
         changes = difference(before, definition)
         sentences = not_in_force(definition)
         answer = Applied(
@@ -134,6 +164,7 @@ class Register:
             document_hash=document_hash,
             changes=changes,
             not_in_force=sentences,
+            findings=findings,
         )
         if dry_run or (base is not None and base.document_hash == document_hash and before is not None):
             return answer
@@ -219,9 +250,9 @@ async def _readable(tx: AsyncSession, version: int) -> Definition | None:
         return None
 
 
-def _checked(text: str, filename: str) -> tuple[str, Definition]:
+def _checked(text: str, filename: str) -> tuple[str, Definition, list[Finding]]:
     document = read(text, filename)
     found = check(document)
     if isinstance(found, list):
         raise DefinitionError(found)
-    return document.sha256, found
+    return document.sha256, found, [Finding.of(one) for one in lint.lint(document, found)]
