@@ -38,7 +38,7 @@ PATH = "RequestAttributesSequence.RequestedProcedureID"
         (["ImageType"], {"ImageType": ["ORIGINAL", "PRIMARY"]}),
         ([PATH], {PATH: ["P1", "P2"]}),
         (["RequestAttributesSequence.CodeMeaning", "Modality.CodeMeaning"], {}),
-        ([PRIVATE], {PRIVATE: ["right block"]}),
+        ([PRIVATE], {PRIVATE: "right block"}),
         (["(0029,xx10) NOBODY", "(0031,xx10) OTHER", "(0029,xx11) OTHER"], {}),
     ],
 )
