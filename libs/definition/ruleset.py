@@ -14,6 +14,7 @@ from libs.definition.calendar import CalendarError, wall_clock, working
 from libs.definition.condition import Bound, Condition, ConditionError, ConditionFailed, Inputs, bind, compile_condition
 from libs.definition.diagnosis import did_you_mean, unknown_field
 from libs.definition.lookup import Lookups, united, values_read
+from libs.definition.shortlist import Shortlist
 
 #: A moment for tests whose rules don't ask for the time.
 _ANY_MOMENT: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -105,11 +106,13 @@ class RuleSet:
             raise RuleSetError(f"a calendar or the time zone can't be used: {error}") from error
         self._scopes: dict[Trigger, Lookups] = {}
         self._rules: dict[Trigger, tuple[tuple[Rule, Condition], ...]] = {}
+        self._shortlists: dict[Trigger, Shortlist] = {}
         for trigger in TRIGGERS:
             compiled = [(rule, _compile(rule, definition)) for rule in definition.rules if rule.trigger == trigger]
             scope = united(condition.reads for _, condition in compiled)
             self._scopes[trigger] = scope
             self._rules[trigger] = tuple((rule, condition.within(scope)) for rule, condition in compiled)
+            self._shortlists[trigger] = Shortlist(trigger, [condition for _, condition in compiled])
 
     def rules(self, trigger: Trigger) -> tuple[tuple[Rule, Condition], ...]:
         """Give the rules of a trigger with their conditions, in the order of the definition."""
@@ -214,7 +217,8 @@ class RuleSet:
         errors = [f"attribute {keyword} {why}: taken as absent" for keyword, why in sorted(bound.unreadable.items())]
         unhealthy = {*unhealthy, *(key for key, healthy in inputs.destinations.items() if not healthy)}
         matches = []
-        for rule, condition in rules:
+        for position in self._shortlists[trigger].candidates(bound, inputs):
+            rule, condition = rules[position]
             if rule.name in lifted:
                 continue
             try:

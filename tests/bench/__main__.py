@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from tests.bench import idle, index, ingest, large, link, neighbour, replay, routing, sending
+from tests.bench import idle, index, ingest, large, link, neighbour, replay, routing, rules, sending
 from tests.bench.figure import COLUMNS, FOLDER, Figure, load, rows, save, table
 
 BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {
@@ -21,6 +21,7 @@ BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {
     "neighbour": neighbour.run,
     "replay": replay.run,
     "routing": routing.run,
+    "rules": rules.run,
     "sending": sending.run,
 }
 _PAGE = Path("docs/benchmarks.md")
@@ -40,6 +41,10 @@ stops at the last response for all. `storescp` has `--fork`, which several assoc
 it then keeps the bytes as they came, as Kivuko does, instead of writing each dataset anew. Processor time is that of
 all processes of the receiver until it is at rest again, so what it puts off counts too; memory is their proportional
 set size.
+
+Rules evaluates 500 rules of the kinds that people write on the attributes of one study, about sixty of them, as the
+service does for each study version, surroundings included; and once more with conditions none of which can be left out
+by a value that it demands.
 
 Large objects are made while they are sent. Memory is the sum of what each process has grown by at its own peak since
 just before, as the kernel keeps it; what is kept is compared with what was sent, byte by byte, after the clock.

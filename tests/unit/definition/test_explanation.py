@@ -50,8 +50,10 @@ def explained(when: Any) -> Explanation:
         (
             'study.StudyDescription.upperAscii() == "CT NECK"',
             [
-                '`study.StudyDescription.upperAscii() == "CT NECK"` is false: study.StudyDescription is "ct head", '
-                'study.StudyDescription.upperAscii() is "CT HEAD"'
+                (
+                    '`study.StudyDescription.upperAscii() == "CT NECK"` is false: study.StudyDescription is "ct head", '
+                    'study.StudyDescription.upperAscii() is "CT HEAD"'
+                )
             ],
         ),
         (
@@ -66,8 +68,10 @@ def explained(when: Any) -> Explanation:
         (
             '"8" in study.RequestAttributesSequence.StudyID',
             [
-                '`"8" in study.RequestAttributesSequence.StudyID` is false: '
-                'study.RequestAttributesSequence.StudyID is ["7"]'
+                (
+                    '`"8" in study.RequestAttributesSequence.StudyID` is false: '
+                    'study.RequestAttributesSequence.StudyID is ["7"]'
+                )
             ],
         ),
         (
@@ -117,7 +121,8 @@ LEAVES = st.sampled_from(
     (
         'study.Modality == "MR"', "study.Rows > 9", "1 / study.Columns == 1", "!has(study.Rows)", "calendars.office",
         'study.StudyDescription.contains("a && b || !c ? \\" :")', "study.ImageType.exists(a, a == 'A' && true)",
-        "[1, 2, 3].all(x, x > 0 ? true : false)", "true", '{"a": true}["a"]', 'r"\\" == study.Modality', "(study.Rows < 6)",
+        "[1, 2, 3].all(x, x > 0 ? true : false)", "true", '{"a": true}["a"]', 'r"\\d" == study.Modality',
+        "(study.Rows < 6)",
         "!calendars.office == true", "study.ImageType[5] == 'X'",
     )
 )  # fmt: skip
