@@ -209,7 +209,7 @@ async def replay(order: Order, say: TextIO) -> Findings:
     finally:
         await database.close()
     with gzip.open(order.folder / REPORT, "wt", encoding="utf-8") as file:
-        json.dump({**report(found), "not_replayed": left_out(order.proposed)}, file)
+        file.write(json.dumps({**report(found), "not_replayed": left_out(order.proposed)}))
     return found
 
 
