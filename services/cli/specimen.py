@@ -21,7 +21,7 @@ from libs.dicom.identity import UnreadableDatasetError
 from services.ingest.assembly import study_attributes
 from services.rules import chronicle
 from services.rules.chronicle import Record, Route
-from services.rules.explanation import Explanation, explain
+from services.rules.explanation import document, explain
 from services.rules.plan import Known
 from services.rules.reading import CARRIED
 from services.rules.simulation import Simulation
