@@ -31,6 +31,10 @@ _MULTI_COMPONENT: Final = 1
 _JPEG_LS_BITS: Final = range(2, 17)
 _JPEG_2000_BITS: Final = range(1, 25)
 _LONGEST_RLE: Final = 15
+#: The binding of OpenJPEG halves an image five times.
+_SMALLEST_JPEG_2000: Final = 32
+#: What a scan of sequential JPEG says, whatever it says: its decoder insists on it.
+_SEQUENTIAL_SCAN: Final = b"\0\x3f\0"
 
 
 def decode(transfer_syntax: str, data: bytes, picture: Picture) -> tuple[Frame, Coded | None]:
@@ -104,9 +108,7 @@ def encode(transfer_syntax: str, frame: Frame, picture: Picture, ratio: float | 
     try:
         if transfer_syntax == syntax.RLE:
             return bytes(
-                encode_rle(
-                    frame.tobytes(), picture.rows, picture.columns, picture.samples, picture.allocated, "<"
-                )
+                encode_rle(frame.tobytes(), picture.rows, picture.columns, picture.samples, picture.allocated, "<")
             )
         low = _low_bits(frame, picture)
         precision = picture.allocated if low is None else picture.stored
@@ -118,7 +120,7 @@ def encode(transfer_syntax: str, frame: Frame, picture: Picture, ratio: float | 
         raise NotTranscodableError("unsuited", f"the encoder does not take its pixels: {error}") from error
 
 
-def unsuited(transfer_syntax: str, picture: Picture) -> str:
+def unsuited(transfer_syntax: str, picture: Picture) -> str:  # noqa: PLR0911 (one reason each)
     """Say why pixels can't be had in a transfer syntax; empty if they can. PS3.5 sections 8.2.2 to 8.2.4."""
     if picture.allocated % _BYTE:
         return "its pixels have one bit each, which hardly any receiver reads in a compressed transfer syntax"
@@ -129,6 +131,8 @@ def unsuited(transfer_syntax: str, picture: Picture) -> str:
         if picture.allocated > _WORD or picture.stored not in _JPEG_LS_BITS:
             return f"JPEG-LS holds 2 to 16 bits for each sample, and its samples have {picture.stored}"
         return ""
+    if min(picture.rows, picture.columns) < _SMALLEST_JPEG_2000:
+        return "JPEG 2000 is written for images of 32 x 32 pixels and more, and it is smaller"
     if picture.stored not in _JPEG_2000_BITS:
         return f"JPEG 2000 is written with up to 24 bits for each sample, and its samples have {picture.stored}"
     return ""
@@ -165,6 +169,8 @@ def _jpeg(data: bytes, coded: Coded) -> Frame:
         from libjpeg.utils import decode_pixel_data  # noqa: PLC0415
     except ImportError as error:
         raise NotTranscodableError("unreadable", "no decoder for JPEG is installed (pylibjpeg-libjpeg)") from error
+    if at := coded.misfit:
+        data = data[:at] + _SEQUENTIAL_SCAN + data[at + len(_SEQUENTIAL_SCAN) :]
     try:
         return np.frombuffer(decode_pixel_data(data, version=2), _narrowest(coded))
     except (RuntimeError, ValueError) as error:
@@ -258,9 +264,7 @@ def _encoded_jpeg_ls(samples: Frame, precision: int, picture: Picture) -> bytes:
     )
 
 
-def _encoded_jpeg_2000(
-    samples: Frame, precision: int, picture: Picture, ratio: float | None, *, whole: bool
-) -> bytes:
+def _encoded_jpeg_2000(samples: Frame, precision: int, picture: Picture, ratio: float | None, *, whole: bool) -> bytes:
     width = 1 if precision <= _BYTE else 2 if precision <= _WORD else 4
     if precision > _JPEG_2000_BITS[-1]:
         raise NotTranscodableError("unsuited", "JPEG 2000 is written with up to 24 bits for each sample")

@@ -1,6 +1,7 @@
 """RLE frames taken apart, PS3.5 annex G: a second reader, which shares nothing with the codec that wrote them."""
 
 import struct
+from itertools import pairwise
 from typing import Final
 
 from libs.dicom.untranscodable import NotTranscodableError
@@ -30,9 +31,9 @@ def planes(frame: bytes, count: int, length: int) -> bytes:
     if len(frame) < _HEADER or struct.unpack_from("<I", frame)[0] != count or not 1 <= count <= _MOST:
         raise NotTranscodableError("damaged", "a compressed frame does not hold the segments that its pixels need")
     starts = [*struct.unpack_from(f"<{count}I", frame, 4), len(frame)]
-    if starts[0] < _HEADER or any(a > b for a, b in zip(starts, starts[1:], strict=False)):
+    if starts[0] < _HEADER or any(a > b for a, b in pairwise(starts)):
         raise NotTranscodableError("damaged", "the segments of a compressed frame overlap")
-    return b"".join(_plane(frame, *each, length) for each in zip(starts, starts[1:], strict=False))
+    return b"".join(_plane(frame, *each, length) for each in pairwise(starts))
 
 
 def _plane(frame: bytes, at: int, end: int, length: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Transfer syntaxes that images are given in, and those they are read from: PS3.5 section 10 and annex A, PS3.6 annex A.
+"""Transfer syntaxes that images are given in, and those they are read from: PS3.5 annex A, PS3.6 annex A.
 
 This module loads no codec: who only has to know the words needs nothing else.
 """
