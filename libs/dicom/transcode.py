@@ -13,7 +13,7 @@ from typing import BinaryIO, Final
 import numpy as np
 from pydicom.uid import UID
 
-from libs.dicom import codec, codestream, colour, encapsulated, lossy, part10, syntax, tokenizer
+from libs.dicom import codec, codestream, colour, encapsulated, icon, lossy, part10, syntax, tokenizer
 from libs.dicom.codec import Frame
 from libs.dicom.explicit import FORM, PIXEL_DATA, Chunks, Element, Elements, Head, edited, element
 from libs.dicom.identity import IMPLICIT
@@ -136,6 +136,7 @@ class _Transcoding:
         if native:
             image = self._native_image(elements, header, head)
         else:
+            header = [icon.uncompressed(each, self._syntax, self._bounds) for each in header]
             image = self._decoded_image(elements, header, head, form)
         if target in syntax.NATIVE:
             return self._uncompressed(header, image, target)
