@@ -19,7 +19,7 @@ from libs.dicom.explicit import FORM, PIXEL_DATA, Chunks, Element, Elements, Hea
 from libs.dicom.identity import IMPLICIT
 from libs.dicom.lossy import lossy_uid
 from libs.dicom.part10 import Meta, NotPart10Error
-from libs.dicom.picture import PHOTOMETRIC, PLANAR, Bounds, Picture, picture
+from libs.dicom.picture import ALLOCATED, PHOTOMETRIC, PLANAR, Bounds, Picture, picture
 from libs.dicom.reencode import EXPLICIT, NotReencodableError, reencoded
 from libs.dicom.syntax import TARGETS
 from libs.dicom.tokenizer import UNDEFINED, Form
@@ -30,6 +30,8 @@ __all__ = ["TARGETS", "Bounds", "NotTranscodableError", "Transcoded", "lossy_uid
 #: MAC Parameters and Digital Signatures, which hold for the bytes that were signed (PS3.15 section C.1), and padding.
 _LEFT_OUT: Final = frozenset({0x4FFE0001, 0xFFFAFFFA, 0xFFFCFFFC})
 _TABLES: Final = (encapsulated.EXTENDED_OFFSETS, encapsulated.EXTENDED_LENGTHS, encapsulated.TOTAL_LENGTH)
+#: Pixel Data Provider URL, of an image whose pixels are elsewhere.
+_PROVIDER: Final = 0x00287FE0
 _COLOURS: Final = 3
 _LONGEST_NATIVE: Final = 0xFFFFFFFE
 _WORST: Final = 2
@@ -130,6 +132,8 @@ class _Transcoding:
         header = _made_explicit(elements.take(), form, self._bounds)
         head = elements.head()
         if head is None:
+            if {each.tag for each in header} & {_PROVIDER, ALLOCATED} == {ALLOCATED}:
+                raise NotTranscodableError("damaged", "its header describes an image, and there are no pixels")
             return self._without_pixels(target)
         if head.tag != PIXEL_DATA:
             raise NotTranscodableError("unsuited", "its pixels are floating point numbers, which no codec here takes")
