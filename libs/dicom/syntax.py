@@ -9,6 +9,29 @@ from typing import Final
 from libs.dicom.identity import BIG_ENDIAN, DEFLATED, IMPLICIT
 from libs.dicom.reencode import EXPLICIT
 
+__all__ = [
+    "BIG_ENDIAN",
+    "DECODED",
+    "DEFLATED",
+    "DEFLATED_FRAMES",
+    "EXPLICIT",
+    "HIGH_THROUGHPUT",
+    "IMPLICIT",
+    "J2K",
+    "JPEG",
+    "JPEG_2000",
+    "JPEG_2000_LOSSLESS",
+    "JPEG_LOSSLESS",
+    "JPEG_LOSSY",
+    "JPEG_LS",
+    "JPEG_LS_NEAR",
+    "LOSSLESS",
+    "LS",
+    "NATIVE",
+    "RLE",
+    "TARGETS",
+]
+
 _JPEG_FAMILY: Final = "1.2.840.10008.1.2.4."
 RLE: Final = "1.2.840.10008.1.2.5"
 JPEG_LS: Final = _JPEG_FAMILY + "80"
