@@ -48,7 +48,7 @@ def _decode(item: Dataset, transfer_syntax: str, bounds: Bounds) -> None:
         return
     pixels = item.pop(PIXEL_DATA).value
     read = picture(Elements(Chunks(iter([_encoded(item)])), bounds.header).take(), bounds)
-    file = BytesIO(pixels + _DELIMITER)
+    file = BytesIO((pixels or b"") + _DELIMITER)
     alone = transfer_syntax in (syntax.RLE, syntax.DEFLATED_FRAMES)
     found = encapsulated.fragments(file)
     if read.frames != 1 or read.allocated < _BYTE:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.pixels import pixel_array
+from pydicom.pixels.utils import pixel_array
 from rich.progress import Progress
 
 from libs.dicom import syntax

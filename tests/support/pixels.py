@@ -5,13 +5,13 @@ import subprocess
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pydicom.data
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.data.data_manager import external_data_sources
-from pydicom.pixels import pixel_array
+from pydicom.pixels.utils import pixel_array
 
 from libs.dicom import part10, syntax
 from libs.dicom.part10 import NotPart10Error
@@ -78,7 +78,7 @@ def peer_decoded(path: Path, folder: Path) -> Path:
     return decoded
 
 
-def uncompressed_values(path: Path) -> NDArray[np.generic]:
+def uncompressed_values(path: Path) -> NDArray[Any]:
     """Read the cells of an uncompressed file, colours as they are, with pydicom; frames, rows, columns, samples."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
