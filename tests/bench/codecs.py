@@ -49,8 +49,8 @@ class Kind:
 
 
 LOADS = (
-    Load("CT 512x512", "693_UNCI.dcm", 1),
-    Load("CT 512x512x20", "693_UNCI.dcm", 20),
+    Load("CT 512x512", "693_UNCR.dcm", 1),
+    Load("CT 512x512x20", "693_UNCR.dcm", 20),
     Load("CR 1955x1841", "RG1_J2KR.dcm", 1),
     Load("US 640x480 RGB", "US1_UNCI.dcm", 1),
 )
