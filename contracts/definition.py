@@ -412,6 +412,17 @@ class RuleTest(Part):
     at: str | None = Field(None, description="Local time of the site, such as 2026-11-20T10:00.")
     unhealthy: Names = Field((), description="Destinations that are not healthy; all others are.")
     delivers: tuple[str, ...] = Field(description="The exact set of destinations, groups by their own name.")
+    priority: PriorityRead | dict[str, PriorityRead] | None = Field(
+        None, description="Lane of all that is delivered, or of each destination by name; not looked at, if left out."
+    )
+    transform: str | dict[str, str | None] | None = Field(
+        None, description="Transform of all that is delivered, or of each destination by name, null for none."
+    )
+    held: Names | None = Field(None, description="The exact set of destinations that a rule holds.")
+    notifies: Names | None = Field(None, description="The exact set of partners that are told.")
+    tags: dict[Slug, TagValue] | None = Field(None, description="Exactly the tags that are set.")
+    quarantined: bool | None = Field(None, description="Whether a rule puts it aside.")
+    discarded: bool | None = Field(None, description="Whether a rule discards it.")
 
 
 class Hl7Mapping(Part):

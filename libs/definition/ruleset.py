@@ -118,6 +118,10 @@ class RuleSet:
         """Give the rules of a trigger with their conditions, in the order of the definition."""
         return self._rules.get(trigger, ())
 
+    def match(self, rule: Rule, destinations: tuple[str, ...]) -> Match:
+        """Give the match of a rule of which it is known by other means that it applies, without what it read."""
+        return _match(rule, destinations, {})
+
     def attributes(self, trigger: Trigger) -> frozenset[str]:
         """Give what the conditions of a trigger read of its object, by keys as in `attributes.type_of`."""
         return self._scopes[trigger].attributes
@@ -310,32 +314,12 @@ def _seen(condition: Condition, bound: Bound, inputs: Inputs) -> Attributes:
     return values_read(condition.reads, bound.values, inputs.surroundings(condition.circumstances))
 
 
-def run_test(rule_set: RuleSet, test: RuleTest) -> set[str]:
-    """Carry out a test of the definition.
+def explain(rule_set: RuleSet, test: RuleTest) -> dict[Trigger, Evaluation]:
+    """Give what the rules of each trigger decide in a test, and why.
 
     The study's attributes serve as the instance's where a test gives none; `ModalitiesInStudy` and `Sites` follow from
-    `Modality` and the source's site.
-
-    Returns
-    -------
-    set[str]
-        Destinations that the matching rules name, groups by their own name.
-
-    Raises
-    ------
-    RuleTestError
-        If it can't be carried out.
+    `Modality` and the source's site. Raises RuleTestError if it can't be carried out.
     """
-    named: set[str] = set()
-    for evaluation in explain(rule_set, test).values():
-        if evaluation.errors:
-            raise RuleTestError("; ".join(evaluation.errors))
-        named.update(name for match in evaluation.matches for name in match.names)
-    return named
-
-
-def explain(rule_set: RuleSet, test: RuleTest) -> dict[Trigger, Evaluation]:
-    """Give what the rules of each trigger decide in a test, and why. Raises RuleTestError."""
     if test.at is None and rule_set.reads_time:
         raise RuleTestError("the rules ask for the time, and nothing says when: add `at`, such as 2026-11-20T10:00")
     surrounding = _surrounding(rule_set, test)

@@ -4,12 +4,13 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from contracts.definition import Definition, RuleTest
+from contracts.definition import Definition
 from libs.definition.condition import ConditionError, compile_condition
 from libs.definition.document import Document, Path, Problem, dotted
 from libs.definition.draft import Draft, draft
+from libs.definition.expectation import carry_out, unmet
 from libs.definition.reference import misfits
-from libs.definition.ruleset import RuleSet, RuleTestError, run_test
+from libs.definition.ruleset import RuleSet, RuleTestError
 
 #: Senders wait so long for an answer at least, as a rule; then they abort.
 _LONGEST_WAIT_S: Final = 30
@@ -99,24 +100,14 @@ def _tests(draft: Draft) -> Iterator[Problem]:
     rules = RuleSet(definition)
     for position, test in enumerate(definition.tests):
         try:
-            got = run_test(rules, test)
+            found = carry_out(rules, test)
         except RuleTestError as error:
             yield draft.document.problem(draft.path("tests", position), f"the test cannot be carried out: {error}")
             continue
-        if got != set(test.delivers):
-            matched = _matching(definition, test)
-            because = f"rules that match: {', '.join(matched)}" if matched else "no rule matches"
+        because = f"rules that match: {', '.join(found.rules)}" if found.rules else "no rule matches"
+        for one in unmet(test, found):
             yield draft.document.problem(
-                draft.path("tests", position, "delivers"),
-                f"the test expects {_listed(set(test.delivers))}, but the rules give {_listed(got)}; {because}",
+                draft.path("tests", position, one.key),
+                f"the test expects {one.expected}, but the rules give {one.got}; {because}",
                 "mend the rule or the test",
             )
-
-
-def _matching(definition: Definition, test: RuleTest) -> list[str]:
-    alone = (definition.model_copy(update={"rules": (rule,)}) for rule in definition.rules)
-    return [one.rules[0].name for one in alone if run_test(RuleSet(one), test)]
-
-
-def _listed(names: set[str]) -> str:
-    return f"[{', '.join(sorted(names))}]"

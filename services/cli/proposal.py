@@ -1,13 +1,14 @@
 """A definition that is tried before it is applied: read from a file and checked, or the one in force."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from services.cli.client import EXIT_REFUSED, connect
 from services.cli.output import fail
 
 if TYPE_CHECKING:
     from contracts.definition import Definition
+    from libs.definition.document import Problem
 
 
 def proposed(file: Path, *, json_output: bool) -> "Definition":
@@ -36,8 +37,12 @@ def _checked(text: str, name: str, *, json_output: bool) -> "Definition":
         found = check(read(text, name))
     except DefinitionError as error:
         found = error.problems
-    if not isinstance(found, list):
-        return found
+    if isinstance(found, list):
+        _refuse(name, found, json_output=json_output)
+    return found
+
+
+def _refuse(name: str, found: "list[Problem]", *, json_output: bool) -> NoReturn:
     problems = [
         {
             "file": one.file,

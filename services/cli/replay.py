@@ -10,7 +10,6 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from contracts.quantity import parse_duration
 from libs.clock import utc_now
 from services.cli.client import EXIT_REFUSED, Client, connect
 from services.cli.output import Json, err, fail, in_bytes, local_time, out, print_json, print_table
@@ -77,6 +76,8 @@ def replay(
 
 def moment(text: str, now: datetime, *, json_output: bool) -> datetime:
     """Read how far back, or a local date and time."""
+    from contracts.quantity import parse_duration  # noqa: PLC0415 - slow, and `--help` does without
+
     try:
         return now - timedelta(seconds=cast("int", parse_duration(text)))
     except ValueError:

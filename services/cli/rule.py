@@ -18,7 +18,6 @@ app = typer.Typer(
 
 _LIST = "Example: kivuko rule list"
 _EXPLAIN = "Example: kivuko rule explain 1.2.826.0.1.3680043.8.498.1 --in-force"
-_LONGEST = 100
 _MARKS = {True: "[green]yes[/]", False: "[red]no[/] ", None: "[yellow]?[/]  "}
 
 
@@ -81,7 +80,8 @@ def print_rules(rules: Sequence[Mapping[str, Any]]) -> None:
         if rule["problem"]:
             out.print(f"      [yellow]{escape(rule['problem'])}[/]")
         if rule["matched"] is False or (rule["matched"] and rule["instances"] < rule["of"]):
-            _print_parts(rule["parts"])
+            for sentence in rule["because"]:
+                out.print(f"      {escape(sentence)}")
 
 
 def print_routes(routes: Sequence[Mapping[str, Any]]) -> None:
@@ -125,27 +125,9 @@ def _said(rule: Mapping[str, Any]) -> str:
     if rule["ended_by"]:
         return f"did not count: `{escape(rule['ended_by'])}` before it ended the evaluation"
     if not rule["matched"]:
-        return "" if rule["matched"] is None else "false were"
+        return "cannot be told" if rule["matched"] is None else "did not match"
     which = "" if rule["instances"] == rule["of"] else f"for {rule['instances']} of {rule['of']} instances: "
     return escape(which + asked(rule["asks"]))
-
-
-def _print_parts(parts: Sequence[Mapping[str, Any]]) -> None:
-    for part in parts:
-        if part["holds"] is True:
-            continue
-        out.print(f"      {'  ' * part['depth']}{escape(_short(part['text']))}")
-        for name, value in (part["values"] or {}).items():
-            out.print(f"      {'  ' * part['depth']}[dim]{escape(name)} is {escape(_value(value))}[/]")
-
-
-def _value(value: Any) -> str:
-    return "absent" if value is None else _short(json.dumps(value, ensure_ascii=False))
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 def _when(rule: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Files as the rules would see them: read, put together to studies, and decided as if they had just arrived."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from contracts.delivery import DeliveryItem
 from contracts.fact import Attributes, Source
 from contracts.instances import StoredInstance
 from libs.clock import utc_now
+from libs.definition.attributes import STUDY_EXTRAS
 from libs.definition.ruleset import RuleSet
 from libs.dicom import header, part10
 from libs.dicom.excerpt import pick
@@ -20,8 +21,9 @@ from libs.dicom.identity import UnreadableDatasetError
 from services.ingest.assembly import study_attributes
 from services.rules import chronicle
 from services.rules.chronicle import Record, Route
-from services.rules.explanation import Explanation, explain
+from services.rules.explanation import document, explain
 from services.rules.plan import Known
+from services.rules.reading import CARRIED
 from services.rules.simulation import Simulation
 
 
@@ -58,7 +60,7 @@ def specimens(paths: Iterable[Path], definition: Definition) -> tuple[list[Speci
     found, unreadable = [], []
     for file in _files(paths):
         try:
-            found.append(_specimen(file, read - frozenset(header.BASE_KEYWORDS)))
+            found.append(_specimen(file, read - CARRIED - frozenset(STUDY_EXTRAS)))
         except (part10.NotPart10Error, UnreadableDatasetError) as error:
             unreadable.append((str(file), str(error)))
         except OSError as error:
@@ -109,7 +111,7 @@ def outcomes(
                 "source": source.model_dump(mode="json"),
                 "instances": version.count,
                 "routes": [_route(name, route) for name, route in sorted(outcome.routes.items())],
-                "rules": [_rule(each) for each in explain(rules, tenant, version)],
+                "rules": [document(each, with_values=True) for each in explain(rules, tenant, version)],
                 "problems": sorted(outcome.problems),
             }
         )
@@ -204,22 +206,4 @@ def _route(destination: str, route: Route) -> dict[str, Any]:
         "held": route.held,
         "instances": route.count,
         "bytes": route.size,
-    }
-
-
-def _rule(each: Explanation) -> dict[str, Any]:
-    written: Mapping[str, Any] = each.rule.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    return {
-        "rule": each.rule.name,
-        "trigger": each.trigger,
-        "matched": each.matched,
-        "instances": each.count,
-        "of": each.of,
-        "ended_by": each.ended_by,
-        "problem": each.problem,
-        "parts": [
-            {"text": part.text, "depth": part.depth, "holds": part.holds, "values": dict(part.values)}
-            for part in each.parts
-        ],
-        "asks": {key: value for key, value in written.items() if key not in ("name", "trigger", "when")},
     }

@@ -5,7 +5,7 @@ says differently, such as its number, is left out of the kinds, and of it only t
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -428,19 +428,3 @@ def _source(data: Mapping[str, Any]) -> Source:
 def _same_source(items: tuple[tuple[str, Any], ...]) -> Source:
     """Give one object for equal sources: a network has few, and its history names them a million times."""
     return Source.model_validate(dict(items))
-
-
-def without_values(record: Record) -> Record:
-    """Leave out the attributes: what may be seen by those who may not read studies."""
-    return replace(
-        record,
-        versions=tuple(
-            replace(
-                each,
-                attributes={},
-                left={},
-                kinds=tuple(replace(kind, attributes={}) for kind in each.kinds),
-            )
-            for each in record.versions
-        ),
-    )

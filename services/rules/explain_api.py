@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 
-from contracts.definition import Definition, Rule
+from contracts.definition import Definition
 from libs.definition.ruleset import RuleSet
 from libs.storage.database import Database
 from libs.web.permission import requires
@@ -17,7 +17,7 @@ from libs.web.problem import Problem
 from libs.web.recording import use_of
 from services.rules import chronicle, history
 from services.rules.chronicle import Record
-from services.rules.explanation import Explanation, explain
+from services.rules.explanation import Said, document, explain, written
 from services.rules.history import Recorded
 from services.rules.in_force import InForce
 from services.rules.replay_api import whole_network
@@ -40,14 +40,17 @@ class RuleList(BaseModel):
 
 
 class PartView(BaseModel):
-    """A part of a condition."""
+    """A part of a condition. What it saw is left out for callers who may not read studies."""
 
     text: str
-    depth: int = Field(description="How deep it stands inside the condition; the whole is at 0.")
-    holds: bool | None = Field(description="None: it is no yes or no, or could not be decided.")
-    values: dict[str, Any] | None = Field(
-        description="What it read; none for callers who may not read studies. An absent attribute is null."
-    )
+    kind: str = Field(description="all (&&), any (||), not, choice (? :), or leaf: a comparison or the like.")
+    holds: bool | None = Field(description="None: it could not be decided.")
+    decisive: bool = Field(description="Whether the result is due to it.")
+    values: dict[str, Any] | None = Field(description="Of a leaf: what it looked up, by name.")
+    absent: list[str] | None = Field(description="Of a leaf: what it looked up that is not there.")
+    computed: dict[str, Any] | None = Field(description="Of a leaf: what was made of what it looked up.")
+    failure: str | None
+    parts: list["PartView"]
 
 
 class ExplainedRule(BaseModel):
@@ -60,7 +63,8 @@ class ExplainedRule(BaseModel):
     of: int = Field(description="Instances that it looked at.")
     ended_by: str | None = Field(description="A rule before it that ended the evaluation, so that it did not count.")
     problem: str | None
-    parts: list[PartView]
+    because: list[str] = Field(description="The parts that the result is due to, as sentences.")
+    condition: PartView | None = Field(description="The condition taken apart; for some instances, if they differ.")
     asks: dict[str, Any] = Field(description="What the rule does when it matches.")
 
 
@@ -109,7 +113,7 @@ def make_explain_router(database: Database, in_force: Callable[[], InForce | Non
         return RuleList(
             network_version=rules.version,
             rules=[
-                RuleView(position=position, rule=_written(rule))
+                RuleView(position=position, rule=written(rule))
                 for position, rule in enumerate(rules.rules.definition.rules, start=1)
             ],
         )
@@ -133,9 +137,9 @@ def make_explain_router(database: Database, in_force: Callable[[], InForce | Non
         record = chronicle.from_json(found.record)
         last = record.versions[-1]
         async with database.reading() as tx:
-            document = None if under == "in-force" else await history.definition_of(tx, last.network_version)
+            kept = None if under == "in-force" else await history.definition_of(tx, last.network_version)
         note = None
-        if document is None:
+        if kept is None:
             rules = current()
             number = rules.version
             if under == "recorded" and number != last.network_version:
@@ -145,7 +149,7 @@ def make_explain_router(database: Database, in_force: Callable[[], InForce | Non
             explained = await asyncio.to_thread(explain, rules.rules, found.tenant, last)
         else:
             number = last.network_version
-            explained = await asyncio.to_thread(_explained_by, document, found.tenant, record)
+            explained = await asyncio.to_thread(_explained_by, kept, found.tenant, record)
         return Explained(
             study_instance_uid=study,
             tenant=found.tenant,
@@ -155,7 +159,10 @@ def make_explain_router(database: Database, in_force: Callable[[], InForce | Non
             explained_under=number,
             note=note,
             source=last.source.model_dump(mode="json"),
-            rules=[_view(each, with_values=caller.may("studies.read")) for each in explained],
+            rules=[
+                ExplainedRule.model_validate(document(each, with_values=caller.may("studies.read")))
+                for each in explained
+            ],
             routes=[
                 RouteView(
                     destination=destination,
@@ -196,29 +203,5 @@ def _one(rows: list[Recorded], caller: Principal, study: str, tenant: str | None
     return seen[0]
 
 
-def _explained_by(document: bytes, tenant: str, record: Record) -> list[Explanation]:
+def _explained_by(document: bytes, tenant: str, record: Record) -> list[Said]:
     return explain(RuleSet(Definition.model_validate_json(document)), tenant, record.versions[-1])
-
-
-def _view(each: Explanation, *, with_values: bool) -> ExplainedRule:
-    written = _written(each.rule)
-    return ExplainedRule(
-        rule=each.rule.name,
-        trigger=each.trigger,
-        matched=each.matched,
-        instances=each.count,
-        of=each.of,
-        ended_by=each.ended_by,
-        problem=each.problem,
-        parts=[
-            PartView(
-                text=part.text, depth=part.depth, holds=part.holds, values=dict(part.values) if with_values else None
-            )
-            for part in each.parts
-        ],
-        asks={key: value for key, value in written.items() if key not in ("name", "trigger", "when")},
-    )
-
-
-def _written(rule: Rule) -> dict[str, Any]:
-    return rule.model_dump(mode="json", by_alias=True, exclude_defaults=True)

@@ -1,6 +1,6 @@
 """Why each rule matched a study, or did not, from what is recorded of it. Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -8,7 +8,8 @@ from typing import Any, Final
 from contracts.definition import Rule
 from contracts.fact import Attributes
 from contracts.routing import Trigger
-from libs.definition.condition import Condition, ConditionFailed, Inputs, bind
+from libs.definition.condition import Condition, ConditionFailed, Inputs
+from libs.definition.explanation import Explanation, Part, explanation
 from libs.definition.ruleset import RuleSet
 from services.rules.chronicle import Kind, Version
 from services.rules.memory import looking
@@ -20,29 +21,7 @@ _TOLD: Final[frozenset[Trigger]] = frozenset(("instance", "series", "study", "am
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part of a condition.
-
-    Attributes
-    ----------
-    text
-        The part as the condition has it.
-    depth
-        How deep it stands inside the condition; the whole is at 0.
-    holds
-        Whether it is true; none if it could not be decided, or is not a yes or no.
-    values
-        What it read, by name.
-    """
-
-    text: str
-    depth: int
-    holds: bool | None
-    values: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Explanation:
+class Said:
     """What one rule said of a study.
 
     Attributes
@@ -57,8 +36,8 @@ class Explanation:
         How many instances matched, and were looked at.
     ended_by
         Rule before it that ended the evaluation, so that it did not count.
-    parts
-        Its condition, for the first that did not match, or for the first of all where all matched.
+    why
+        Its condition taken apart, for the first that did not match, or for the first of all where all matched.
     problem
         Why it could not be decided.
     """
@@ -69,7 +48,7 @@ class Explanation:
     count: int = 0
     of: int = 0
     ended_by: str | None = None
-    parts: tuple[Part, ...] = ()
+    why: Explanation | None = None
     problem: str | None = None
 
 
@@ -81,13 +60,13 @@ class _Look:
     count: int
 
 
-def explain(rules: RuleSet, tenant: str, version: Version) -> list[Explanation]:
+def explain(rules: RuleSet, tenant: str, version: Version) -> list[Said]:
     """Explain every rule on one version of a study, in the order of the definition."""
-    found: dict[str, Explanation] = {}
+    found: dict[str, Said] = {}
     for trigger in dict.fromkeys(rule.trigger for rule in rules.definition.rules):
         if trigger not in _TOLD:
             said = "it is triggered by what comes after the arrival: see the decisions of the study"
-            found |= {rule.name: Explanation(rule, trigger, None, problem=said) for rule, _ in rules.rules(trigger)}
+            found |= {rule.name: Said(rule, trigger, None, problem=said) for rule, _ in rules.rules(trigger)}
             continue
         looks = list(_looks(rules, trigger, tenant, version))
         ended: str | None = None
@@ -100,13 +79,14 @@ def explain(rules: RuleSet, tenant: str, version: Version) -> list[Explanation]:
 
 
 def _looks(rules: RuleSet, trigger: Trigger, tenant: str, version: Version) -> Iterator[_Look]:
+    health = dict.fromkeys(version.unhealthy or (), False)
     if trigger == "instance":
         for kind in version.kinds:
             at = datetime.fromtimestamp(kind.arrivals[0][0] * _MINUTE, UTC)
-            inputs = rules.circumstances(kind.source, tenant, at)
+            inputs = replace(rules.circumstances(kind.source, tenant, at), destinations=health)
             yield _Look(looking(inputs, trigger, kind.attributes), kind.count)
         return
-    inputs = rules.circumstances(version.source, tenant, version.decided_at)
+    inputs = rules.circumstances(version.source, tenant, version.decided_at, health)
     if trigger == "series":
         for kinds in _series(version.kinds):
             yield _Look(looking(inputs, trigger, _common(kinds)), sum(kind.count for kind in kinds))
@@ -122,7 +102,7 @@ def _series(kinds: Sequence[Kind]) -> Iterator[Sequence[Kind]]:
     yield from by_uid.values()
 
 
-def _explained(rule: Rule, condition: Condition, looks: Sequence[_Look]) -> Explanation:
+def _explained(rule: Rule, condition: Condition, looks: Sequence[_Look]) -> Said:
     count, of = 0, sum(look.count for look in looks)
     shown: _Look | None = None
     problem = None
@@ -136,9 +116,15 @@ def _explained(rule: Rule, condition: Condition, looks: Sequence[_Look]) -> Expl
         elif shown is None:
             shown = look
     if not looks:
-        return Explanation(rule, rule.trigger, matched=False, problem="the study was not amended")
-    return Explanation(
-        rule, rule.trigger, count > 0, count, of, parts=parts(condition, (shown or looks[0]).inputs), problem=problem
+        return Said(rule, rule.trigger, matched=False, problem="the study was not amended")
+    return Said(
+        rule,
+        rule.trigger,
+        count > 0,
+        count,
+        of,
+        why=explanation(condition, (shown or looks[0]).inputs),
+        problem=problem,
     )
 
 
@@ -152,14 +138,40 @@ def _common(kinds: Sequence[Kind]) -> Attributes:
     return found
 
 
-def parts(condition: Condition, inputs: Inputs) -> tuple[Part, ...]:
-    """Take a condition apart: which part was true, which was not, and with what values."""
-    bound = bind(inputs, condition.trigger, condition.scope)
-    values: dict[str, Any] = {
-        f"{condition.trigger}.{keyword}": bound.values.get(keyword) for keyword in sorted(condition.attributes)
+def document(each: Said, *, with_values: bool) -> dict[str, Any]:
+    """Write what a rule said as JSON; without what it saw for those who may not see it."""
+    return {
+        "rule": each.rule.name,
+        "trigger": each.trigger,
+        "matched": each.matched,
+        "instances": each.count,
+        "of": each.of,
+        "ended_by": each.ended_by,
+        "problem": each.problem,
+        "because": [_sentence(part, with_values=with_values) for part in each.why.because()] if each.why else [],
+        "condition": None if each.why is None else _part(each.why.root, with_values=with_values),
+        "asks": {key: value for key, value in written(each.rule).items() if key not in ("name", "trigger", "when")},
     }
-    try:
-        holds: bool | None = condition.holds(bound)
-    except ConditionFailed:
-        holds = None
-    return (Part(condition.text.strip(), 0, holds, values),)
+
+
+def written(rule: Rule) -> dict[str, Any]:
+    """Write a rule as the definition has it; what it does not say is left out."""
+    return rule.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
+def _sentence(part: Part, *, with_values: bool) -> str:
+    return (part if with_values else replace(part, values={}, absent=(), computed={})).sentence()
+
+
+def _part(part: Part, *, with_values: bool) -> dict[str, Any]:
+    return {
+        "text": part.text,
+        "kind": part.kind,
+        "holds": part.holds,
+        "decisive": part.decisive,
+        "values": part.values if with_values else None,
+        "absent": list(part.absent) if with_values else None,
+        "computed": part.computed if with_values else None,
+        "failure": part.failure,
+        "parts": [_part(one, with_values=with_values) for one in part.parts],
+    }

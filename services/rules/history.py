@@ -1,7 +1,6 @@
 """All SQL of what rules recorded of studies. Every function works in its caller's transaction."""
 
 import gzip
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -143,8 +142,3 @@ async def definition_of(tx: AsyncSession, version: int) -> bytes | None:
     """Give the JSON of a definition that was kept."""
     found = await tx.scalar(select(definitions.c.document).where(definitions.c.version == version))
     return None if found is None else gzip.decompress(found)
-
-
-async def versions(tx: AsyncSession) -> Sequence[int]:
-    """Give the versions whose definitions are kept, in order."""
-    return (await tx.scalars(select(definitions.c.version).order_by(definitions.c.version))).all()

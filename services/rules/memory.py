@@ -1,24 +1,35 @@
-"""Evaluations of a rule set that are remembered by what its conditions read: history repeats itself. Pure."""
+"""Evaluations that are remembered by what they read: history repeats itself. Pure.
 
-from collections.abc import Collection, Iterable
-from dataclasses import replace
+A rule matches if all parts of its condition hold. Each part is remembered by itself, for the values that it reads, so
+that the few values of most attributes are looked at once for a whole history. What people rarely write twice, such as
+a description, is looked at only where all else has left the rule open.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
 from contracts.definition import Definition, Rule
 from contracts.fact import Attributes, Source
 from contracts.routing import Trigger
-from libs.definition.condition import Inputs
+from libs.definition.attributes import OBJECTS
+from libs.definition.condition import Condition, ConditionError, ConditionFailed, Inputs, compile_condition
 from libs.definition.ruleset import Evaluation, Match, RuleSet
+from services.rules.conjunct import conjuncts
 
-#: Evaluations that are remembered of rules that read the same.
-_MOST: Final = 8192
-#: Surroundings that are remembered.
-_MOST_SURROUNDINGS: Final = 4096
+#: Values that are remembered of parts that read the same.
+_MOST: Final = 16_384
+#: Surroundings, and matches, that are remembered.
+_MOST_OTHERS: Final = 4096
+#: Where inputs have a group of circumstances, if not under its own name.
+_WHERE: Final = {"destination": "destinations"}
+#: After so many evaluations it is looked again at which values repeat.
+_SORTED_AGAIN: Final = 500
 
 
 class Memory:
-    """Evaluates as the rule set does, and each group of rules that read the same only once for the same values.
+    """Evaluates as the rule set does, and remembers.
 
     Parameters
     ----------
@@ -28,8 +39,8 @@ class Memory:
 
     def __init__(self, rules: RuleSet) -> None:
         self._rules = rules
-        self._positions = {rule.name: place for place, rule in enumerate(rules.definition.rules)}
-        self._groups: dict[Trigger, list[_Group]] = {}
+        self._by_trigger: dict[Trigger, _Rules] = {}
+        self._by_time = rules.reads_time
         self._surroundings: dict[tuple[Source, str, datetime | None], Inputs] = {}
 
     def evaluate(
@@ -43,97 +54,200 @@ class Memory:
         lifted: Collection[str] = (),
         unhealthy: Collection[str] = (),
     ) -> Evaluation:
-        """Decide, as `RuleSet.evaluate` does on the circumstances of a source and attributes."""
+        """Decide, as `RuleSet.evaluate` does on the circumstances of a source and attributes.
+
+        The matches do not say what their conditions read.
+        """
         inputs = self._surrounding(source, tenant, at)
         if lifted or unhealthy:
             # Too rare to be remembered.
-            return self._rules.evaluate(
-                trigger, looking(inputs, trigger, attributes), lifted=lifted, unhealthy=unhealthy
-            )
-        matches: list[Match] = []
-        errors: dict[str, None] = {}
-        for group in self._of(trigger):
-            found = group.evaluate(inputs, attributes)
-            matches += found.matches
-            errors.update(dict.fromkeys(found.errors))
-        if len(matches) > 1:
-            matches.sort(key=lambda match: self._positions[match.rule])
-            last = next((place for place, match in enumerate(matches, start=1) if match.stop), None)
-            matches = matches[:last]
-        return Evaluation(len(self._positions), tuple(matches), tuple(errors))
+            seen = replace(looking(inputs, trigger, attributes), destinations=dict.fromkeys(unhealthy, False))
+            return self._rules.evaluate(trigger, seen, lifted=lifted, unhealthy=unhealthy)
+        return self._of(trigger).evaluate(inputs, attributes)
 
     def reads_time(self, trigger: Trigger) -> bool:
         """Whether any condition of a trigger reads the clock or a calendar."""
-        return any(group.reads_time for group in self._of(trigger))
+        return self._of(trigger).reads_time
 
-    def _of(self, trigger: Trigger) -> "list[_Group]":
-        if trigger not in self._groups:
-            self._groups[trigger] = list(_groups(self._rules, trigger))
-        return self._groups[trigger]
+    def _of(self, trigger: Trigger) -> "_Rules":
+        found = self._by_trigger.get(trigger)
+        if found is None:
+            found = self._by_trigger[trigger] = _Rules(self._rules, trigger)
+        return found
 
     def _surrounding(self, source: Source, tenant: str, at: datetime) -> Inputs:
-        key = (source, tenant, at if self._rules.reads_time else None)
+        key = (source, tenant, at if self._by_time else None)
         found = self._surroundings.get(key)
         if found is None:
-            if len(self._surroundings) >= _MOST_SURROUNDINGS:
+            if len(self._surroundings) >= _MOST_OTHERS:
                 self._surroundings.clear()
             found = self._surroundings[key] = self._rules.circumstances(source, tenant, at)
         return found
 
 
+@dataclass
+class _Seen:
+    """What is known of the parts of a group for some values; a bit for each rule.
+
+    Attributes
+    ----------
+    checked
+        Rules whose parts were looked at.
+    refuted
+        Those of which a part is false.
+    failed
+        Those of which a part could not be decided, and why.
+    """
+
+    checked: int = 0
+    refuted: int = 0
+    failed: dict[int, str] = field(default_factory=dict)
+
+
 class _Group:
-    """Rules of one trigger that read the same."""
+    """Parts of conditions that read the same."""
 
-    def __init__(
-        self,
-        rules: RuleSet,
-        trigger: Trigger,
-        attributes: Iterable[str],
-        circumstances: Iterable[str],
-        *,
-        by_node: bool,
-    ) -> None:
-        self._rules = rules
-        self._trigger = trigger
+    def __init__(self, trigger: Trigger, attributes: Iterable[str], circumstances: Iterable[str]) -> None:
+        self._trigger: Trigger = trigger
         self._attributes = sorted(attributes)
-        self._circumstances = sorted({*circumstances, *(("source.node",) if by_node else ())})
-        self._known: dict[tuple[Any, ...], Evaluation] = {}
-        self.reads_time = any(name == "now" or name.startswith("calendars.") for name in self._circumstances)
+        self._circumstances = [name.partition(".") for name in sorted(circumstances)]
+        #: Parts by their text, each with the rules that have it.
+        self._parts: dict[str, tuple[Condition, int]] = {}
+        self._seen: dict[tuple[Any, ...], _Seen] = {}
+        self.rules = 0
+        self.missed = 0
 
-    def evaluate(self, inputs: Inputs, attributes: Attributes) -> Evaluation:
+    def add(self, part: Condition, rule: int) -> None:
+        """Add a part of a rule, which is a bit."""
+        self.rules |= rule
+        self._parts[part.text] = part, self._parts.get(part.text, (part, 0))[1] | rule
+
+    def look(self, inputs: Inputs, attributes: Attributes, rules: int) -> _Seen:
+        """Give what is known of the values, for some rules at least."""
         values = [attributes.get(keyword) for keyword in self._attributes]
         key = (
-            *(tuple(value) if type(value) is list else value for value in values),
-            *(_circumstance(inputs, name) for name in self._circumstances),
+            *[tuple(value) if type(value) is list else value for value in values],
+            *[
+                inputs.now if group == "now" else getattr(inputs, _WHERE.get(group, group)).get(name)
+                for group, _, name in self._circumstances
+            ],
         )
-        found = self._known.get(key)
+        seen = self._seen.get(key)
+        if seen is None:
+            if len(self._seen) >= _MOST:
+                self._seen.clear()
+            seen = self._seen[key] = _Seen()
+            self.missed += 1
+        wanted = rules & ~seen.checked
+        if wanted:
+            self._learn(seen, looking(inputs, self._trigger, attributes), wanted)
+        return seen
+
+    def _learn(self, seen: _Seen, inputs: Inputs, wanted: int) -> None:
+        for part, rules in self._parts.values():
+            if rules & wanted:
+                try:
+                    if not part.matches(inputs):
+                        seen.refuted |= rules
+                except ConditionFailed as failure:
+                    seen.failed |= dict.fromkeys(_bits(rules), str(failure))
+        seen.checked |= wanted
+
+
+class _Rules:
+    """The rules of one trigger, each with a bit of its own."""
+
+    def __init__(self, rules: RuleSet, trigger: Trigger) -> None:
+        self._rules = rules
+        groups: dict[tuple[frozenset[str], frozenset[str]], _Group] = {}
+        self._those: list[Rule] = []
+        for place, (rule, condition) in enumerate(rules.rules(trigger)):
+            for part in _parts(condition, rules.definition):
+                key = (part.attributes, part.circumstances)
+                groups.setdefault(key, _Group(trigger, *key)).add(part, 1 << place)
+            self._those.append(rule)
+        self._by_node = [_depends_on_node(rules.definition, rule.deliver) for rule in self._those]
+        self._groups = list(groups.values())
+        self._everyone = (1 << len(self._those)) - 1
+        self._matches: dict[tuple[int, str | None], Match] = {}
+        self._evaluated = 0
+        self.reads_time = any(
+            name == "now" or name.startswith(("calendars.", "clock."))
+            for _, circumstances in groups
+            for name in circumstances
+        )
+
+    def evaluate(self, inputs: Inputs, attributes: Attributes) -> Evaluation:
+        """Decide: rules fall away part by part, those first whose values repeat most."""
+        self._evaluated += 1
+        if self._evaluated % _SORTED_AGAIN == 0:
+            self._groups.sort(key=lambda group: group.missed)
+        left = self._everyone
+        failed: dict[int, str] = {}
+        for group in self._groups:
+            open_ = left & group.rules
+            if open_:
+                seen = group.look(inputs, attributes, open_)
+                left &= ~seen.refuted
+                if seen.failed:
+                    failed |= seen.failed
+        return self._found(list(_places(left)), failed, inputs)
+
+    def _found(self, places: Sequence[int], failed: dict[int, str], inputs: Inputs) -> Evaluation:
+        matches: list[Match] = []
+        errors: list[str] = []
+        for place in places:
+            if 1 << place in failed:
+                errors.append(f"rule `{self._those[place].name}` could not be decided: {failed[1 << place]}")
+                continue
+            match = self._match(place, inputs.source.get("node"))
+            matches.append(match)
+            if match.stop:
+                break
+        return Evaluation(len(self._those), tuple(matches), tuple(errors))
+
+    def _match(self, place: int, node: str | None) -> Match:
+        key = (place, node if self._by_node[place] else None)
+        found = self._matches.get(key)
         if found is None:
-            if len(self._known) >= _MOST:
-                self._known.clear()
-            shown = looking(inputs, self._trigger, attributes)
-            found = self._known[key] = self._rules.evaluate(self._trigger, shown)
+            if len(self._matches) >= _MOST_OTHERS:
+                self._matches.clear()
+            rule = self._those[place]
+            found = self._matches[key] = self._rules.match(rule, self._rules.resolve(rule.deliver, node))
         return found
+
+
+def _bits(mask: int) -> Iterator[int]:
+    while mask:
+        bit = mask & -mask
+        yield bit
+        mask ^= bit
+
+
+def _places(mask: int) -> Iterator[int]:
+    return (bit.bit_length() - 1 for bit in _bits(mask))
+
+
+def _parts(condition: Condition, definition: Definition) -> list[Condition]:
+    """Split a condition; one that can't be split stays whole."""
+    texts = conjuncts(condition.text)
+    if len(texts) == 1:
+        return [condition]
+    try:
+        return [compile_condition(text, trigger=condition.trigger, calendars=definition.calendars) for text in texts]
+    except ConditionError:
+        return [condition]
 
 
 def looking(inputs: Inputs, trigger: Trigger, attributes: Attributes) -> Inputs:
     """Give inputs in which the rules of a trigger look at something with these attributes."""
-    return replace(inputs, instance=attributes) if trigger == "instance" else replace(inputs, study=attributes)
-
-
-def _circumstance(inputs: Inputs, name: str) -> Any:
-    group, _, part = name.partition(".")
-    return inputs.now if group == "now" else getattr(inputs, group).get(part)
-
-
-def _groups(rules: RuleSet, trigger: Trigger) -> Iterable[_Group]:
-    definition = rules.definition
-    reads: dict[tuple[frozenset[str], frozenset[str], bool], list[Rule]] = {}
-    for rule, condition in rules.rules(trigger):
-        key = (condition.attributes, condition.circumstances, _depends_on_node(definition, rule.deliver))
-        reads.setdefault(key, []).append(rule)
-    for (attributes, circumstances, by_node), alike in reads.items():
-        alone = RuleSet(definition.model_copy(update={"rules": tuple(alike)}))
-        yield _Group(alone, trigger, attributes, circumstances, by_node=by_node)
+    match OBJECTS[trigger]:
+        case "instance":
+            return replace(inputs, instance=attributes)
+        case "series":
+            return replace(inputs, series=attributes)
+        case _:
+            return replace(inputs, study=attributes)
 
 
 def _depends_on_node(definition: Definition, names: Iterable[str], above: frozenset[str] = frozenset()) -> bool:

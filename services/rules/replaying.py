@@ -25,6 +25,7 @@ from pydantic import AwareDatetime, BaseModel, SecretStr
 from contracts.definition import Definition
 from libs.definition.ruleset import RuleSet
 from libs.storage.database import Database
+from libs.telemetry import log
 from services.rules import chronicle, history
 from services.rules.findings import Change, Findings, report
 from services.rules.history import Place, Recorded
@@ -208,7 +209,7 @@ async def replay(order: Order, say: TextIO) -> Findings:
     finally:
         await database.close()
     with gzip.open(order.folder / REPORT, "wt", encoding="utf-8") as file:
-        json.dump({**report(found), "not_replayed": left_out(order.proposed)}, file)
+        file.write(json.dumps({**report(found), "not_replayed": left_out(order.proposed)}))
     return found
 
 
@@ -228,6 +229,7 @@ _STATE: Final[dict[str, Any]] = {}
 
 
 def _begin(line: bytes) -> None:
+    log.configure()
     _STATE["runner"] = asyncio.Runner()
     _STATE["worker"] = Worker(Order.model_validate_json(line))
 
@@ -240,6 +242,8 @@ def _slice(number: int, after: Place, until: Place) -> Findings:
 
 def main() -> int:
     """Run one replay."""
+    # Also what goes unhandled is told without values from then on.
+    log.configure()
     os.nice(_NICE)
     order = Order.model_validate_json(sys.stdin.buffer.readline())
     try:

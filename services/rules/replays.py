@@ -208,9 +208,10 @@ class Replays:
             if await process.wait() != 0 or "finished" not in said:
                 raise _EndedError(f"its process ended with {process.returncode}: see the log")
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            if process.returncode != 0:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
 
     async def _note(self, replay: str, said: dict[str, int]) -> None:
         async with self._database.transaction() as tx:

@@ -16,7 +16,6 @@ from contracts.fact import Attributes, Source
 from contracts.routing import Trigger
 from libs.definition.attributes import STUDY_EXTRAS
 from libs.definition.ruleset import Match, RuleSet
-from libs.dicom.header import BASE_KEYWORDS
 from services.rules.action import Emphasis, Tag, emphasis, emphasized, ending, tags
 from services.rules.chronicle import Kind, Record, Route, Version, routed
 from services.rules.hold import holding
@@ -34,14 +33,11 @@ from services.rules.plan import (
     within_sites,
     without_loops,
 )
+from services.rules.reading import CARRIED, TAG
 
 _MINUTE: Final = 60
-#: What events and the instance's row say, whatever rules there are.
-_CARRIED: Final = frozenset({*BASE_KEYWORDS, "TransferSyntaxUID"})
 #: Stands for the instances of a kind, of which no single one is known any more.
 _ITEM: Final = DeliveryItem.model_construct(sop_instance_uid="", content_hash="")
-#: What the name of a tag follows in conditions.
-TAG: Final = "Tags."
 _NONE: Final[frozenset[str]] = frozenset()
 
 
@@ -105,6 +101,14 @@ class Simulation:
         self._rules = rules
         self._memory = Memory(rules)
         self._needs = needs(rules)
+        self._beyond: dict[Trigger, frozenset[str]] = {
+            trigger: frozenset(
+                keyword
+                for keyword in rules.attributes(trigger) - CARRIED - STUDY_EXTRAS.keys()
+                if not keyword.startswith(TAG)
+            )
+            for trigger in ("instance", *self._needs.triggers, "study")
+        }
         self._nothing_to_emphasize = not any(
             rule.priority in ("stat", "urgent") or rule.hold for rule in rules.definition.rules if not rule.deliver
         )
@@ -188,13 +192,15 @@ class Simulation:
         if look.trigger == "series":
             attributes: Attributes = {"Sites": sorted({one.source.site for one in look.instances})}
         else:
-            attributes = {key: value for key, value in version.attributes.items() if not key.startswith(TAG)}
+            attributes = dict(version.attributes)
         for keyword in read - attributes.keys() - STUDY_EXTRAS.keys():
             value = aggregate(one.attributes[keyword] for one in look.instances if keyword in one.attributes)
             if value is None and look.trigger != "series":
                 value = version.left.get(keyword)
             if value is not None:
                 attributes[keyword] = value
+        for key in [key for key in read if key.startswith(TAG)]:
+            attributes.pop(key, None)
         if run.tags:
             attributes |= {f"{TAG}{name}": tag.value for name, tag in run.tags.items()}
         return attributes
@@ -207,7 +213,8 @@ class Simulation:
             trigger, source, run.tenant, at, attributes, lifted=version.lifted, unhealthy=unhealthy
         )
         outcome = run.outcome
-        outcome.problems.update(evaluation.errors)
+        if evaluation.errors:
+            outcome.problems.update(evaluation.errors)
         outcome.unknown.update(self._unknown(trigger, version))
         if evaluation.matches:
             outcome.rules.update([match.rule for match in evaluation.matches])
@@ -220,8 +227,8 @@ class Simulation:
 
     def _unknown(self, trigger: Trigger, version: Version) -> Iterator[str]:
         read = self._rules.attributes(trigger)
-        for keyword in read - _CARRIED - STUDY_EXTRAS.keys() - version.looked_for:
-            if keyword not in version.attributes and not keyword.startswith(TAG):
+        for keyword in self._beyond[trigger] - version.looked_for:
+            if keyword not in version.attributes:
                 yield f"{trigger}.{keyword}"
         if "Delivered" in read and "Delivered" not in version.attributes:
             yield "study.Delivered"

@@ -157,13 +157,13 @@ class Versions:
             # What the clock asks for is no answer to what arrived.
             return
         earlier = await history.record_of(tx, study.id) if said.version > 1 else None
-        beyond = in_force.rules.attributes("instance") - CARRIED
+        beyond = {*in_force.rules.attributes("instance"), *in_force.rules.attributes("series")} - CARRIED - {"Sites"}
         more, _ = await self._reading.more(chosen, beyond)
         now = self._clock()
-        looked_for = {*beyond, *in_force.rules.attributes("study")}
+        looked_for = {*beyond, *in_force.rules.attributes("study"), *in_force.rules.attributes("amended")}
         health = in_force.needs.health
         timers = in_force.needs.timers
-        attributes = next(seen["study"] for seen, _ in looked_at if "study" in seen)
+        attributes = {key: value for seen, _ in looked_at for key, value in seen.get("study", {}).items()}
         made = chronicle.version(
             *(said.version, now, in_force.version, said.last_arrival, said.source, attributes, chosen),
             named=lambda one: named(study, one),

@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
-import psutil
 from pydantic import SecretStr
 from rich.progress import Progress
 from sqlalchemy import make_url
@@ -30,6 +28,7 @@ from libs.storage.database import Database
 from libs.storage.migration import migrate
 from services.rules.replaying import Order
 from tests.bench.figure import Figure, at_most, measured
+from tests.bench.gauge import Gauge
 from tests.support.postgresql import PostgreSQL
 
 STUDIES: Final = 1_000_000
@@ -38,7 +37,6 @@ _WORKERS: Final = 2
 _LONGEST_S: Final = 300
 _BEGIN: Final = datetime(2026, 10, 21, tzinfo=UTC)
 _CHUNK: Final = 5000
-_OFTEN_S: Final = 1.0
 SITES: Final = [f"site{number:02}" for number in range(24)]
 DESTINATIONS: Final = ["archive", *(f"reader{number:02}" for number in range(20))]
 MODALITIES: Final = ("CT", "MR", "CR", "DX", "US", "MG", "XA", "NM")
@@ -75,6 +73,7 @@ def measure(url: str, folder: Path, name: str, progress: Progress, studies: int 
     return [
         at_most(what, "s", [took.seconds], _LONGEST_S * scale),
         measured(f"{name}: studies", "studies/s", [studies / took.seconds]),
+        measured(f"{name}: processor time of all its processes", "s", [took.cpu]),
         measured(f"{name}: memory of all its processes, at a fifth of the way", "MB", [took.early]),
         measured(f"{name}: memory of all its processes, the most", "MB", [took.most]),
     ]
@@ -82,9 +81,10 @@ def measure(url: str, folder: Path, name: str, progress: Progress, studies: int 
 
 @dataclass(frozen=True)
 class Took:
-    """What a replay took: seconds, and megabytes at a fifth of the way and at most."""
+    """What a replay took: seconds, processor seconds, and megabytes at a fifth of the way and at most."""
 
     seconds: float
+    cpu: float
     early: float
     most: float
 
@@ -99,39 +99,26 @@ def replay(url: str, folder: Path, studies: int, done: Any) -> Took:
         folder=folder,
         workers=_WORKERS,
     )
-    early: list[float] = []
-    sizes: list[float] = []
+    early = 0.0
     began = time.perf_counter()
     with subprocess.Popen(
         [sys.executable, "-m", "services.rules.replaying"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
-        over = threading.Event()
-        watch = threading.Thread(target=_watch, args=(process.pid, sizes, over))
-        watch.start()
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the process has no pipes")
-        process.stdin.write(order.line())
-        process.stdin.close()
-        looked = 0
-        for line in process.stdout:
-            looked = json.loads(line)["done"]
-            done(looked)
-            if looked >= studies / 5 and not early:
-                early.append(max(sizes, default=0))
-        over.set()
-        watch.join()
+        with Gauge(process.pid, resident=True) as gauge:
+            process.stdin.write(order.line())
+            process.stdin.close()
+            looked, cpu = 0, 0.0
+            for line in process.stdout:
+                looked = json.loads(line)["done"]
+                done(looked)
+                cpu = max(cpu, gauge.cpu)
+                if looked >= studies / 5 and not early:
+                    early = gauge.peak / 1e6
     if process.returncode != 0 or looked != studies:
         raise RuntimeError(f"the replay ended with {process.returncode} after {looked} studies")
-    return Took(time.perf_counter() - began, early[0], max(sizes))
-
-
-def _watch(pid: int, sizes: list[float], over: threading.Event) -> None:
-    while not over.wait(_OFTEN_S):
-        try:
-            family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-            sizes.append(sum(each.memory_info().rss for each in family) / 1e6)
-        except psutil.NoSuchProcess:
-            continue
+    return Took(time.perf_counter() - began, cpu, early, gauge.peak / 1e6)
 
 
 def definition(count: int) -> Definition:
@@ -238,7 +225,7 @@ def _record(number: int, at: datetime, chance: random.Random) -> dict[str, Any]:
         "PerformedProcedureStepID": f"S{number}",
         "OperatorsName": f"TECH{chance.randrange(200)}",
     }
-    kinds = [
+    kinds: list[dict[str, Any]] = [
         {
             "since": 1,
             "own": {

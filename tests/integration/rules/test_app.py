@@ -220,3 +220,79 @@ async def test_readiness_says_when_rules_cannot_be_read(process: Process) -> Non
     answer = await process.client.get("/readyz")
     assert answer.status_code == 503
     assert "version 2" in answer.text
+
+
+async def test_each_rule_is_explained_with_values_for_those_who_may_read_studies(process: Process) -> None:
+    await process.apply(RULES)
+    await process.publish(stored(ONE, TWO, Modality="CT"), completed(ONE, TWO, Modality="CT"))
+    await process.until(closed(2))
+    operator = {"authorization": "Bearer operator"}
+    found = (await process.client.get("/v1/rules/explain", params={"study": STUDY}, headers=operator)).json()
+    rules = {one["rule"]: one for one in found["rules"]}
+    assert {name: (one["matched"], one["instances"], one["of"]) for name, one in rules.items()} == {
+        "all": (True, 2, 2),
+        "ct": (True, 2, 2),
+    }
+    assert rules["ct"]["condition"]["parts"][0]["values"] == {"study.Modality": "CT"}
+    assert (found["decided_under"], found["explained_under"], found["note"]) == (1, 1, None)
+    assert {(one["destination"], one["priority"]) for one in found["routes"]} == {("pacs", "stat"), ("telerad", "stat")}
+    assert process.uses[-1][0].permission == "decisions.read"
+    assert process.uses[-1][0].target == STUDY
+    await process.apply(definition(rule("mr", "both", "study", when='study.Modality == "MR"')))
+    params = {"study": STUDY, "under": "in-force"}
+    now = (await process.client.get("/v1/rules/explain", params=params, headers=operator)).json()
+    assert [(one["rule"], one["matched"]) for one in now["rules"]] == [("mr", False)]
+    assert now["rules"][0]["because"] == ['`study.Modality == "MR"` is false: study.Modality is "CT"']
+    then = (await process.client.get("/v1/rules/explain", params={"study": STUDY}, headers=operator)).json()
+    assert [one["rule"] for one in then["rules"]] == ["all", "ct"]
+    elsewhere = {"authorization": "Bearer elsewhere"}
+    assert (await process.client.get("/v1/rules/explain", params=params, headers=elsewhere)).status_code == 404
+    integrator = {"authorization": "Bearer integrator"}
+    assert (await process.client.get("/v1/rules/explain", params=params, headers=integrator)).status_code == 403
+
+
+async def test_a_replay_is_begun_followed_and_read(process: Process) -> None:
+    await process.apply(RULES)
+    await process.publish(stored(ONE, TWO, Modality="CT"), completed(ONE, TWO, Modality="CT"))
+    await process.until(closed(2))
+    headers = {"authorization": "Bearer operator"}
+    client = process.client
+    proposed = definition(rule("mr", "both", "study", when='study.Modality == "MR"')).model_dump(
+        mode="json", by_alias=True
+    )
+    wanted = {"definition": proposed, "since": "2020-01-01T00:00:00Z"}
+    begun = await client.post("/v1/rules/replays", json=wanted, headers=headers)
+    assert begun.status_code == 202
+    path = f"/v1/rules/replays/{begun.json()['id']}"
+    # Another process does it; there is nothing to wait on but its word.
+    while (await client.get(path, headers=headers)).json()["state"] == "running":  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0.1)
+    assert (await client.get(path, headers=headers)).json()["state"] == "done"
+    report = (await client.get(f"{path}/report", headers=headers)).json()
+    assert (report["changed_studies"], report["nowhere"]) == (1, {"before": 0, "after": 1})
+    changed = (await client.get(f"{path}/changes", headers=headers)).text.splitlines()
+    assert changed[1].split(",")[1] == STUDY
+    page = await client.get(f"{path}/picture", headers=headers)
+    assert page.headers["content-type"].startswith("text/html")
+    assert "1 of 1 studies would go another way" in page.text
+    listed = (await client.get("/v1/rules/replays", headers=headers)).json()["replays"]
+    assert [one["id"] for one in listed] == [begun.json()["id"]]
+    assert (await client.delete(path, headers=headers)).json()["state"] == "done"
+    assert (await client.get("/v1/rules/replays/none", headers=headers)).status_code == 404
+    for token in ("elsewhere", "integrator"):
+        refused = await client.post("/v1/rules/replays", json=wanted, headers={"authorization": f"Bearer {token}"})
+        assert refused.status_code == 403
+
+
+async def test_a_replay_that_makes_no_sense_is_refused(process: Process) -> None:
+    headers = {"authorization": "Bearer operator"}
+    proposed = definition(rule("mr", when='instance.Modality == "MR"')).model_dump(mode="json", by_alias=True)
+    wanted = {"definition": proposed, "since": "2020-01-01T00:00:00Z"}
+    assert (await process.client.post("/v1/rules/replays", json=wanted, headers=headers)).status_code == 409
+    await process.apply(RULES)
+    wrong = {**wanted, "until": "2019-01-01T00:00:00Z"}
+    assert (await process.client.post("/v1/rules/replays", json=wrong, headers=headers)).status_code == 422
+    proposed["rules"][0]["when"] = "instance.Modalty"
+    refused = await process.client.post("/v1/rules/replays", json=wanted, headers=headers)
+    assert refused.status_code == 422
+    assert "did you mean" in refused.json()["detail"]

@@ -17,6 +17,7 @@ COMMANDS = [
     "study list", "study trace", "delivery list", "delivery show", "delivery retry", "delivery receipt",
     "delivery verify", "delivery key", "delivery redirect", "delivery change",
     "dead list", "dead show", "dead replay", "token create", "token list",
+    "rule list", "rule explain", "rule test", "rule replay",
     "token revoke",
 ]  # fmt: skip
 #: What only some commands need: loading it for all would take seconds on a small box.

@@ -8,7 +8,8 @@ import yaml
 
 from contracts.definition import Definition, RuleTest
 from contracts.fact import Source
-from libs.definition.ruleset import RuleSet, RuleSetError, RuleTestError, explain, run_test
+from libs.definition.expectation import carry_out
+from libs.definition.ruleset import RuleSet, RuleSetError, RuleTestError, explain
 
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)  # Friday, 10:30 in Malabo
 NATIONAL = Path(__file__).parents[3] / "docs" / "examples" / "national.yaml"
@@ -59,7 +60,7 @@ def test_the_national_example_decides_as_its_tests_say() -> None:
     rule_set = RuleSet(national)
     assert len(national.tests) == 3
     for test in national.tests:
-        assert run_test(rule_set, test) == set(test.delivers)
+        assert carry_out(rule_set, test).delivers == set(test.delivers)
 
 
 def test_all_rules_that_match_count_in_their_order() -> None:
@@ -169,13 +170,15 @@ def test_a_test_gives_the_instance_what_it_says_of_the_study() -> None:
         rule("n", "both", "study", when='source.node == "CT1" && source.site == "malabo" && source.modality == "CT"'),
         rule("o", "old", "study", when='order.priority == "STAT"'),
     )
-    assert run_test(rule_set, RuleTest(study={"Modality": "CT"}, source={"site": "bata"}, delivers=())) == {
+    assert carry_out(rule_set, RuleTest(study={"Modality": "CT"}, source={"site": "bata"}, delivers=())).delivers == {
         "pacs",
         "hub",
     }
-    assert run_test(rule_set, RuleTest(study={"Modality": "MR"}, instance={"Modality": "CT"}, delivers=())) == {"pacs"}
-    assert run_test(rule_set, RuleTest(source={"node": "CT1"}, delivers=())) == {"both"}
-    assert run_test(rule_set, RuleTest(order={"priority": "STAT"}, delivers=())) == {"old"}
+    assert carry_out(
+        rule_set, RuleTest(study={"Modality": "MR"}, instance={"Modality": "CT"}, delivers=())
+    ).delivers == {"pacs"}
+    assert carry_out(rule_set, RuleTest(source={"node": "CT1"}, delivers=())).delivers == {"both"}
+    assert carry_out(rule_set, RuleTest(order={"priority": "STAT"}, delivers=())).delivers == {"old"}
 
 
 @pytest.mark.parametrize(
@@ -194,16 +197,16 @@ def test_a_test_gives_the_instance_what_it_says_of_the_study() -> None:
 def test_a_test_that_cannot_be_carried_out(test: dict[str, Any], said: str) -> None:
     rule_set = rules(rule("third", when='has(instance.ImageType) && instance.ImageType[2] == "AXIAL"'))
     with pytest.raises(RuleTestError, match=said.replace("?", r"\?")):
-        run_test(rule_set, RuleTest(**test, delivers=()))
+        carry_out(rule_set, RuleTest(**test, delivers=()))
 
 
 def test_a_test_of_rules_that_ask_for_the_time_must_say_when() -> None:
     rule_set = rules(rule("r", when={"calendar": "office"}))
     with pytest.raises(RuleTestError, match="add `at`"):
-        run_test(rule_set, RuleTest(delivers=()))
-    assert run_test(rule_set, RuleTest(at="2026-11-20T10:00", delivers=())) == {"pacs"}
-    assert run_test(rule_set, RuleTest(at="2026-11-20T20:00", delivers=())) == set()
-    assert run_test(rule_set, RuleTest(at="2026-11-20T20:00-06:00", delivers=())) == set()
+        carry_out(rule_set, RuleTest(delivers=()))
+    assert carry_out(rule_set, RuleTest(at="2026-11-20T10:00", delivers=())).delivers == {"pacs"}
+    assert carry_out(rule_set, RuleTest(at="2026-11-20T20:00", delivers=())).delivers == set()
+    assert carry_out(rule_set, RuleTest(at="2026-11-20T20:00-06:00", delivers=())).delivers == set()
 
 
 def test_an_explanation_names_rules_and_inputs() -> None:

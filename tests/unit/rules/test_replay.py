@@ -1,4 +1,4 @@
-"""Replays of what the service recorded: the same rules change nothing, and others give what the service would decide."""
+"""Replays of what the service recorded: the same rules change nothing, others give what the service would decide."""
 
 import asyncio
 import tempfile
@@ -29,7 +29,11 @@ POOL = (
     rule("numbered", "telerad", when="instance.InstanceNumber > 2"),
     rule("ct", "both", "study", when='study.Modality == "CT"', priority="urgent"),
     rule("small study", "telerad", "study", when="study.NumberOfStudyRelatedInstances < 5", transform="anon"),
+    rule("amended", "telerad", "amended", when='study.Modality == "CT"'),
+    rule("series", "telerad", "series", when="series.Rows >= 512"),
+    rule("tag", "telerad", "study", when='study.Tags["size"] == "large"'),
     rule("night", "telerad", "study", hold="20:00"),
+    {"name": "told", "trigger": "study", "notify": ["near", "far"]},
     {"name": "tagged", "trigger": "instance", "tag": {"size": "large"}, "when": "instance.Rows >= 1024"},
     {"name": "hurry", "trigger": "study", "priority": "stat", "when": 'study.Modality == "CT"'},
     {"name": "rest", "trigger": "study", "discard": "not for us", "when": 'study.Modality == "MR"'},
@@ -37,6 +41,11 @@ POOL = (
     rule("last", "pacs", "study", stop=True),
     rule("never", "telerad", "study"),
 )
+#: One may have what the site sends, the other not.
+PARTNERS = {
+    name: {"tenant": name, "events": ["study.available"], "sites": sites}
+    for name, sites in (("near", ["malabo"]), ("far", []))
+}
 
 
 def batch(instances: list[StoredInstance]) -> list[Event[Any]]:
@@ -51,7 +60,9 @@ def definitions(draw: st.DrawFn) -> Definition:
     """Draw some of the rules, in any order."""
     rules = draw(st.lists(st.sampled_from(POOL), unique_by=lambda one: one["name"], max_size=8))
     made = definition(*rules).model_dump(by_alias=True, exclude_defaults=True)
-    return Definition.model_validate({**made, "transforms": {"anon": {"remove": ["PatientName"]}}})
+    return Definition.model_validate(
+        {**made, "transforms": {"anon": {"remove": ["PatientName"]}}, "partners": PARTNERS}
+    )
 
 
 @st.composite
