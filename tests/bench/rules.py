@@ -99,7 +99,7 @@ def _when(number: int) -> str | Mapping[str, Any]:
     return kinds[number % len(kinds)]
 
 
-def _open(number: int) -> str:
+def _open(number: int) -> str | Mapping[str, Any]:
     return (
         f'study.StudyDescription.contains("W{number}") || study.Rows > {2000 + number} || '
         f'study.PatientID.startsWith("P{number}-")'
