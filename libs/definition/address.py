@@ -24,9 +24,7 @@ _STEP: Final = re.compile(
 )
 _ANYWHERE: Final = "*."
 _DEEPEST: Final = 8
-_VRS: Final = frozenset(
-    "AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
-)
+_VRS: Final = "AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV"
 
 
 class AddressError(ValueError):
@@ -121,7 +119,7 @@ def _step(found: "re.Match[str]") -> Step:
         raise AddressError(f"group {found['group']} is even, so it is not private: write the element's keyword")
     creator = found["creator"].strip()
     vr = found["vr"] or _private_vr(group << 16 | 0x1000 | element, creator)
-    if vr and vr not in _VRS:
+    if vr and vr not in _VRS.split():
         raise AddressError(f"{vr} is not a value representation")
     return Step(group << 16 | element, creator, vr, item)
 

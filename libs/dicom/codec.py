@@ -104,9 +104,7 @@ def encode(transfer_syntax: str, frame: Frame, picture: Picture, ratio: float | 
     try:
         if transfer_syntax == syntax.RLE:
             return bytes(
-                encode_rle(
-                    frame.tobytes(), picture.rows, picture.columns, picture.samples, picture.allocated, "<"
-                )
+                encode_rle(frame.tobytes(), picture.rows, picture.columns, picture.samples, picture.allocated, "<")
             )
         low = _low_bits(frame, picture)
         precision = picture.allocated if low is None else picture.stored
@@ -258,9 +256,7 @@ def _encoded_jpeg_ls(samples: Frame, precision: int, picture: Picture) -> bytes:
     )
 
 
-def _encoded_jpeg_2000(
-    samples: Frame, precision: int, picture: Picture, ratio: float | None, *, whole: bool
-) -> bytes:
+def _encoded_jpeg_2000(samples: Frame, precision: int, picture: Picture, ratio: float | None, *, whole: bool) -> bytes:
     width = 1 if precision <= _BYTE else 2 if precision <= _WORD else 4
     if precision > _JPEG_2000_BITS[-1]:
         raise NotTranscodableError("unsuited", "JPEG 2000 is written with up to 24 bits for each sample")

@@ -177,7 +177,8 @@ def _by_marker(file: BinaryIO, found: Fragments) -> Sequence[int]:
 
 def _wrong(announced: int, there: int) -> NotTranscodableError:
     return NotTranscodableError(
-        "damaged", f"its header announces {announced} frames, and its pixel data hold {there}: nothing was left out here"
+        "damaged",
+        f"its header announces {announced} frames, and its pixel data hold {there}: nothing was left out here",
     )
 
 
@@ -201,8 +202,7 @@ class Writer:
         self._at = 0
         if self._extended:
             # PS3.3 section C.7.6.3.1.8: the basic offset table is then empty.
-            for tag in (EXTENDED_OFFSETS, EXTENDED_LENGTHS):
-                file.write(struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"OV", 0, 8 * count) + bytes(8 * count))
+            file.writelines(struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"OV", 0, 8 * count) + bytes(8 * count) for tag in (EXTENDED_OFFSETS, EXTENDED_LENGTHS))
         reserved = 0 if self._extended else 4 * count
         file.write(struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, _UNDEFINED) + _ITEM + struct.pack("<I", reserved))
         self._table = file.tell()

@@ -91,7 +91,9 @@ def derivation(header: Mapping[int, Element], target: str, ratio: float, uid: st
     told = f"lossy compression, {method(target)}, {ratio:g}:1 asked for".encode()
     class_uid, instance_uid = (_raw(header, tag) for tag in (_SOP_CLASS, _SOP_INSTANCE))
     predecessor = (
-        element(0x00081150, b"UI", class_uid) + element(0x00081155, b"UI", instance_uid) + _coded(0x0040A170, _PREDECESSOR)
+        element(0x00081150, b"UI", class_uid)
+        + element(0x00081155, b"UI", instance_uid)
+        + _coded(0x0040A170, _PREDECESSOR)
     )
     kinds = _texts(header, _IMAGE_TYPE)[1:] or ["SECONDARY"]
     found: dict[int, bytes | None] = {

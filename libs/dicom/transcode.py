@@ -14,7 +14,6 @@ from pydicom.uid import UID
 
 from libs.dicom import codec, codestream, colour, encapsulated, lossy, part10, syntax, tokenizer
 from libs.dicom.codec import Frame
-from libs.dicom.codestream import Coded
 from libs.dicom.explicit import FORM, PIXEL_DATA, Chunks, Element, Elements, Head, edited, element
 from libs.dicom.identity import IMPLICIT
 from libs.dicom.lossy import lossy_uid
@@ -171,7 +170,9 @@ class _Transcoding:
     def _native_image(self, elements: Elements, header: list[Element], head: Head) -> _Image:
         read = picture(header, self._bounds)
         if head.length == UNDEFINED:
-            raise NotTranscodableError("damaged", "its pixel data are compressed, and its transfer syntax says they are not")
+            raise NotTranscodableError(
+                "damaged", "its pixel data are compressed, and its transfer syntax says they are not"
+            )
         read = replace(read, photometric="YBR_FULL") if read.half and head.length >= _whole(read) else read
         size = read.frame_bytes * 2 // 3 if read.half else read.frame_bytes
         spare = head.length - size * read.frames
@@ -190,9 +191,13 @@ class _Transcoding:
     def _decoded_image(self, elements: Elements, header: list[Element], head: Head) -> _Image:
         read = picture(header, self._bounds)
         if head.length != UNDEFINED:
-            raise NotTranscodableError("damaged", "its pixel data have no fragments, as its transfer syntax says they do")
+            raise NotTranscodableError(
+                "damaged", "its pixel data have no fragments, as its transfer syntax says they do"
+            )
         if read.allocated == 1:
-            raise NotTranscodableError("unreadable", "its compressed pixels have one bit each, which no decoder here reads")
+            raise NotTranscodableError(
+                "unreadable", "its compressed pixels have one bit each, which no decoder here reads"
+            )
         self._source.seek(-elements.ahead, 1)
         found = encapsulated.fragments(self._source)
         alone = self._syntax in (syntax.RLE, syntax.DEFLATED_FRAMES)
@@ -254,7 +259,9 @@ class _Transcoding:
         if reason := codec.unsuited(target, read) or (ratio and _no_loss(read)):
             raise NotTranscodableError("unsuited", reason)
         read = replace(
-            read, photometric=colour.encoded(target, read.photometric, lossy=ratio is not None), planes=target == syntax.RLE
+            read,
+            photometric=colour.encoded(target, read.photometric, lossy=ratio is not None),
+            planes=target == syntax.RLE,
         )
         uid = self._meta.sop_instance_uid
         edits = _edits(header, replace(image, picture=read))
@@ -278,9 +285,7 @@ class _Transcoding:
     def _begin(self, target: str, uid: str = "") -> None:
         self._result.write(
             part10.encode(
-                replace(
-                    self._meta, transfer_syntax_uid=target, sop_instance_uid=uid or self._meta.sop_instance_uid
-                )
+                replace(self._meta, transfer_syntax_uid=target, sop_instance_uid=uid or self._meta.sop_instance_uid)
             )
         )
 
@@ -346,4 +351,3 @@ def _behind(elements: Elements, spare: int) -> list[Element]:
     if elements.head() is not None:
         raise NotTranscodableError("damaged", "it has pixel data more than once")
     return behind
-

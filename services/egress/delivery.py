@@ -83,11 +83,11 @@ class Tally:
     instances
         Distinct SOP Instance UIDs.
     due
-        Pending items that can be sent as they are kept.
+        Pending items.
     next_attempt_at
         When the first of those is due, UTC; none if there is none.
     blocked
-        Pending items that a transform must change first.
+        Those of them that a rule's transform must change first.
     sent, failed
         Items answered with success or warning; items refused for good.
     bytes_sent
@@ -178,7 +178,7 @@ class Standing:
 
 def answered(tally: Tally, closing: Closing | None) -> bool:
     """Tell whether nothing is left to send, and as many instances were sent as the version has."""
-    unsent = tally.due or tally.blocked or tally.failed
+    unsent = tally.due or tally.failed
     return not unsent and closing is not None and 0 < tally.instances == closing.expected_count
 
 
@@ -221,7 +221,7 @@ def standing(
     settled = _decided(order, diverted)
     if settled is not None:
         return settled
-    if tally.due or tally.blocked:
+    if tally.due:
         return _unsent(tally, now, obstacle if order is None else order.reason, given_up)
     if tally.failed:
         return Standing("failed", "all that is left was refused for good: see its instances, then try again")
@@ -241,8 +241,6 @@ def _unsent(tally: Tally, now: datetime, obstacle: str | None, given_up: str | N
         return Standing("failed", given_up)
     if obstacle is not None:
         return Standing("held", obstacle)
-    if not tally.due:
-        return Standing("held", "a rule's transform has to change the instances first, which this release cannot do")
     if tally.next_attempt_at is not None and tally.next_attempt_at > now:
         return Standing("waiting", "what is left was not taken; it is tried again: see its instances")
     return Standing("open")

@@ -9,9 +9,9 @@ from collections.abc import Sequence as Values
 from datetime import date, timedelta
 from typing import Final
 
+from pydicom._uid_dict import UID_dictionary  # the public module has it without saying so
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import UID_dictionary
 
 from contracts.definition import Deidentify
 from libs.dicom import dictionary
@@ -46,6 +46,8 @@ _DUMMY: Final = "REMOVED"
 _NUMBERS: Final = frozenset({"FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"})
 _BYTES: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 _LONG_TEXTS: Final = frozenset({"LT", "ST", "UC", "UR", "UT"})
+#: VRs of identifiers, besides names of people.
+_IDENTIFY: Final = frozenset({"AE", "LO", "SH", "UC", "UR"})
 _DATES: Final = frozenset({"DA", "DT", "TM"})
 _DEEPEST: Final = 64
 
@@ -131,9 +133,8 @@ class _Walk:
             if is_sequence(dataset, tag):
                 for item in dataset[tag].value:
                     self._collect(item, depth + 1)
-            elif not tag & 0x10000 and (vr == "PN" or (tag in self._actions and self._actions[tag] in "XZD")):
-                if vr in ("AE", "LO", "PN", "SH", "UC", "UR"):
-                    self._traces.add(vr, texts(dataset[tag]))
+            elif vr == "PN" or (vr in _IDENTIFY and self._actions.get(tag) in ("X", "Z", "D")):
+                self._traces.add(vr, texts(dataset[tag]))
 
     def _level(self, dataset: Dataset) -> None:
         for tag in map(int, list(dataset.keys())):
@@ -150,21 +151,14 @@ class _Walk:
                 self._listed(dataset, tag, action)
 
     def _listed(self, dataset: Dataset, tag: int, action: Action) -> None:
-        sequence = is_sequence(dataset, tag)
         vr = _vr(dataset, tag)
         if tag in (_PATIENT_ID, _PATIENT_NAME):
             patient, issuer = self._patient
             dataset.add_new(tag, vr, self._key.text("patient", issuer, patient) if patient else None)
         elif action == "X":
             del dataset[tag]
-        elif sequence and (action in "KCU" or tag == _CONTENT):
-            for item in dataset[tag].value:
-                self._level(item)
-                if tag == _CONTENT and action == "D":
-                    _dummies(item)
-        elif sequence:
-            # A dummy in place of an item would have to have the attributes that its place demands: none is there.
-            dataset[tag].value = Sequence()
+        elif is_sequence(dataset, tag):
+            self._listed_sequence(dataset, tag, action)
         elif action == "Z":
             dataset.add_new(tag, vr, None)
         elif action == "D":
@@ -173,6 +167,16 @@ class _Walk:
             _replace_uids(dataset, tag, self._key)
         elif action == "C":
             self._clean(dataset, tag, vr)
+
+    def _listed_sequence(self, dataset: Dataset, tag: int, action: Action) -> None:
+        if action in "ZD" and tag != _CONTENT:
+            # A dummy in place of an item would have to have the attributes that its place demands: none is there.
+            dataset[tag].value = Sequence()
+            return
+        for item in dataset[tag].value:
+            self._level(item)
+            if tag == _CONTENT and action == "D":
+                _dummies(item)
 
     def _unlisted(self, dataset: Dataset, tag: int) -> None:
         vr = _vr(dataset, tag)
@@ -185,9 +189,7 @@ class _Walk:
             dataset.add_new(tag, vr, None)
         elif vr == "UI" and not self._keeps_uids:
             _replace_uids(dataset, tag, self._key)
-        elif vr in _DATES and not self._keeps_dates:
-            self._clean(dataset, tag, vr)
-        elif vr in _LONG_TEXTS:
+        elif (vr in _DATES and not self._keeps_dates) or vr in _LONG_TEXTS:
             self._clean(dataset, tag, vr)
 
     def _clean(self, dataset: Dataset, tag: int, vr: str) -> None:
@@ -205,7 +207,7 @@ class _Walk:
 
 def _vr(dataset: Dataset, tag: int) -> str:
     element = dataset.get_item(tag)
-    vr = None if element is None else element.VR
+    vr = getattr(element, "VR", None)
     if vr in (None, "UN"):
         return str(dataset[tag].VR) if tag & 0x10000 == 0 else "UN"
     return str(vr)

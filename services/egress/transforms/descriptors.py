@@ -7,9 +7,9 @@ unless they are in a name or identifier of the same instance; so do short number
 import re
 from collections.abc import Collection
 from functools import cache
-from typing import Final
+from typing import Final, cast
 
-from pydicom.datadict import DicomDictionary
+from pydicom._dicom_dict import DicomDictionary  # the public module has it without saying so
 from pydicom.sr import _concepts_dict  # the terms of PS3.16; there is no public way to all of them
 
 from services.egress.transforms.traces import Traces
@@ -19,16 +19,15 @@ _WORD: Final = re.compile(r"[^\W\d_]+")
 #: A number that is too short to be a date or an identifier, with or without a letter before or a unit after it.
 _SHORT: Final = re.compile(r"[a-z]?[0-9]{1,3}(d|x|mm|cm|kv|ma|mas|ms|s|mg|ml|hz)?")
 #: Words of every day's protocols that no table of the Standard has.
-_MORE: Final = frozenset(
-    """
+_MORE: Final = """
     abd abdomen abdominal adc angio ap arterial asl ax axial bilat bilateral bolus bone brain breast cardiac cervical
     chest cine contrast cor coronal cta ctv cube delayed dce dixon dti dwi dyn dynamic ecg epi extremity fast fat fiesta
     flair flow fov fs fse gre hand haste head heart hip hr inj iv knee lat lateral left lt lumbar lung mip mpr mra mri
     neck non nonc oblique pa pelvis perf perfusion phase pns portal post pre pro recon ref right routine rt sag sagittal
     scan scout se series shoulder sinus skull soft space spgr spine sshfse std stir study supine prone swi thin thoracic
-    thorax tirm tof tra trace trans transverse tse turbo trauma upper vein venous vibe view vol volume with without wo wrist
-    """.split()
-)
+    thorax tirm tof tra trace trans transverse tse turbo trauma upper vein venous vibe view vol volume with without wo
+    wrist
+    """
 
 
 def cleaned(text: str, traces: Traces, keep: Collection[str] = ()) -> str:
@@ -62,8 +61,8 @@ def _vocabulary() -> frozenset[str]:
     meanings = [
         meaning
         for scheme in _concepts_dict.concepts.values()
-        for codes in scheme.values()
+        for codes in cast("dict[str, dict[str, tuple[str, list[int]]]]", scheme).values()
         for meaning, _ in codes.values()
     ]
     words = {word for text in (*names, *meanings) for word in _WORD.findall(text.lower()) if len(word) > 1}
-    return frozenset(words | _MORE)
+    return frozenset(words.union(_MORE.split()))

@@ -83,9 +83,7 @@ class Edits:
             self._note(place)
             self._put("copy", target, place, values)
 
-    def _change(
-        self, what: str, target: str, change: Change, *, empty_too: bool = False, secret: bool = False
-    ) -> None:
+    def _change(self, what: str, target: str, change: Change, *, empty_too: bool = False, secret: bool = False) -> None:
         where = address(target)
         for place in list(places(self._dataset, where)):
             if place.tag not in place.dataset:
@@ -116,8 +114,8 @@ class Edits:
     def _note(self, place: Place) -> None:
         """Keep the element of the whole dataset as it is before its first change."""
         if place.root not in self.before:
-            known = self._dataset.get_item(place.root)
-            self.before[place.root] = None if known is None else copy.deepcopy(self._dataset[place.root])
+            there = place.root in self._dataset
+            self.before[place.root] = copy.deepcopy(self._dataset[place.root]) if there else None
 
     def _put(self, what: str, target: Address, place: Place, values: Sequence[str]) -> None:
         vr = vr_of(place.dataset, place.tag, target.last.vr)

@@ -175,9 +175,7 @@ def _private_only(tail: Dataset, *, keep: bool) -> Dataset:
 
 def _mark_blanked(header: Dataset, transform: Transform, device: Blank) -> None:
     """Say that the image is another one: PS3.3 sections C.7.6.1.1.2 and C.8.6.1.1."""
-    kept = transform.uids == "keep" and (
-        transform.deidentify is None or "retain-uids" in transform.deidentify.options
-    )
+    kept = transform.uids == "keep" and (transform.deidentify is None or "retain-uids" in transform.deidentify.options)
     if kept:
         header.SOPInstanceUID = derived_uid(str(header.get("SOPInstanceUID", "")), f"blank {device.areas}")
     kind = [str(value) for value in (header.get("ImageType") or [])] or ["DERIVED", "SECONDARY"]

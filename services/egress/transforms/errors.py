@@ -2,7 +2,7 @@
 
 
 class UntransformableError(Exception):
-    """This instance can't be changed as the definition demands: people must look, and it is never sent as it is.
+    """The instance can't be changed as the definition demands: people must look, and it is never sent as it is.
 
     The text is a sentence in plain words without values from the dataset.
     """

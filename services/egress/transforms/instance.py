@@ -137,8 +137,8 @@ def _elements(file: BinaryIO, form: Form, *, before: int | None, size: int) -> D
     except (EOFError, OSError, ValueError, KeyError, TypeError, NotImplementedError, struct.error) as error:
         raise UntransformableError(_DAMAGED) from error
     for tag in found.keys():  # noqa: SIM118 (a dataset iterates over elements)
-        element = found.get_item(tag)
-        if isinstance(element, RawDataElement) and isinstance(element.value, bytes) and _cut_off(element, size):
+        element: Any = found.get_item(tag)
+        if isinstance(element, RawDataElement) and _cut_off(element, size):
             raise UntransformableError(_DAMAGED)
     return found
 
@@ -169,5 +169,3 @@ def _copy(source: BinaryIO, result: BinaryIO, count: int) -> None:
             raise UntransformableError(_DAMAGED)
         result.write(piece)
         count -= len(piece)
-
-

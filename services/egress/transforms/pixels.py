@@ -116,7 +116,12 @@ class _Plane:
 
 
 def blank(
-    file: BinaryIO, where: Span, dataset: Dataset, areas: Sequence[tuple[int, int, int, int]], *, little_endian: bool = True
+    file: BinaryIO,
+    where: Span,
+    dataset: Dataset,
+    areas: Sequence[tuple[int, int, int, int]],
+    *,
+    little_endian: bool = True,
 ) -> None:
     """Make areas of uncompressed pixel data black, in every frame, in place.
 

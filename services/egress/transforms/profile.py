@@ -40,7 +40,13 @@ _BASIC: Final[tuple[tuple[str, Action], ...]] = (
 _DATE_VRS: Final = frozenset({"DA", "DT", "TM"})
 #: Dates and times that no option retains.
 _NO_OPTION: Final = frozenset({"PatientBirthDate", "PatientBirthTime", "GPSTimeStamp"})
-_DEVICE: Final = frozenset(
+
+
+def _listed(keywords: str) -> frozenset[str]:
+    return frozenset(keywords.split())
+
+
+_DEVICE: Final = _listed(
     """
     BeamHoldTransitionDateTime CalibrationDate CalibrationDateTime CalibrationTime CassetteID DateOfInstallation
     DateOfLastCalibration DateOfLastDetectorCalibration DateOfManufacture DateTimeOfLastCalibration DetectorID
@@ -52,22 +58,22 @@ _DEVICE: Final = frozenset(
     ScheduledStudyLocation SourceManufacturer SourceSerialNumber StationName TimeOfLastCalibration
     TimeOfLastDetectorCalibration TransducerIdentificationSequence TreatmentMachineName UDISequence
     UniqueDeviceIdentifier XRayDetectorID XRayDetectorLabel XRaySourceID
-    """.split()
+    """
 )
-_INSTITUTION: Final = frozenset(
+_INSTITUTION: Final = _listed(
     """
     ClinicalTrialCoordinatingCenterName ClinicalTrialProtocolEthicsCommitteeName ClinicalTrialSiteID
     ClinicalTrialSiteName InstitutionAddress InstitutionCodeSequence InstitutionName InstitutionalDepartmentName
     InstitutionalDepartmentTypeCodeSequence SourceOfPreviousValues
-    """.split()
+    """
 )
-_PATIENT: Final = frozenset(
+_PATIENT: Final = _listed(
     """
     EthnicGroup EthnicGroupCodeSequence PatientAge PatientSex PatientSexNeutered PatientSize PatientWeight
     PregnancyStatus SelectorASValue SmokingStatus
-    """.split()
+    """
 )
-_DESCRIPTORS: Final = frozenset(
+_DESCRIPTORS: Final = _listed(
     """
     AcquisitionComments AcquisitionDeviceProcessingDescription AcquisitionFieldOfViewLabel
     AcquisitionProtocolDescription AdditionalPatientHistory AdmittingDiagnosesCodeSequence
@@ -101,7 +107,7 @@ _DESCRIPTORS: Final = frozenset(
     StudyDescription TreatmentPositionGroupLabel TreatmentSite TreatmentSites TreatmentTechniqueNotes
     TreatmentToleranceViolationDescription UserContentLabel UserContentLongLabel VisitComments
     WaveformFilterDescription
-    """.split()
+    """
 )
 _RETAINED: Final = {
     "retain-device": _DEVICE,

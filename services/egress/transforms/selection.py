@@ -66,9 +66,7 @@ def _nested(dataset: Dataset, root: int | None = None) -> Iterator[tuple[Dataset
 def is_sequence(dataset: Dataset, tag: int) -> bool:
     """Tell whether an element is a sequence, without reading its value if it isn't."""
     element = dataset.get_item(tag)
-    if element is None:
-        return False
-    vr = element.VR
+    vr = getattr(element, "VR", "")
     if vr in (None, "UN"):
         # It doesn't say itself, or nobody knew it who wrote it; what a private dictionary knows, pydicom knows.
         return dataset[tag].VR == "SQ" if tag & 0x10000 or dictionary.known_vr(tag) == "SQ" else False

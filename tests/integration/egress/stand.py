@@ -30,9 +30,12 @@ from services.egress.deliveries import Deliveries
 from services.egress.models import deliveries, destinations, items, messaging
 from services.egress.orders import Orders
 from services.egress.parcel import Parcel
+from services.egress.project import Projects
 from services.egress.reach import Contexts, no_contexts
 from services.egress.sender import Sender
 from services.egress.settings import EgressSettings
+from services.egress.transforming import Transforming
+from services.egress.transforms.workers import Workers
 from services.egress.work import Work
 from tests.integration.egress.peer import keep
 
@@ -82,6 +85,7 @@ class Stand:
         name: str = "a",
         clock: Clock = utc_now,
         contexts: Contexts = no_contexts,
+        secrets: Path | None = None,
     ) -> None:
         self.database = Database(database_url, "egress")
         self.objects = FolderStore(folder / "objects")
@@ -95,6 +99,7 @@ class Stand:
             settings,
             clock=clock,
             contexts=contexts,
+            projects=Projects(secrets),
         )
         self.work = Work(
             self.database, self.deliveries, settings, worker=name, clock=clock, random=random.Random(1).random
@@ -113,6 +118,15 @@ class Stand:
             settings=settings,
             clock=clock,
             folder=folder / "journal",
+            transforming=Transforming(
+                self.network,
+                Projects(secrets),
+                Workers(settings.transforms, settings.transform_memory, settings.transform_seconds),
+                self.database,
+                self.objects,
+                folder / f"transforms-{name}",
+                settings.transforms,
+            ),
         )
         self.confirmations = Confirmations(
             self.database,
@@ -228,9 +242,12 @@ async def stand(
     name: str = "a",
     clock: Clock = utc_now,
     contexts: Contexts = no_contexts,
+    secrets: Path | None = None,
 ) -> AsyncIterator[Stand]:
     """Run a replica of egress until the block ends."""
-    made = Stand(database_url or f"sqlite://{folder / 'db'}", folder, snapshot, settings, name, clock, contexts)
+    made = Stand(
+        database_url or f"sqlite://{folder / 'db'}", folder, snapshot, settings, name, clock, contexts, secrets
+    )
     await migrate(made.database, "services.egress")
     await made.network.refresh()
     running = [asyncio.create_task(made.sender.run()), asyncio.create_task(made.confirmer.run())]
