@@ -18,7 +18,11 @@ def changes(before: Dataset, after: Dataset, where: str = "") -> Iterator[Change
     """Give the elements that differ, in the order of their tags, sequences item by item."""
     for tag in sorted({int(each) for each in (*before.keys(), *after.keys())}):
         old, new = _element(before, tag), _element(after, tag)
-        name = dictionary.keyword_of(tag) if not tag & 0x10000 else str((new if old is None else old).name)
+        name = (
+            dictionary.keyword_of(tag)
+            if not tag & 0x10000
+            else str(next(each.name for each in (old, new) if each is not None))
+        )
         here = f"{where}({tag >> 16:04x},{tag & 0xFFFF:04x})"
         if "SQ" in {each.VR for each in (old, new) if each is not None}:
             one, two = _items(old), _items(new)
@@ -33,7 +37,7 @@ def changes(before: Dataset, after: Dataset, where: str = "") -> Iterator[Change
 
 
 def _element(dataset: Dataset, tag: int) -> DataElement | None:
-    return dataset[tag] if tag in dataset else None
+    return dataset[tag] if tag in dataset else None  # noqa: SIM401 (`get` gives a value for a number)
 
 
 def _items(element: DataElement | None) -> list[Dataset]:

@@ -10,7 +10,6 @@ from functools import cache
 from typing import Final, cast
 
 from pydicom._dicom_dict import DicomDictionary  # the public module has it without saying so
-from pydicom.sr import _concepts_dict  # the terms of PS3.16; there is no public way to all of them
 
 from services.egress.transforms.traces import Traces
 
@@ -57,6 +56,9 @@ def cleaned(text: str, traces: Traces, keep: Collection[str] = ()) -> str:
 
 @cache
 def _vocabulary() -> frozenset[str]:
+    # The terms of PS3.16, to all of which there is no public way; large, and not everybody cleans descriptions.
+    from pydicom.sr import _concepts_dict  # noqa: PLC0415
+
     names = [entry[2] for entry in DicomDictionary.values()]
     meanings = [
         meaning

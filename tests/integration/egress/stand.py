@@ -52,6 +52,7 @@ QUICK = EgressSettings(
     acse_timeout=5,
     response_timeout=20,
     network_timeout=20,
+    transforms=1,
 )
 
 

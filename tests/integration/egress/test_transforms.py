@@ -22,7 +22,12 @@ from tests.support.synthetic import make_study
 pytestmark = pytest.mark.integration
 
 RESEARCH = {"deidentify": {"profile": "basic", "options": ["shift-dates"], "project": "tb"}}
-WHO = {"PatientName": "Nsue^Teodora", "PatientID": "HGM-4711", "StudyDate": "20261103", "AccessionNumber": "ACC-8155"}
+WHO: dict[str, Any] = {
+    "PatientName": "Nsue^Teodora",
+    "PatientID": "HGM-4711",
+    "StudyDate": "20261103",
+    "AccessionNumber": "ACC-8155",
+}
 
 
 @pytest.fixture
@@ -111,7 +116,7 @@ async def test_what_cannot_be_changed_is_parked_and_never_sent_as_it_is(tmp_path
         assert "try again" in str(row.reason)
         assert list(folder.rglob("*.dcm")) == []
         await egress.apply(to_folder(folder, "own", {"own": {"prefix": {"PatientID": "D-"}}}, 2))
-        await egress.orders.give(Given("retried", "test"), [row.id])
+        await egress.orders.give(Given("retry", "test"), [row.id])
         await egress.until_state("done")
     assert len(list(folder.rglob("*.dcm"))) == 2
 
