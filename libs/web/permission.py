@@ -46,6 +46,8 @@ PERMISSIONS: Final[Mapping[str, Permission]] = MappingProxyType(
         "quarantine.manage": _for("operator", recorded="change"),
         "decisions.read": _for("operator", "auditor", "viewer", recorded="patient-data"),
         "rules.try": _for("operator", "viewer"),
+        # With it anybody's pseudonym can be found: each use is recorded.
+        "transforms.try": _for("operator", recorded="patient-data"),
         "deliveries.read": _for("operator", "auditor", "viewer", recorded="patient-data"),
         "deliveries.manage": _for("operator", recorded="change"),
         "destinations.read": _for("operator", "auditor", "viewer"),

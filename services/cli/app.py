@@ -19,6 +19,7 @@ from services.cli import (
     send,
     study,
     token,
+    transform,
 )
 
 app = typer.Typer(
@@ -49,6 +50,7 @@ delivery.app.command(epilog=order.CHANGE)(order.change)
 delivery.app.command(epilog=receipt.RECEIPT)(receipt.receipt)
 delivery.app.command(epilog=receipt.KEY)(receipt.key)
 app.add_typer(destination.app, name="destination")
+app.add_typer(transform.app, name="transform")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(retention.app, name="retention")
 app.add_typer(dead.app, name="dead")

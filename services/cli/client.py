@@ -48,11 +48,22 @@ class Client:
         """POST; options as httpx takes them; returns the decoded JSON."""
         return self._call("POST", path, **options)
 
+    def download(self, path: str, **options: Any) -> bytes:
+        """POST; options as httpx takes them; returns the answer as it came."""
+        return self._answer("POST", path, **options).content
+
     def delete(self, path: str) -> Any:
         """DELETE; returns the decoded JSON, if any."""
         return self._call("DELETE", path)
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
+        response = self._answer(method, path, **options)
+        try:
+            return response.json() if response.content else None
+        except ValueError:
+            self._strange("answered with something that is not JSON: it may not be Kivuko")
+
+    def _answer(self, method: str, path: str, **options: Any) -> "httpx.Response":
         import httpx  # noqa: PLC0415 - slow, and `--help` does without
 
         try:
@@ -63,10 +74,7 @@ class Client:
             self._strange(f"did not answer as expected ({type(error).__name__})")
         if not response.is_success:
             self._refused(response)
-        try:
-            return response.json() if response.content else None
-        except ValueError:
-            self._strange("answered with something that is not JSON: it may not be Kivuko")
+        return response
 
     def _unreachable(self, error: Exception) -> NoReturn:
         fail(

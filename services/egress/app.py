@@ -33,6 +33,7 @@ from services.egress.receipt_api import make_receipt_router
 from services.egress.sender import Sender
 from services.egress.settings import EgressSettings
 from services.egress.signing import FILE, ReceiptKey
+from services.egress.transform_api import make_transform_router
 from services.egress.transforming import Transforming
 from services.egress.transforms.workers import Workers
 from services.egress.work import Work
@@ -116,6 +117,7 @@ def build(platform: Platform) -> Service:
     router.include_router(make_edit_router(database, orders, deliveries))
     destinations = Destinations(database, deliveries, work, orders, timeouts, platform.clock)
     router.include_router(make_destination_router(destinations))
+    router.include_router(make_transform_router(transforming, platform.clock))
     router.include_router(make_comparison_router(database, destinations, comparer, platform.clock))
     # Where there may be replicas, each would make a key of its own.
     own_key = platform.settings.home / FILE if database.dialect == "sqlite" else None

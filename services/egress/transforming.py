@@ -5,9 +5,10 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -139,6 +140,48 @@ class Transforming:
             return f"the transform {missing} is not in the network definition any more: add it again, then try again"
         return [Step(name, definition.transforms[name]) for name in names if name is not None]
 
+    def step(self, name: str) -> Step | None:
+        """Give a transform of the definition in force."""
+        snapshot = self._network.current
+        found = None if snapshot is None else snapshot.definition.transforms.get(name)
+        return None if found is None else Step(name, found)
+
+    async def attempt(
+        self, content: AsyncIterator[bytes], owner: Owner, steps: Sequence[Step], at: datetime, *, explain: bool
+    ) -> tuple[Done, Path]:
+        """Transform a file that is not kept here; whoever asked removes what it becomes.
+
+        Raises
+        ------
+        UntransformableError, NoSecretError, WorkerLostError, NoRoomError
+            Why that can't be done.
+        """
+        secrets = self._secrets(steps)
+        source, result = self._new(), self._new()
+        try:
+            async with self._turn:
+                with open(source, "xb") as file:  # noqa: PTH123, ASYNC230 (as all others here; pieces are small)
+                    async for piece in content:
+                        await asyncio.to_thread(file.write, piece)
+                job = Job(str(source), str(result), tuple(steps), secrets, owner.tenant, at, explain)
+                return await self._workers.do(job), result
+        except BaseException:
+            result.unlink(missing_ok=True)
+            raise
+        finally:
+            source.unlink(missing_ok=True)
+
+    def _secrets(self, steps: Sequence[Step]) -> dict[str, bytes]:
+        secrets: dict[str, bytes] = {}
+        for step in steps:
+            secrets |= self._projects.secrets(step.transform)
+        return secrets
+
+    def _new(self) -> Path:
+        if self._spool is None:
+            self._spool = Spool(self._folder)
+        return self._spool.new()
+
     async def prepare(self, parcel: Parcel, owner: Owner, steps: Sequence[Step]) -> Parcel:
         """Make an instance ready; what it gives lies in the spool until it is discarded. Raises Unprepared."""
         done, path = await self._transformed(parcel, owner, steps)
@@ -175,16 +218,12 @@ class Transforming:
 
     async def _transformed(self, parcel: Parcel, owner: Owner, steps: Sequence[Step]) -> tuple[Done, Path]:
         try:
-            secrets: dict[str, bytes] = {}
-            for step in steps:
-                secrets |= self._projects.secrets(step.transform)
+            secrets = self._secrets(steps)
         except NoSecretError as error:
             raise Unprepared(
                 _outcome(parcel, Verdict.LATER, TRANSFORM, f"It is not sent as it is: {error}.")
             ) from error
-        if self._spool is None:
-            self._spool = Spool(self._folder)
-        source, result = self._spool.new(), self._spool.new()
+        source, result = self._new(), self._new()
         async with self._turn:
             try:
                 await asyncio.to_thread(_fetch, parcel, self._objects, source)

@@ -63,7 +63,11 @@ def network(version: int, destinations: dict[str, dict[str, Any]], nodes: dict[s
         "name": "test",
         "sites": {"a": {"name": "A"}},
         "nodes": {key: {"site": "a", "host": "127.0.0.1", "aet": "STORESCP"} | node for key, node in nodes.items()},
-        "transforms": {"lossless": {"transfer-syntax": "jpeg2000-lossless"}},
+        "transforms": {
+            "lossless": {"transfer-syntax": "jpeg2000-lossless"},
+            # Nobody has the secret, so that what is to be changed by it is held.
+            "keyed": {"hash": "PatientID", "project": "nobody"},
+        },
         "destinations": destinations,
     }
     return Snapshot(version=version, document_hash="0" * 64, definition=Definition.model_validate(document))

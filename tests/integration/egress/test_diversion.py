@@ -194,7 +194,7 @@ async def test_nothing_is_diverted_that_must_not_be(tmp_path: Path, url: str, wh
             await at.egress.apply(definition(2, x={"transform": "lossless"}, y={"failover": None}))
             await at.egress.deliveries.apply_network()
         if why == "alternate blocked":
-            await at.egress.apply(definition(2, y={"transform": "lossless", "failover": None}))
+            await at.egress.apply(definition(2, y={"transform": "keyed", "failover": None}))
             await at.egress.deliveries.apply_network()
         assert await at.patience.fail_over() == 0
         assert await at.state("y") is None
@@ -274,7 +274,7 @@ async def test_a_person_has_it_sent_elsewhere(at: Desk, state: str) -> None:
 
 
 async def test_a_person_is_not_let_around_a_transform_either(tmp_path: Path, url: str) -> None:
-    async with desk(tmp_path, definition(x={"transform": "lossless"}), url) as at:
+    async with desk(tmp_path, definition(x={"transform": "keyed"}), url) as at:
         await at.egress.request(instances(1), destination="x", **closing(1))
         row = await at.egress.delivery(destination="x")
         assert row is not None

@@ -26,6 +26,7 @@ EXPECTED = {
     "quarantine.manage": "admin operator",
     "decisions.read": "admin operator auditor viewer",
     "rules.try": "admin operator viewer",
+    "transforms.try": "admin operator",
     "deliveries.read": "admin operator auditor viewer",
     "deliveries.manage": "admin operator",
     "destinations.read": "admin operator auditor viewer",
