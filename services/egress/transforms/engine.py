@@ -134,11 +134,12 @@ def _change(found: Instance, transform: Transform, keys: Keys, at: datetime, dev
     edits.apply()
     kinds = _kinds(transform)
     remapped = transform.uids == "remap"
-    provenance.forget(header, edits.secret)
     if edits.before and transform.originals and not remapped and transform.deidentify is None:
         noted = {tag: element for tag, element in edits.before.items() if tag not in edits.secret}
         if noted:
             provenance.note_originals(header, noted, at)
+    # Inside what was just noted as well.
+    provenance.forget(header, edits.secret)
     if remapped:
         key = keys[str(transform.project)]
         remap(header, key)
@@ -191,7 +192,7 @@ def _described(result: BinaryIO, study: str) -> Transformed:
         digest.update(piece)
         size += len(piece)
     if not is_valid(meta.sop_instance_uid) or not is_valid(study):
-        raise UntransformableError("it has no valid SOP or Study Instance UID any more")
+        raise UntransformableError("it has no valid SOP and Study Instance UID")
     return Transformed(
         meta.sop_class_uid, meta.sop_instance_uid, study, meta.transfer_syntax_uid, digest.hexdigest(), size
     )

@@ -133,9 +133,12 @@ def _inflate(file: BinaryIO, scratch: BinaryIO) -> None:
 def _elements(file: BinaryIO, form: Form, *, before: int | None, size: int) -> Dataset:
     stop = None if before is None else lambda tag, _vr, _length: int(tag) >= before
     try:
-        found = read_dataset(cast("Any", file), form.implicit, form.little_endian, stop_when=stop)
+        watched = _Watched(file)
+        found = read_dataset(cast("Any", watched), form.implicit, form.little_endian, stop_when=stop)
     except (EOFError, OSError, ValueError, KeyError, TypeError, NotImplementedError, struct.error) as error:
         raise UntransformableError(_DAMAGED) from error
+    if watched.short:
+        raise UntransformableError(_DAMAGED)
     for tag in found.keys():  # noqa: SIM118 (a dataset iterates over elements)
         element: Any = found.get_item(tag)
         if isinstance(element, RawDataElement) and _cut_off(element, size):
@@ -146,6 +149,21 @@ def _elements(file: BinaryIO, form: Form, *, before: int | None, size: int) -> D
 def _cut_off(element: RawDataElement, size: int) -> bool:
     undefined = element.length == tokenizer.UNDEFINED
     return not undefined and (len(element.value or b"") < element.length or element.value_tell + element.length > size)
+
+
+class _Watched:
+    """A file of which it is noticed when something of what is read is not there."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek = file.seek
+        self.tell = file.tell
+        self.short = False
+
+    def read(self, count: int = -1) -> bytes:
+        data = self._file.read(count)
+        self.short = self.short or 0 < len(data) < count
+        return data
 
 
 class _Output(DicomIO):

@@ -43,7 +43,9 @@ def span(file: BinaryIO, form: Form, size: int) -> Span:
     start = at = file.tell()
     value = length = -1
     order = "<" if form.little_endian else ">"
-    while len(head := file.read(8)) == 8:  # noqa: PLR2004 (tag, VR and length)
+    while head := file.read(8):
+        if len(head) < 8:  # noqa: PLR2004 (tag, VR and length)
+            raise UntransformableError(_DAMAGED)
         group, element = struct.unpack_from(order + "HH", head)
         if group != _GROUP:
             break

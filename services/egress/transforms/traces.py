@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from pydicom.datadict import keyword_dict
 from pydicom.dataset import Dataset
 
 from services.egress.transforms.edits import texts
@@ -55,7 +56,14 @@ def _tells(word: str) -> bool:
 
 
 #: VRs whose values are looked through: free text, and what people put names and numbers into.
-LOOKED_THROUGH: Final = frozenset({"AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
+LOOKED_THROUGH: Final = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
+
+
+#: Coded words without which nobody can read the rest: they have the values that the Standard lists, and no others.
+_ESSENTIAL: Final = frozenset(
+    keyword_dict[keyword]
+    for keyword in ("SpecificCharacterSet", "Modality", "PhotometricInterpretation", "ValueType", "RelationshipType")
+)
 
 
 def empty_traces(dataset: Dataset, traces: Traces) -> None:
@@ -65,5 +73,8 @@ def empty_traces(dataset: Dataset, traces: Traces) -> None:
         if element.VR == "SQ":
             for item in element.value:
                 empty_traces(item, traces)
-        elif element.VR in LOOKED_THROUGH and any(map(traces.within, texts(element))):
-            element.value = None
+        elif element.VR in LOOKED_THROUGH and tag not in _ESSENTIAL:
+            found = texts(element)
+            left = ["" if traces.within(value) else value for value in found]
+            if left != found:
+                element.value = left if len(left) > 1 else None
