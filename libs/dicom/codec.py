@@ -6,6 +6,8 @@ included.
 """
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import jpeg_ls
@@ -16,7 +18,7 @@ from openjpeg.utils import encode_buffer as encode_jpeg_2000
 from rle.rle import decode_frame as decode_rle
 from rle.rle import encode_frame as encode_rle
 
-from libs.dicom import codestream, packbits, syntax
+from libs.dicom import codestream, syntax
 from libs.dicom.codestream import Coded
 from libs.dicom.picture import Picture
 from libs.dicom.untranscodable import NotTranscodableError
@@ -31,6 +33,14 @@ _MULTI_COMPONENT: Final = 1
 _JPEG_LS_BITS: Final = range(2, 17)
 _JPEG_2000_BITS: Final = range(1, 25)
 _LONGEST_RLE: Final = 15
+#: The binding of OpenJPEG halves an image five times.
+_SMALLEST_JPEG_2000: Final = 32
+#: What a scan of sequential JPEG says, whatever it says: its decoder insists on it.
+_SEQUENTIAL_SCAN: Final = b"\0\x3f\0"
+
+
+class _NotInstalledError(NotTranscodableError):
+    pass
 
 
 def decode(transfer_syntax: str, data: bytes, picture: Picture) -> tuple[Frame, Coded | None]:
@@ -67,17 +77,14 @@ def decode(transfer_syntax: str, data: bytes, picture: Picture) -> tuple[Frame, 
 
 def decode_again(transfer_syntax: str, data: bytes, picture: Picture) -> Frame | None:
     """Decode a frame with another decoder than `decode` does; None where there is none."""
-    if transfer_syntax == syntax.RLE:
-        width = picture.allocated // _BYTE
-        pixels = picture.rows * picture.columns
-        found = np.frombuffer(packbits.planes(data, picture.samples * width, pixels), np.uint8)
-        cells = found.reshape(picture.samples, width, pixels)[:, ::-1].transpose(2, 0, 1)
-        return np.ascontiguousarray(cells).view(_cell(picture)).reshape(picture.rows, picture.columns, picture.samples)
     if transfer_syntax in syntax.LS:
         coded = codestream.coded(data)
         if coded.transformed:
             return None
-        samples = _jpeg(data, coded)
+        try:
+            samples = _jpeg(data, coded)
+        except _NotInstalledError:
+            return None
         return _in_cells(samples.reshape(picture.rows, picture.columns, picture.samples), coded, picture)
     return None
 
@@ -103,9 +110,10 @@ def encode(transfer_syntax: str, frame: Frame, picture: Picture, ratio: float | 
     """
     try:
         if transfer_syntax == syntax.RLE:
-            return bytes(
-                encode_rle(frame.tobytes(), picture.rows, picture.columns, picture.samples, picture.allocated, "<")
-            )
+            with _panics_as_errors():
+                return bytes(
+                    encode_rle(frame.tobytes(), picture.rows, picture.columns, picture.samples, picture.allocated, "<")
+                )
         low = _low_bits(frame, picture)
         precision = picture.allocated if low is None else picture.stored
         samples = frame if low is None else low
@@ -116,7 +124,7 @@ def encode(transfer_syntax: str, frame: Frame, picture: Picture, ratio: float | 
         raise NotTranscodableError("unsuited", f"the encoder does not take its pixels: {error}") from error
 
 
-def unsuited(transfer_syntax: str, picture: Picture) -> str:
+def unsuited(transfer_syntax: str, picture: Picture) -> str:  # noqa: PLR0911 (one reason each)
     """Say why pixels can't be had in a transfer syntax; empty if they can. PS3.5 sections 8.2.2 to 8.2.4."""
     if picture.allocated % _BYTE:
         return "its pixels have one bit each, which hardly any receiver reads in a compressed transfer syntax"
@@ -127,6 +135,8 @@ def unsuited(transfer_syntax: str, picture: Picture) -> str:
         if picture.allocated > _WORD or picture.stored not in _JPEG_LS_BITS:
             return f"JPEG-LS holds 2 to 16 bits for each sample, and its samples have {picture.stored}"
         return ""
+    if min(picture.rows, picture.columns) < _SMALLEST_JPEG_2000:
+        return "JPEG 2000 is written for images of 32 x 32 pixels and more, and it is smaller"
     if picture.stored not in _JPEG_2000_BITS:
         return f"JPEG 2000 is written with up to 24 bits for each sample, and its samples have {picture.stored}"
     return ""
@@ -162,7 +172,9 @@ def _jpeg(data: bytes, coded: Coded) -> Frame:
     try:
         from libjpeg.utils import decode_pixel_data  # noqa: PLC0415
     except ImportError as error:
-        raise NotTranscodableError("unreadable", "no decoder for JPEG is installed (pylibjpeg-libjpeg)") from error
+        raise _NotInstalledError("unreadable", "no decoder for JPEG is installed (pylibjpeg-libjpeg)") from error
+    if at := coded.misfit:
+        data = data[:at] + _SEQUENTIAL_SCAN + data[at + len(_SEQUENTIAL_SCAN) :]
     try:
         return np.frombuffer(decode_pixel_data(data, version=2), _narrowest(coded))
     except (RuntimeError, ValueError) as error:
@@ -173,9 +185,21 @@ def _undecodable(error: Exception) -> NotTranscodableError:
     return NotTranscodableError("damaged", f"the decoder gives up on a compressed frame: {error}")
 
 
+@contextmanager
+def _panics_as_errors() -> Iterator[None]:
+    """Make an error of what Rust calls a panic: it comes past every `except Exception`, and is about the data."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError("a run leads out of the frame") from error
+
+
 def _decoded_rle(data: bytes, picture: Picture) -> Frame:
     try:
-        decoded = decode_rle(data, picture.rows * picture.columns, picture.allocated, "<")
+        with _panics_as_errors():
+            decoded = decode_rle(data, picture.rows * picture.columns, picture.allocated, "<")
     except ValueError as error:
         raise _undecodable(error) from error
     if len(decoded) != picture.frame_bytes:

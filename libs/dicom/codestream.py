@@ -4,7 +4,8 @@ JPEG: ISO/IEC 10918-1 annex B. JPEG-LS: ISO/IEC 14495-1 annex C. JPEG 2000: ISO/
 """
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Final
 
 from libs.dicom.untranscodable import NotTranscodableError
@@ -20,6 +21,9 @@ _ALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})
 _JFIF: Final = 0xE0
 _COLOUR_TRANSFORM: Final = 0xE8
 _ADOBE: Final = 0xEE
+_TRANSFORM: Final = 11
+_SEQUENTIAL: Final = frozenset({0xC0, 0xC1})
+_ONE_SCAN: Final = b"\0\x3f\0"
 _COD: Final = 0x52
 _SOT: Final = 0x90
 _IRREVERSIBLE: Final = 0
@@ -47,6 +51,9 @@ class Coded:
         `RGB` or `YBR`, where a marker of JPEG says it; else empty.
     transformed
         Whether JPEG-LS samples went through a colour transform that is not in the standard (HP1 to HP3).
+    misfit
+        Offset of the parameters of a sequential scan, which have but one value (ISO/IEC 10918-1 table B.3), if they
+        have another; else 0.
     """
 
     rows: int
@@ -57,6 +64,7 @@ class Coded:
     lossy: bool = False
     colour: str = ""
     transformed: bool = False
+    misfit: int = 0
 
 
 def coded(data: bytes) -> Coded:
@@ -97,41 +105,45 @@ def whole(data: bytes) -> bool:
 
 def _jpeg(data: bytes) -> Coded:
     found: Coded | None = None
-    colour, transformed, at = "", False, 2
-    while True:
-        if data[at] != 0xFF:  # noqa: PLR2004 (what every marker begins with)
-            raise NotTranscodableError("damaged", "the header of a compressed frame is garbled")
-        marker = data[at + 1]
-        if marker in (0xFF, *_ALONE):
-            at += 1 if marker == 0xFF else 2  # noqa: PLR2004 (a fill byte)
-            continue
-        (length,) = struct.unpack_from(">H", data, at + 2)
-        body = data[at + 4 : at + 2 + length]
+    colour, transformed, frame = "", False, 0
+    for marker, at, body in _segments(data):
         if marker in _SOF:
             precision, rows, columns, samples = struct.unpack_from(">BHHB", body)
-            if body[6::3][:samples] in _RGB_COMPONENTS:
-                colour = "RGB"
-            found = Coded(rows, columns, samples, precision)
-        elif marker == _ADOBE and body.startswith(b"Adobe"):
-            colour = "YBR" if body[11] else "RGB"
+            found, frame = Coded(rows, columns, samples, precision), marker
+            colour = "RGB" if body[6::3][:samples] in _RGB_COMPONENTS else colour
+        elif marker == _ADOBE and body.startswith(b"Adobe") and len(body) > _TRANSFORM:
+            colour = "YBR" if body[_TRANSFORM] else "RGB"
         elif marker == _JFIF and body.startswith(b"JFIF"):
             colour = colour or "YBR"
         elif marker == _COLOUR_TRANSFORM and body.startswith(b"mrfx"):
             transformed = body[4] != 0
-        elif marker == _SOS:
-            if found is None:
-                raise NotTranscodableError("damaged", "a compressed frame does not say how large it is")
-            near = body[1 + 2 * body[0]]
-            return Coded(
-                found.rows,
-                found.columns,
-                found.samples,
-                found.precision,
-                lossy=bool(near) and data[2:].find(b"\xff\xf7", 0, at) >= 0,
-                colour=colour if found.samples == 3 else "",  # noqa: PLR2004 (colours)
+        elif marker == _SOS and found is not None:
+            scan = 1 + 2 * body[0]
+            return replace(
+                found,
+                lossy=frame == _SOF_LS and body[scan] > 0,
+                colour=colour,
                 transformed=transformed,
+                misfit=at + scan if frame in _SEQUENTIAL and body[scan : scan + 3] != _ONE_SCAN else 0,
             )
-        at += 2 + length
+    raise NotTranscodableError("damaged", "a compressed frame does not say how large it is")
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Give marker, offset and content of the segments before the first scan, and of the scan's own header."""
+    at, marker = 2, 0
+    while marker != _SOS:
+        if data[at] != 0xFF:  # noqa: PLR2004 (what every marker begins with)
+            raise NotTranscodableError("damaged", "the header of a compressed frame is garbled")
+        marker = data[at + 1]
+        if marker == 0xFF:  # noqa: PLR2004 (a fill byte)
+            at += 1
+        elif marker in _ALONE:
+            at += 2
+        else:
+            (length,) = struct.unpack_from(">H", data, at + 2)
+            yield marker, at + 4, data[at + 4 : at + 2 + length]
+            at += 2 + length
 
 
 def _jpeg_2000(data: bytes, start: int) -> Coded:

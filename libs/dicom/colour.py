@@ -19,13 +19,13 @@ _FRACTION: Final = 16
 _MIDDLE: Final = 128
 
 
-def decoded(transfer_syntax: str, coded: Coded | None, picture: Picture) -> str:
+def decoded(transfer_syntax: str, picture: Picture) -> str:
     """Give the Photometric Interpretation of the decoded pixels."""
     said = picture.photometric
     if picture.samples != _COLOURS:
         return said
     if transfer_syntax in syntax.JPEG_LOSSY:
-        # Uncompressed images of some kinds may only be RGB (PS3.3 section C.8.12.4.1.5), so what was lossy comes as that.
+        # Some kinds of images may be nothing but RGB when they are not compressed: PS3.3 section C.8.12.4.1.5.
         return _RGB
     if said in _OF_JPEG_2000:
         return _RGB

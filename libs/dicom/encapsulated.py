@@ -9,6 +9,7 @@ import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import BinaryIO, Final
 
 from libs.dicom import codestream
@@ -157,7 +158,7 @@ def _by_table(found: Fragments, count: int) -> Sequence[int] | None:
         return None
     number = {place - found.places[0]: index for index, place in enumerate(found.places)}
     starts = [number.get(offset) for offset in found.table]
-    if None in starts or any(a >= b for a, b in zip(found.table, found.table[1:], strict=False)):
+    if None in starts or any(a >= b for a, b in pairwise(found.table)):
         return None
     return [start for start in starts[1:] if start is not None] + [len(found.places)]
 
@@ -202,7 +203,9 @@ class Writer:
         self._at = 0
         if self._extended:
             # PS3.3 section C.7.6.3.1.8: the basic offset table is then empty.
-            file.writelines(struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"OV", 0, 8 * count) + bytes(8 * count) for tag in (EXTENDED_OFFSETS, EXTENDED_LENGTHS))
+            for tag in (EXTENDED_OFFSETS, EXTENDED_LENGTHS):
+                head = struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"OV", 0, 8 * count)
+                file.write(head + bytes(8 * count))
         reserved = 0 if self._extended else 4 * count
         file.write(struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, _UNDEFINED) + _ITEM + struct.pack("<I", reserved))
         self._table = file.tell()

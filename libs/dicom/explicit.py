@@ -6,7 +6,7 @@ PS3.5 section 7.1.2. Only the dataset itself is looked at: a sequence is one ele
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from libs.dicom import elementhead, tokenizer
+from libs.dicom import elementhead, tokenizer, vr
 from libs.dicom.identity import Source
 from libs.dicom.tokenizer import UNDEFINED, Form, MalformedError
 from libs.dicom.untranscodable import NotTranscodableError
@@ -80,10 +80,13 @@ class Elements:
         Positioned at the first element.
     longest
         Bytes that all elements together may have, without those whose values are streamed.
+    form
+        How they are encoded: explicit, but for datasets that are not what their transfer syntax says.
     """
 
-    def __init__(self, source: Source, longest: int) -> None:
+    def __init__(self, source: Source, longest: int, form: Form = FORM) -> None:
         self._source = source
+        self._form = form
         self._left = longest
         self._data = b""
         self._at = 0
@@ -103,7 +106,7 @@ class Elements:
         """
         while self._has(_AHEAD) or self.ahead >= _HEAD:
             try:
-                tag, vr, length, value = elementhead.read(self._data, self._at, FORM)
+                tag, code, length, value = elementhead.read(self._data, self._at, self._form)
                 if tag in STREAMED or (not tag and self._only_zeros()):
                     return
                 before = value - self._at
@@ -116,7 +119,7 @@ class Elements:
             if not self._has(size):
                 raise NotTranscodableError("damaged", _ENDS_EARLY)
             start, self._at = self._at, self._at + size
-            yield Element(tag, vr, self._data[start + before : self._at], self._data[start : self._at])
+            yield Element(tag, code, self._data[start + before : self._at], self._data[start : self._at])
         if not self._only_zeros():
             raise NotTranscodableError("damaged", _ENDS_EARLY)
 
@@ -124,9 +127,9 @@ class Elements:
         """Take the head of an element whose value is streamed; None at the end."""
         if self._only_zeros():
             return None
-        tag, vr, length, value = elementhead.read(self._data, self._at, FORM)
+        tag, code, length, value = elementhead.read(self._data, self._at, self._form)
         self._at = value
-        return Head(tag, vr, length)
+        return Head(tag, code, length)
 
     def read(self, length: int, /) -> bytes:
         """Give the next bytes of the source, fewer at the end only."""
@@ -137,19 +140,9 @@ class Elements:
         more = self._source.read(length - len(taken))
         return taken + more if taken else more
 
-    def _has(self, length: int) -> bool:
-        """Read on until so many bytes stand in the window; tells whether they do."""
-        while self.ahead < length:
-            more = self._source.read(max(_CHUNK, length - self.ahead))
-            if not more:
-                return False
-            self._data = self._data[self._at :] + more
-            self._at = 0
-        return True
-
     def _of_items(self, before: int) -> int:
         """Give how long the value is, with its delimiter, of a sequence that says no length."""
-        while (end := tokenizer.past_items(self._data, self._at + before, FORM)) < 0:
+        while (end := tokenizer.past_items(self._data, self._at + before, self._form)) < 0:
             if self.ahead > self._left:
                 raise NotTranscodableError("too-large", _TOO_LONG)
             if not self._more(self.ahead):
@@ -174,11 +167,11 @@ class Elements:
         return not self._data[self._at :].strip(b"\0")
 
 
-def element(tag: int, vr: bytes, value: bytes) -> bytes:
+def element(tag: int, code: bytes, value: bytes) -> bytes:
     """Write an element; a value of odd length is padded as its VR wants it."""
-    head = elementhead.written(tag, vr, len(value), implicit=False)
+    head = elementhead.written(tag, code, len(value), implicit=False)
     if len(value) % 2:
-        value += b"\0" if vr in (b"UI", b"OB", b"UN") else b" "
+        value += vr.padding(code)
     return head + value
 
 
@@ -193,7 +186,8 @@ def edited(elements: Iterable[Element], edits: Mapping[int, bytes | None]) -> It
             tag = to_come.pop()
             yield tag, edits[tag] or b""
         if each.tag & 0xFFFF and each.tag not in edits:
-            yield each.tag, each.raw
+            # One that says no VR, as some do in an explicit dataset, says what it is by the dictionary (PS3.6).
+            yield each.tag, each.raw if each.vr else element(each.tag, vr.implied(each.tag)[:2], each.value)
     while to_come:
         tag = to_come.pop()
         yield tag, edits[tag] or b""

@@ -1,4 +1,4 @@
-"""What the Standard demands of an image that has lost something: PS3.3 section C.7.6.1.1.5, and C.12.4 where it came from.
+"""What the Standard demands of an image that has lost something: PS3.3 sections C.7.6.1.1.5 and C.12.4.
 
 An image that is a lossy version of another one says so in Lossy Image Compression, how much and by what, is DERIVED,
 and has a SOP Instance UID of its own. Once set, these marks stay, whatever transfer syntax the image has later.
@@ -90,10 +90,12 @@ def derivation(header: Mapping[int, Element], target: str, ratio: float, uid: st
     said = header[_DERIVATION].value.rstrip(b"\0 ") + b"; " if _DERIVATION in header else b""
     told = f"lossy compression, {method(target)}, {ratio:g}:1 asked for".encode()
     class_uid, instance_uid = (_raw(header, tag) for tag in (_SOP_CLASS, _SOP_INSTANCE))
-    predecessor = (
-        element(0x00081150, b"UI", class_uid)
-        + element(0x00081155, b"UI", instance_uid)
-        + _coded(0x0040A170, _PREDECESSOR)
+    predecessor = b"".join(
+        (
+            element(0x00081150, b"UI", class_uid),
+            element(0x00081155, b"UI", instance_uid),
+            _sequence(0x0040A170, _item(_code(_PREDECESSOR))),
+        )
     )
     kinds = _texts(header, _IMAGE_TYPE)[1:] or ["SECONDARY"]
     found: dict[int, bytes | None] = {
@@ -124,10 +126,6 @@ def _raw(header: Mapping[int, Element], tag: int) -> bytes:
 def _code(code: tuple[str, str, str]) -> bytes:
     value, scheme, meaning = (each.encode() for each in code)
     return element(0x00080100, b"SH", value) + element(0x00080102, b"SH", scheme) + element(0x00080104, b"LO", meaning)
-
-
-def _coded(tag: int, code: tuple[str, str, str]) -> bytes:
-    return _sequence(tag, _item(_code(code)))
 
 
 def _item(content: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Transfer syntaxes that images are given in, and those they are read from: PS3.5 section 10 and annex A, PS3.6 annex A.
+"""Transfer syntaxes that images are given in, and those they are read from: PS3.5 annex A, PS3.6 annex A.
 
 This module loads no codec: who only has to know the words needs nothing else.
 """
@@ -8,6 +8,29 @@ from typing import Final
 
 from libs.dicom.identity import BIG_ENDIAN, DEFLATED, IMPLICIT
 from libs.dicom.reencode import EXPLICIT
+
+__all__ = [
+    "BIG_ENDIAN",
+    "DECODED",
+    "DEFLATED",
+    "DEFLATED_FRAMES",
+    "EXPLICIT",
+    "HIGH_THROUGHPUT",
+    "IMPLICIT",
+    "J2K",
+    "JPEG",
+    "JPEG_2000",
+    "JPEG_2000_LOSSLESS",
+    "JPEG_LOSSLESS",
+    "JPEG_LOSSY",
+    "JPEG_LS",
+    "JPEG_LS_NEAR",
+    "LOSSLESS",
+    "LS",
+    "NATIVE",
+    "RLE",
+    "TARGETS",
+]
 
 _JPEG_FAMILY: Final = "1.2.840.10008.1.2.4."
 RLE: Final = "1.2.840.10008.1.2.5"

@@ -6,22 +6,23 @@ What is lossless is decoded again and compared before the caller has it. What wa
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from io import BytesIO
 from itertools import chain
 from typing import BinaryIO, Final
 
 import numpy as np
 from pydicom.uid import UID
 
-from libs.dicom import codec, codestream, colour, encapsulated, lossy, part10, syntax, tokenizer
+from libs.dicom import codec, codestream, colour, encapsulated, icon, lossy, part10, syntax, tokenizer
 from libs.dicom.codec import Frame
 from libs.dicom.explicit import FORM, PIXEL_DATA, Chunks, Element, Elements, Head, edited, element
 from libs.dicom.identity import IMPLICIT
 from libs.dicom.lossy import lossy_uid
 from libs.dicom.part10 import Meta, NotPart10Error
-from libs.dicom.picture import PHOTOMETRIC, PLANAR, Bounds, Picture, picture
+from libs.dicom.picture import ALLOCATED, PHOTOMETRIC, PLANAR, Bounds, Picture, picture
 from libs.dicom.reencode import EXPLICIT, NotReencodableError, reencoded
 from libs.dicom.syntax import TARGETS
-from libs.dicom.tokenizer import UNDEFINED
+from libs.dicom.tokenizer import UNDEFINED, Form
 from libs.dicom.untranscodable import NotTranscodableError
 
 __all__ = ["TARGETS", "Bounds", "NotTranscodableError", "Transcoded", "lossy_uid", "transcode"]
@@ -29,6 +30,8 @@ __all__ = ["TARGETS", "Bounds", "NotTranscodableError", "Transcoded", "lossy_uid
 #: MAC Parameters and Digital Signatures, which hold for the bytes that were signed (PS3.15 section C.1), and padding.
 _LEFT_OUT: Final = frozenset({0x4FFE0001, 0xFFFAFFFA, 0xFFFCFFFC})
 _TABLES: Final = (encapsulated.EXTENDED_OFFSETS, encapsulated.EXTENDED_LENGTHS, encapsulated.TOTAL_LENGTH)
+#: Pixel Data Provider URL, of an image whose pixels are elsewhere.
+_PROVIDER: Final = 0x00287FE0
 _COLOURS: Final = 3
 _LONGEST_NATIVE: Final = 0xFFFFFFFE
 _WORST: Final = 2
@@ -124,29 +127,39 @@ class _Transcoding:
             )
         if ratio is None and (self._syntax == target or (native and target in syntax.NATIVE)):
             return self._passed_on(target)
-        elements = Elements(self._explicit(), self._bounds.header)
-        header = list(elements.take())
+        form = FORM if native else self._form()
+        elements = self._elements() if native else Elements(self._source, self._bounds.header, form)
+        header = _made_explicit(elements.take(), form, self._bounds)
         head = elements.head()
         if head is None:
+            if {each.tag for each in header} & {_PROVIDER, ALLOCATED} == {ALLOCATED}:
+                raise NotTranscodableError("damaged", "its header describes an image, and there are no pixels")
             return self._without_pixels(target)
         if head.tag != PIXEL_DATA:
             raise NotTranscodableError("unsuited", "its pixels are floating point numbers, which no codec here takes")
-        image = self._native_image(elements, header, head) if native else self._decoded_image(elements, header, head)
+        if native:
+            image = self._native_image(elements, header, head)
+        else:
+            header = [icon.uncompressed(each, self._syntax, self._bounds) for each in header]
+            image = self._decoded_image(elements, header, head, form)
         if target in syntax.NATIVE:
             return self._uncompressed(header, image, target)
         return self._compressed(header, image, target, ratio)
 
-    def _explicit(self) -> BinaryIO | Chunks:
-        """Give the dataset in Explicit VR Little Endian."""
+    def _elements(self) -> Elements:
+        """Give the elements, in Explicit VR Little Endian, of a dataset whose pixels are not compressed."""
+        kept = self._syntax
+        if kept == EXPLICIT and self._form().implicit:
+            kept = IMPLICIT
+        source = self._source if kept == EXPLICIT else Chunks(reencoded(self._source, kept, EXPLICIT))
+        return Elements(source, self._bounds.header)
+
+    def _form(self) -> Form:
+        """Tell how a dataset is encoded that should be in Explicit VR Little Endian: some are not."""
         start = self._source.tell()
-        first = self._source.read(8)
+        form = tokenizer.form_of(self._source.read(8), FORM)
         self._source.seek(start)
-        if self._syntax in syntax.NATIVE:
-            said = EXPLICIT if tokenizer.form_of(first, FORM) == FORM else IMPLICIT
-            kept = said if self._syntax == EXPLICIT else self._syntax
-            if kept != EXPLICIT:
-                return Chunks(reencoded(self._source, kept, EXPLICIT))
-        return self._source
+        return form
 
     def _passed_on(self, target: str) -> Transcoded:
         self._begin(target)
@@ -170,9 +183,7 @@ class _Transcoding:
     def _native_image(self, elements: Elements, header: list[Element], head: Head) -> _Image:
         read = picture(header, self._bounds)
         if head.length == UNDEFINED:
-            raise NotTranscodableError(
-                "damaged", "its pixel data are compressed, and its transfer syntax says they are not"
-            )
+            raise NotTranscodableError("damaged", "its pixel data are compressed, against its transfer syntax")
         read = replace(read, photometric="YBR_FULL") if read.half and head.length >= _whole(read) else read
         size = read.frame_bytes * 2 // 3 if read.half else read.frame_bytes
         spare = head.length - size * read.frames
@@ -185,32 +196,28 @@ class _Transcoding:
         return _Image(
             replace(read, photometric="YBR_FULL") if read.half else read,
             (_from_native(_all_of(elements, size), read) for _ in range(read.frames)),
-            lambda: _behind(elements, spare),
+            lambda: _behind(elements, spare, FORM, self._bounds),
         )
 
-    def _decoded_image(self, elements: Elements, header: list[Element], head: Head) -> _Image:
+    def _decoded_image(self, elements: Elements, header: list[Element], head: Head, form: Form) -> _Image:
         read = picture(header, self._bounds)
         if head.length != UNDEFINED:
-            raise NotTranscodableError(
-                "damaged", "its pixel data have no fragments, as its transfer syntax says they do"
-            )
+            raise NotTranscodableError("damaged", "its pixel data are not compressed, against its transfer syntax")
         if read.allocated == 1:
-            raise NotTranscodableError(
-                "unreadable", "its compressed pixels have one bit each, which no decoder here reads"
-            )
+            raise NotTranscodableError("unreadable", "compressed pixels of one bit each have no decoder here")
         self._source.seek(-elements.ahead, 1)
         found = encapsulated.fragments(self._source)
         alone = self._syntax in (syntax.RLE, syntax.DEFLATED_FRAMES)
         compressed = encapsulated.frames(self._source, found, read.frames, read.frame_bytes, alone=alone)
         first = next(compressed)
         coded = None if alone else codestream.coded(first)
-        turned = replace(read, photometric=colour.decoded(self._syntax, coded, read), planes=False)
+        turned = replace(read, photometric=colour.decoded(self._syntax, read), planes=False)
         lost = self._syntax in syntax.JPEG_LOSSY or (coded is not None and coded.lossy)
         marked = lossy.is_marked({each.tag: each for each in header})
         return _Image(
             turned,
             self._decoded(first, compressed, read, lossless=not (lost or marked)),
-            lambda: self._behind_fragments(found.end),
+            lambda: self._behind_fragments(found.end, form),
             (lossy.method(self._syntax), read.frame_bytes * read.frames / found.size) if lost and not marked else None,
         )
 
@@ -224,9 +231,9 @@ class _Transcoding:
                 raise NotTranscodableError("different", "two decoders read different pixels out of a frame that came")
             yield colour.turned(self._syntax, frame, coded, read)
 
-    def _behind_fragments(self, end: int) -> list[Element]:
+    def _behind_fragments(self, end: int, form: Form) -> list[Element]:
         self._source.seek(end)
-        return _behind(Elements(self._source, self._bounds.header), 0)
+        return _behind(Elements(self._source, self._bounds.header, form), 0, form, self._bounds)
 
     def _uncompressed(self, header: list[Element], image: _Image, target: str) -> Transcoded:
         read = image.picture
@@ -259,9 +266,7 @@ class _Transcoding:
         if reason := codec.unsuited(target, read) or (ratio and _no_loss(read)):
             raise NotTranscodableError("unsuited", reason)
         read = replace(
-            read,
-            photometric=colour.encoded(target, read.photometric, lossy=ratio is not None),
-            planes=target == syntax.RLE,
+            read, photometric=colour.encoded(target, read.photometric, lossy=ratio is not None), planes=False
         )
         uid = self._meta.sop_instance_uid
         edits = _edits(header, replace(image, picture=read))
@@ -345,9 +350,19 @@ def _all_of(elements: Elements, size: int) -> bytes:
     return pixels
 
 
-def _behind(elements: Elements, spare: int) -> list[Element]:
+def _made_explicit(elements: Iterator[Element], form: Form, bounds: Bounds) -> list[Element]:
+    """Give elements in Explicit VR Little Endian: those around compressed pixels that their writer left implicit."""
+    if not form.implicit:
+        return list(elements)
+    implicit = b"".join(each.raw for each in elements)
+    if not implicit:
+        return []
+    return list(Elements(Chunks(reencoded(BytesIO(implicit), IMPLICIT, EXPLICIT)), bounds.header).take())
+
+
+def _behind(elements: Elements, spare: int, form: Form, bounds: Bounds) -> list[Element]:
     elements.read(spare)
-    behind = [each for each in elements.take() if each.tag not in _LEFT_OUT]
+    behind = [each for each in _made_explicit(elements.take(), form, bounds) if each.tag not in _LEFT_OUT]
     if elements.head() is not None:
         raise NotTranscodableError("damaged", "it has pixel data more than once")
     return behind
