@@ -10,8 +10,10 @@ from typing import Any, BinaryIO, Final
 from rich.progress import Progress
 
 from contracts.definition import Transform
-from services.egress.transforms.engine import Step, keys_of, run
+from services.egress.transforms import engine
+from services.egress.transforms.engine import Step, keys_of
 from services.egress.transforms.worker import quiet
+from tests.bench import codecs
 from tests.bench.figure import Figure, measured
 from tests.support.synthetic import make_ct
 
@@ -34,7 +36,12 @@ KINDS: Final[Mapping[str, dict[str, Any]]] = {
 }
 
 
-def run_kinds(progress: Progress) -> list[Figure]:
+def run(progress: Progress) -> list[Figure]:
+    """Measure changes of values, and then transfer syntaxes."""
+    return [*_values(progress), *codecs.run(progress)]
+
+
+def _values(progress: Progress) -> list[Figure]:
     """Transform one image after the other, by each kind in turn."""
     task = progress.add_task("transforms: rounds", total=len(KINDS) * _ROUNDS)
     quiet()
@@ -63,4 +70,4 @@ def _once(path: Path, steps: list[Step], keys: Any) -> None:
         return tempfile.TemporaryFile(dir=path.parent)  # type: ignore[return-value]  # it is a binary file
 
     with path.open("rb") as source, scratch() as result:
-        run(source, result, steps, keys, _AT, scratch)
+        engine.run(source, result, steps, keys, _AT, scratch)
