@@ -34,7 +34,7 @@ _tracer = tracer(__name__)
 #: How long nothing is asked for after nothing was found, at first; in seconds.
 _SHORTEST_PAUSE = 0.02
 #: How long answers are gathered that are written down together; in seconds.
-_GATHER = 0.02
+_GATHER = 0.1
 
 
 class Dispatch:
@@ -155,6 +155,9 @@ class Dispatch:
                 or (held is not None and urgency < held)
             )
         )
+        if urgency is not None:
+            # Said while there was no room for it: it is asked for once there is.
+            self._more = True
         if wanted and (allowed or self._calls) and self._asking is None:
             self._asking = self._task(self._take_in_hand())
         waiting = self._shelf.unattended
@@ -389,36 +392,52 @@ class Dispatch:
 
     def _record_soon(self) -> None:
         self._later = False
-        if self._recording is None:
-            self._recording = self._task(self._record())
+        if self._recording is None and (self._told or self._endings or self._returned):
+            self._recording = asyncio.create_task(self._record())
+            self._recording.add_done_callback(self._recorded)
 
     async def _record(self) -> None:
-        """Write down what has been told, as often as something has."""
-        try:
+        """Write down what has been told, and all that is told meanwhile once no more is on its way."""
+        while True:
+            with self._lock:
+                told = self._told[: self._settings.record_items]
+                del self._told[: len(told)]
+            endings, self._endings = self._endings, []
+            returned, self._returned = self._returned, []
+            left, self._left = self._left, []
+            over = ended(self._stretches, told, returned, calling=bool(self._calls))
             while True:
-                with self._lock:
-                    told = self._told[: self._settings.record_items]
-                    del self._told[: len(told)]
-                endings, self._endings = self._endings, []
-                returned, self._returned = self._returned, []
-                left, self._left = self._left, []
-                if not (told or endings or returned):
-                    return
-                over = ended(self._stretches, told, returned, calling=bool(self._calls))
-                while True:
-                    try:
-                        await self._work.settle(self.key, told, returned, over, endings, left, self._stretches)
-                    except Exception:  # noqa: BLE001 - an answer that is not written down is sent again: it is kept here
-                        _log.exception("answers can't be written down, trying again", destination=self.key)
-                        await asyncio.sleep(self._settings.poll)
-                    else:
-                        break
-                self._journal.settled(parcel.item for parcel, _ in told)
-                self._preparation.forget([*(parcel.item for parcel, _ in told), *(each.item for each in returned)])
-                self._troubled = bool(self._endings)
-                self._count(told, over, endings)
-        finally:
-            self._recording = None
+                try:
+                    await self._work.settle(self.key, told, returned, over, endings, left, self._stretches)
+                except Exception:  # noqa: BLE001 - an answer that is not written down is sent again: it is kept here
+                    _log.exception("answers can't be written down, trying again", destination=self.key)
+                    await asyncio.sleep(self._settings.poll)
+                else:
+                    break
+            self._journal.settled(parcel.item for parcel, _ in told)
+            self._preparation.forget([*(parcel.item for parcel, _ in told), *(each.item for each in returned)])
+            self._troubled = bool(self._endings)
+            self._count(told, over, endings)
+            if endings or returned:
+                self._wake()
+            if not self._due():
+                return
+
+    def _due(self) -> bool:
+        """Whether something is to be written down for which no other is worth waiting."""
+        full = len(self._told) >= (self._settings.record_items if self._calls else 1)
+        return bool(full or self._endings or self._returned)
+
+    def _recorded(self, recording: "asyncio.Task[None]") -> None:
+        self._recording = None
+        if not recording.cancelled() and (error := recording.exception()) is not None:
+            _log.error("answers were not written down by a defect; they are sent again", exc_info=error)
+        if self._due():
+            self._record_soon()
+        elif self._told:
+            self._record_later()
+        elif self.idle:
+            self._wake()
 
     def _count(self, told: list[tuple[Parcel, Outcome]], over: list[Stretch], endings: list[Ending]) -> None:
         metric.count_outcomes(self.key, (outcome for _, outcome in told))

@@ -20,7 +20,7 @@ class EgressSettings(BaseSettings):
     )
     network_timeout: float = Field(60, gt=0, description="Longest time in which a receiver may take no byte.")
     associations: int = Field(64, ge=1, description="Associations at a time, of this process to all destinations.")
-    hold: int = Field(64, ge=2, description="Most instances that this process has in hand for a destination.")
+    hold: int = Field(128, ge=2, description="Most instances that this process has in hand for a destination.")
     linger: float = Field(1, ge=0, description="How long an association is kept when nothing is to be sent.")
     secrets: Path | None = Field(
         None,

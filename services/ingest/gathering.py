@@ -1,7 +1,8 @@
 """Which entries are indexed together: those of one study and one association, as many as come in a short while.
 
 Every batch costs an event, and every event a transaction in each service that hears it. So a batch waits a little for
-what follows, longer while more is coming, longer still while much is coming, and never longer than a bound.
+what follows, longer while more is coming, longer still while much has been coming for a while, and never longer than a
+bound. The first of an association goes soon: what is sent on need not wait until all of a short one is there.
 """
 
 from collections import deque
@@ -14,6 +15,8 @@ from services.ingest.arrival import Entry
 #: little. Of more than these it is worth to wait for many.
 _BUSY: Final = 100
 _SOON: Final = 0.1
+#: Seconds that the first batch of an association waits for each that is sending: where many are, much comes for long.
+_EACH: Final = 0.025
 
 
 @dataclass
@@ -36,6 +39,8 @@ class Batch:
 class _Group:
     since: float
     last: float
+    #: How long its association had been sending when it began, in seconds.
+    sent: float
     entries: list[Entry] = field(default_factory=list)
 
 
@@ -90,6 +95,8 @@ class Gathering:
         #: Entries of all groups.
         self._waiting = 0
         self._groups: dict[tuple[str, str, str], _Group] = {}
+        #: When an association began to send, and when its last batch began; those that began last come last.
+        self._sending: dict[tuple[str, str, str], tuple[float, float]] = {}
         self._ready: deque[Batch] = deque()
 
     def add(self, entry: Entry, now: float) -> None:
@@ -100,7 +107,10 @@ class Gathering:
         key = (*entry.study, entry.arrival.association_id)
         group = self._groups.get(key)
         if group is None:
-            self._groups[key] = group = _Group(now, now)
+            self._forget(now)
+            first, _ = self._sending.pop(key, (now, now))
+            self._sending[key] = (first, now)
+            self._groups[key] = group = _Group(now, now, now - first)
         group.last = now
         group.entries.append(entry)
         self._waiting += 1
@@ -143,9 +153,16 @@ class Gathering:
         self._waiting -= len(entries)
         self._ready.append(Batch(entries))
 
+    def _forget(self, now: float) -> None:
+        while self._sending:
+            key, (_, began) = next(iter(self._sending.items()))
+            if now - began <= 2 * self._longest:
+                return
+            del self._sending[key]
+
     def _due(self, group: _Group) -> float:
-        most = min(self._longest, max(self._linger, _SOON, self._waiting / _BUSY))
-        return min(group.last + self._linger, group.since + most)
+        patience = min(self._waiting / _BUSY, group.sent + _EACH * len(self._groups))
+        return min(group.last + self._linger, group.since + min(self._longest, max(self._linger, _SOON, patience)))
 
 
 def _alone(batch: Batch) -> bool:

@@ -107,8 +107,7 @@ def _routing_to(archive: StoreScp, folder: Path) -> dict[str, object]:
 
 def _rate(folder: Path, load: Load, port: int, archive: StoreScp) -> float:
     with tempfile.TemporaryDirectory(dir=folder) as name:
-        study = str(generate_uid())
-        files = [make_ct(Path(name), study_uid=study, rows=load.pixels, cols=load.pixels) for _ in range(load.count)]
+        files = _series(Path(name), load, load.count)
         before = len(archive.files())
         return load.count / _seconds(lambda: _send(port, files, archive, before + load.count))
 
@@ -119,8 +118,7 @@ def _late(folder: Path, load: Load, port: int, archive: StoreScp) -> tuple[float
     95 % take less. A file counts from its last write, by the clock of the file system, which is the system's.
     """
     with tempfile.TemporaryDirectory(dir=folder) as name:
-        study = str(generate_uid())
-        files = [make_ct(Path(name), study_uid=study, rows=load.pixels, cols=load.pixels) for _ in range(_PACED)]
+        files = _series(Path(name), load, _PACED)
         association = Association(port, sop_class=CT_IMAGE_STORAGE, syntax=EXPLICIT_LITTLE_ENDIAN)
         stored: dict[str, float] = {}
         began = time.monotonic()
@@ -141,6 +139,14 @@ def _late(folder: Path, load: Load, port: int, archive: StoreScp) -> tuple[float
         there = arrived()
         late = sorted(there[f"CT.{uid}"] - at for uid, at in stored.items())
         return pace, late[int(len(late) * 0.95)] * 1000
+
+
+def _series(folder: Path, load: Load, count: int) -> list[Path]:
+    """Make a study of one series, as a scanner sends it."""
+    study, series = str(generate_uid()), str(generate_uid())
+    return [
+        make_ct(folder, study_uid=study, series_uid=series, rows=load.pixels, cols=load.pixels) for _ in range(count)
+    ]
 
 
 def _seconds(work: Callable[[], None]) -> float:

@@ -14,7 +14,7 @@ from services.egress.models import deliveries, destinations, items, workers
 from services.egress.orders import Given
 from tests.conftest import StoreScpFactory
 from tests.integration.egress.peer import ABORT, mute, receiver
-from tests.integration.egress.stand import QUICK, archive, network, stand
+from tests.integration.egress.stand import QUICK, archive, network, request, stand
 from tests.support.dicomset import dataset_bytes, real_set
 from tests.support.orthanc import Orthanc
 from tests.support.port import free_port
@@ -63,6 +63,43 @@ async def test_an_unclosed_delivery_is_not_done(tmp_path: Path) -> None:
             await egress.request([], expected=2)
             await egress.until_state("done")
     assert len(peer.received) == 2
+
+
+async def test_what_is_said_while_enough_is_in_hand_goes_on_the_same_association(tmp_path: Path) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slow(_uid: str) -> int:
+        asked.set()
+        go_on.wait(60)
+        return 0x0000
+
+    patient = QUICK.model_copy(update={"hold": 4, "linger": 600.0})
+    with receiver(slow) as peer, receiver() as other:
+        both = network(
+            1,
+            {"archive": {"node": "PACS"}, "other": {"node": "OTHER"}},
+            {"PACS": {"port": peer.port, "associations": 1}, "OTHER": {"port": other.port}},
+        )
+        async with stand(tmp_path, both, patient) as egress:
+            wanted = egress.keep(make_study(tmp_path, 5))
+
+            async def sent(count: int) -> None:
+                async def so_many() -> bool:
+                    return [item.state for item in await egress.items()].count("sent") == count
+
+                await egress.until(so_many)
+
+            await egress.request(wanted[:1], closes=False, destination="other")
+            await sent(1)
+            await egress.request(wanted[:3], closes=False)
+            await asyncio.to_thread(asked.wait, 60)
+            # Whoever sees what is due at the one sees it at the other, where there is no room for it in hand.
+            async with egress.database.transaction() as tx:
+                await egress.deliveries.merge(request(wanted[3:], closes=False), tx)
+                await egress.deliveries.merge(request(wanted[1:2], closes=False, destination="other"), tx)
+            await sent(2)
+            go_on.set()
+            await sent(7)
 
 
 async def test_an_amended_study_opens_it_again_and_sends_only_what_is_new(tmp_path: Path) -> None:

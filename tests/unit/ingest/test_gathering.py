@@ -29,24 +29,44 @@ def test_a_lone_entry_waits_for_the_next_and_no_longer() -> None:
     assert found.next() is None
 
 
-def first_taken(rate: float, associations: int) -> float:
-    """Give when the first batch of a steady stream is taken."""
+def taken(rate: float, associations: int) -> list[float]:
+    """Give when batches of the first association of a steady stream are taken, in twenty seconds."""
     found = Gathering(size=10_000, linger=0.05, longest=LONGEST)
-    for number in range(int(10 * rate)):
+    moments = []
+    for number in range(int(20 * rate)):
         now = number / rate
-        if found.take(now, 10_000):
-            return now
+        batches = found.take(now, 100_000)
+        moments += [now for batch in batches if batch.entries[0].arrival.association_id == "0"]
         found.add(make_entry(number, association=str(number % associations)), now)
-    raise AssertionError("nothing was taken in ten seconds")
+    return moments
 
 
-def test_while_much_is_coming_a_batch_waits_up_to_its_bound() -> None:
-    assert first_taken(1000, 1) == LONGEST
-    assert first_taken(1000, 20) == LONGEST
+def test_the_first_batch_of_an_association_goes_soon_and_the_next_wait_longer() -> None:
+    moments = taken(1000, 1)
+    assert [round(each, 1) for each in moments[:5]] == [0.1, 0.2, 0.5, 1.0, 2.0]
+    waits = [later - earlier for earlier, later in pairwise(moments)]
+    assert waits == sorted(waits)
+    assert LONGEST <= waits[-1] <= LONGEST + 0.01
+
+
+def test_where_many_send_the_first_batch_waits_too() -> None:
+    assert 0.5 <= taken(1000, 20)[0] <= 0.6
+
+
+def test_an_association_that_has_been_silent_begins_anew() -> None:
+    found = Gathering(size=10_000, linger=0.05, longest=LONGEST)
+    for second in (0.0, 2 * LONGEST + 1):
+        for number in range(200):
+            now = second + number / 1000
+            if found.take(now, 10_000):
+                break
+            found.add(make_entry(number), now)
+        assert second + 0.1 <= now <= second + 0.11
+        found.take(second + 1, 10_000)
 
 
 def test_while_little_is_coming_a_batch_goes_soon() -> None:
-    assert 0.1 <= first_taken(50, 1) <= 0.15
+    assert all(later - earlier <= 0.15 for earlier, later in pairwise(taken(50, 1)))
 
 
 def test_a_full_batch_goes_at_once() -> None:
