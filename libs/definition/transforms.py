@@ -5,12 +5,12 @@ from typing import Final
 
 from pydicom.datadict import dictionary_VM, keyword_dict
 
-from contracts.definition import Transform
+from contracts.definition import Replacement, Transform
 from libs.definition.address import Address, AddressError, address
 from libs.definition.document import Path, Problem
 from libs.definition.draft import Draft
 from libs.definition.fitting import SETTABLE, TEXT, misfit, values_of
-from libs.definition.pattern import PatternError, substitute
+from libs.definition.pattern import PatternError, check, compiled
 from libs.definition.wording import alike
 
 #: Elements that say what an instance is, or how it is written: another value would make another instance of it.
@@ -45,11 +45,7 @@ class _Check:
             yield from self._address(source, ("copy", target), SETTABLE)
         for target, replacement in transform.regex.items():
             yield from self._address(target, ("regex", target), TEXT, key=True)
-            try:
-                substitute(replacement.find, replacement.replace, "")
-            except PatternError as error:
-                place = ("regex", target, "find" if "expression" in str(error)[:40] else "replace")
-                yield self._problem(place, str(error))
+            yield from self._pattern(target, replacement)
         for target, mapping in transform.map.items():
             yield from self._address(target, ("map", target), SETTABLE, key=True)
             for old, new in mapping.values.items():
@@ -61,6 +57,17 @@ class _Check:
             yield from self._address(target, ("set", target), SETTABLE, key=True, needs_vr=True)
             yield from self._fits(target, text, ("set", target))
         yield from self._listed("remove", transform.remove, None)
+
+    def _pattern(self, target: str, replacement: Replacement) -> Iterator[Problem]:
+        try:
+            compiled(replacement.find)
+        except PatternError as error:
+            yield self._problem(("regex", target, "find"), str(error))
+            return
+        try:
+            check(replacement.find, replacement.replace)
+        except PatternError as error:
+            yield self._problem(("regex", target, "replace"), str(error))
 
     def _listed(self, field: str, targets: Iterable[str], allowed: frozenset[str] | None) -> Iterator[Problem]:
         for position, target in enumerate(targets):

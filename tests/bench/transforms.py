@@ -67,7 +67,7 @@ def _rate(path: Path, steps: list[Step]) -> float:
 
 def _once(path: Path, steps: list[Step], keys: Any) -> None:
     def scratch() -> BinaryIO:
-        return tempfile.TemporaryFile(dir=path.parent)  # type: ignore[return-value]  # it is a binary file
+        return tempfile.TemporaryFile(dir=path.parent)
 
     with path.open("rb") as source, scratch() as result:
         engine.run(source, result, steps, keys, _AT, scratch)

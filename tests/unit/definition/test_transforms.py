@@ -46,38 +46,46 @@ def test_what_can_be_done_is_taken(transform: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("transform", "column", "words"),
+    ("transform", "at", "words"),
     [
-        ("{set: {PatientId: X}}", 12, "did you mean PatientID"),
-        ("{set: {StudyDate: yesterday}}", 23, "a value of DA is a date such as 20261120"),
-        ("{set: {AccessionNumber: '12345678901234567'}}", 29, "at most 16 characters"),
-        ("{set: {PatientID: 'a\\b'}}", 23, "one value only"),
-        ("{set: {Rows: '5'}}", 12, "says what the instance is"),
-        ("{set: {StudyInstanceUID: '1.2'}}", 12, "uids: remap"),
-        ("{set: {PixelData: x}}", 12, "no part of the header"),
-        ("{set: {RequestAttributesSequence: x}}", 12, "holds no text or number"),
-        ("{set: {'(0029,10,NOBODY)': x}}", 12, "write such as (0029,10,NOBODY):LO"),
-        ("{set: {'(0028,10,X)': x}}", 12, "is even"),
-        ("{set: {'PatientID.PatientName': x}}", 12, "no sequence"),
-        ("{prefix: {Rows: x}}", 15, "says what the instance is"),
-        ("{prefix: {InstanceNumber: x, PixelSpacing: y, WindowCenter: '1', ImageIndex: x}}", 69, "holds no text"),
-        ("{remove: [PatientName, Nam]}", 28, "Nam is not a DICOM keyword"),
-        ("{regex: {StudyDescription: {find: '(', replace: x}}}", 39, "this is not a regular expression"),
-        ("{regex: {StudyDescription: {find: 'a', replace: '\\2'}}}", 53, "names a group"),
-        ("{hash: [PatientID]}", 6, "needs a project"),
-        ("{deidentify: {profile: basic}}", 6, "needs a project"),
-        ("{deidentify: {profile: basic, project: p, options: [clean-pixels]}}", 57, "is not one of"),
-        ("{deidentify: {profile: basic, project: p, options: [shift-dates, retain-dates]}}", 18, "exclude each other"),
-        ("{transfer-syntax: jpeg2000}", 6, "belong together"),
-        ("{transfer-syntax: rle, ratio: 5}", 6, "belong together"),
-        ("{transfer-syntax: jpeg9}", 23, "is not one of"),
-        ("{blank: [{areas: [[0, 0, 0, 5]]}]}", 14, "is no area"),
-        ("{sett: {PatientID: X}}", 6, "did you mean set"),
+        ("{set: {PatientId: X}}", "PatientId", "did you mean PatientID"),
+        ("{set: {StudyDate: yesterday}}", "yesterday", "a value of DA is a date such as 20261120"),
+        ("{set: {AccessionNumber: '12345678901234567'}}", "'1234567", "at most 16 characters"),
+        ("{set: {PatientID: 'a\\b'}}", "'a", "one value only"),
+        ("{set: {Rows: '5'}}", "Rows", "says what the instance is"),
+        ("{set: {StudyInstanceUID: '1.2'}}", "StudyInst", "uids: remap"),
+        ("{set: {PixelData: x}}", "PixelData", "no part of the header"),
+        ("{set: {RequestAttributesSequence: x}}", "RequestAttr", "holds no text or number"),
+        ("{set: {'(0029,10,NOBODY)': x}}", "'(0029", "write such as (0029,10,NOBODY):LO"),
+        ("{set: {'(0028,10,X)': x}}", "'(0028", "is even"),
+        ("{set: {'PatientID.PatientName': x}}", "'PatientID", "no sequence"),
+        ("{prefix: {Rows: x}}", "Rows", "says what the instance is"),
+        (
+            "{prefix: {InstanceNumber: x, PixelSpacing: y, WindowCenter: '1', ImageIndex: x}}",
+            "ImageIndex",
+            "holds no text",
+        ),
+        ("{remove: [PatientName, Nam]}", "Nam]", "Nam is not a DICOM keyword"),
+        ("{regex: {StudyDescription: {find: '(', replace: x}}}", "'('", "this is not a regular expression"),
+        ("{regex: {StudyDescription: {find: 'a', replace: '\\2'}}}", "'\\2'", "names a group"),
+        ("{hash: [PatientID]}", "{hash", "needs a project"),
+        ("{deidentify: {profile: basic}}", "{deid", "needs a project"),
+        ("{deidentify: {profile: basic, project: p, options: [clean-pixels]}}", "clean-pix", "is not one of"),
+        (
+            "{deidentify: {profile: basic, project: p, options: [shift-dates, retain-dates]}}",
+            "{profile",
+            "exclude each other",
+        ),
+        ("{transfer-syntax: jpeg2000}", "{transfer", "belong together"),
+        ("{transfer-syntax: rle, ratio: 5}", "{transfer", "belong together"),
+        ("{transfer-syntax: jpeg9}", "jpeg9", "is not one of"),
+        ("{blank: [{areas: [[0, 0, 0, 5]]}]}", "{areas", "is no area"),
+        ("{sett: {PatientID: X}}", "sett", "did you mean set"),
     ],
 )
-def test_a_mistake_is_said_with_its_place(transform: str, column: int, words: str) -> None:
+def test_a_mistake_is_said_with_its_place(transform: str, at: str, words: str) -> None:
     [found] = problems(transform)
-    assert (found[0], found[1]) == (6, column), found
+    assert (found[0], found[1]) == (6, len("  t: ") + 1 + transform.index(at)), found
     assert words in found[3]
 
 
