@@ -88,13 +88,14 @@ class Workers:
         return read_answer(said)
 
     async def stop(self) -> None:
-        """End all of them, now."""
-        for process, timer in self._idle:
+        """End all of them, now, and wait until they are gone."""
+        for _, timer in self._idle:
             timer.cancel()
-            self._kill(process)
+        ended = [*(process for process, _ in self._idle), *self._busy]
         self._idle.clear()
-        for process in self._busy:
+        for process in ended:
             self._kill(process)
+        await asyncio.gather(*(process.wait() for process in ended))
 
     @asynccontextmanager
     async def _process(self) -> AsyncIterator[asyncio.subprocess.Process]:
