@@ -100,7 +100,7 @@ def ends(tail: bytes) -> bool:
 
 def whole(data: bytes) -> bool:
     """Tell whether a frame has its end marker: a decoder would give grey for what is missing, and say nothing."""
-    return ends(data[-_LONGEST_PADDING:])
+    return ends(data[-_LONGEST_PADDING:]) or ends(data.rstrip(b"\0")[-_LONGEST_PADDING:])
 
 
 def _jpeg(data: bytes) -> Coded:

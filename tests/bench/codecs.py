@@ -25,7 +25,7 @@ from tests.support.pixels import files
 from tests.support.process import program
 
 _ROUNDS = 3
-_AT_LEAST_S = 0.5
+_AT_LEAST_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,8 @@ class Kind:
 
 
 LOADS = (
-    Load("CT 512x512", "693_UNCI.dcm", 1),
-    Load("CT 512x512x40", "693_UNCI.dcm", 40),
-    Load("MR 1024x1024", "MR2_UNCI.dcm", 1),
+    Load("CT 512x512", "693_UNCR.dcm", 1),
+    Load("CT 512x512x20", "693_UNCR.dcm", 20),
     Load("CR 1955x1841", "RG1_J2KR.dcm", 1),
     Load("US 640x480 RGB", "US1_UNCI.dcm", 1),
 )

@@ -27,6 +27,7 @@ _PEERS = {
 #: As others of the set, and they take long: more frames, and the same pixels once more.
 _LEFT_OUT = {
     "color3d_jpeg_baseline.dcm",
+    "RG1_J2KI.dcm",
     "RG1_UNCI.dcm",
     "RG1_UNCR.dcm",
     "RG3_UNCI.dcm",

@@ -156,6 +156,12 @@ def test_damaged_bytes_end_in_a_refusal_or_an_image(target: str, data: st.DataOb
         ),
         ({"Rows": None}, syntax.RLE, "damaged", "has no Rows"),
         ({"PixelData": None}, syntax.RLE, "damaged", "no pixels"),
+        (
+            {"PhotometricInterpretation": "YBR_FULL_422", "SamplesPerPixel": 3, "Rows": 20, "PixelData": bytes(2640)},
+            syntax.RLE,
+            "damaged",
+            "share chrominance",
+        ),
         ({"NumberOfFrames": 2}, syntax.RLE, "damaged", "fewer pixels"),
         ({"Rows": 20}, syntax.RLE, "damaged", "Number of Frames"),
         ({"Rows": 65535, "Columns": 65535}, syntax.RLE, "too-large", "larger than what is allowed"),
@@ -253,6 +259,26 @@ def test_a_mark_that_is_missing_is_added() -> None:
     after = read(transcoded(part10(unmarked, syntax.JPEG_2000), syntax.JPEG_LS))
     assert (after.LossyImageCompression, after.LossyImageCompressionMethod) == ("01", "ISO_15444_1")
     assert float(after.LossyImageCompressionRatio) > 9
+
+
+def test_what_is_small_enough_is_not_lossy_once_more() -> None:
+    _, result = told(part10(lossy_source()), syntax.JPEG_2000, 10)
+    again, same = told(result, syntax.JPEG_2000, 9)
+    assert (same, again.lossy, again.frames) == (result, False, 0)
+    further, smaller = told(result, syntax.JPEG_2000, 60)
+    after = read(smaller)
+    assert further.sop_instance_uid == lossy_uid(str(read(result).SOPInstanceUID), 60) == after.SOPInstanceUID
+    assert list(after.LossyImageCompressionMethod) == ["ISO_15444_1", "ISO_15444_1"]
+
+
+def test_losses_that_the_header_kept_silent_about_come_first() -> None:
+    unmarked = read(transcoded(part10(lossy_source()), syntax.JPEG_2000, 10))
+    for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+        delattr(unmarked, keyword)
+    first, second = read(
+        transcoded(part10(unmarked, syntax.JPEG_2000), syntax.JPEG_2000, 60)
+    ).LossyImageCompressionRatio
+    assert 9 < first < second
 
 
 def test_frames_of_functional_groups_are_derived_too() -> None:
