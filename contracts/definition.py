@@ -103,6 +103,8 @@ May = Literal["store", "worklist", "mpps", "commit", "find", "move", "get"]
 SameUid = Literal["quarantine", "keep-first", "new-version"]
 #: What a TLS client certificate must say: its common name or a DNS name in it, or the SHA-256 of the whole of it.
 Certificate = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,253}$"), AfterValidator(_fingerprint)]
+#: Words for the transfer syntaxes that a transform can convert to.
+TransferSyntax = Literal["explicit-le", "implicit-le", "rle", "jpeg-ls-lossless", "jpeg2000-lossless", "jpeg2000"]
 #: Key of a node; it is also the node's AE title, where no other is given and it is fit to be one.
 NodeKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,62}$")]
 #: Key of a partner: deliveries that tell it have a name of their own, with this in it.
@@ -309,22 +311,130 @@ class Destination(Part):
         return self
 
 
+#: Address of elements in a transform: `PatientID`, `RequestAttributesSequence[0].AccessionNumber`, `*.OperatorsName`,
+#: `(0029,10,ACME 1.1)`. What it has to look like is said by `libs.definition.address`.
+Address = str
+#: Options of PS3.15 annex E that a de-identification can have; section E.3 says what each is.
+DeidentifyOption = Literal[
+    "clean-descriptors",
+    "shift-dates",
+    "retain-dates",
+    "retain-uids",
+    "retain-device",
+    "retain-institution",
+    "retain-patient-characteristics",
+]
+
+
 class Deidentify(Part):
     """De-identification by PS3.15 annex E."""
 
     profile: Literal["basic"] = Field(description="Profile of PS3.15 annex E.")
-    options: tuple[str, ...] = Field((), description="Options of PS3.15 annex E, such as clean-descriptors.")
-    project: str | None = Field(None, description="Project whose pseudonyms are used.")
+    options: tuple[DeidentifyOption, ...] = Field(
+        (), description="Options of PS3.15 annex E, such as clean-descriptors; shift-dates retains intervals of time."
+    )
+    project: Slug | None = Field(
+        None, description="Project whose secret keys the pseudonyms; that of the transform if left out."
+    )
+    keep_words: tuple[str, ...] = Field(
+        (), description="Words that clean-descriptors leaves in descriptions besides those of DICOM's own terms."
+    )
+
+    @model_validator(mode="after")
+    def _one_calendar(self) -> "Deidentify":
+        if {"shift-dates", "retain-dates"} <= set(self.options):
+            raise ValueError("shift-dates and retain-dates exclude each other: name one of them")
+        return self
+
+
+class Replacement(Part):
+    """What a regular expression finds, and what stands there afterwards."""
+
+    find: str = Field(min_length=1, max_length=1000, description="Regular expression (RE2).")
+    replace: str = Field(max_length=1000, description=r"Replaces each match; \\1 is the first group.")
+
+
+class Mapping(Part):
+    """Values, and what stands in their place."""
+
+    values: dict[str, str] = Field(description="New value by old value.")
+    otherwise: Literal["keep", "empty", "refuse"] = Field(
+        "keep", description="What becomes of other values; refuse: the instance is not sent, and people must look."
+    )
+
+
+class Blank(Part):
+    """Areas of the images of certain devices that become black, because text is burned in there."""
+
+    manufacturer: str | None = Field(None, description="Manufacturer (0008,0070), any capitals; all if left out.")
+    model: str | None = Field(None, description="Manufacturer's Model Name (0008,1090), any capitals; all if left out.")
+    modality: str | None = Field(None, description="Modality (0008,0060); all if left out.")
+    columns: int | None = Field(None, ge=1, le=65535, description="Columns (0028,0011); all if left out.")
+    rows: int | None = Field(None, ge=1, le=65535, description="Rows (0028,0010); all if left out.")
+    areas: Annotated[tuple[tuple[int, int, int, int], ...], Field(max_length=100)] = Field(
+        description="Rectangles in pixels: left, top, width, height. None: these devices burn nothing in."
+    )
+
+    @model_validator(mode="after")
+    def _in_the_image(self) -> "Blank":
+        for left, top, width, height in self.areas:
+            if left < 0 or top < 0 or width < 1 or height < 1:
+                raise ValueError(f"[{left}, {top}, {width}, {height}] is no area: write [left, top, width, height]")
+            if (self.columns is not None and left >= self.columns) or (self.rows is not None and top >= self.rows):
+                raise ValueError(f"[{left}, {top}, {width}, {height}] is outside the image")
+        return self
 
 
 class Transform(Part):
-    """What is changed on the way."""
+    """What is changed on the way; in the order of these keys, whatever the order in the document."""
 
-    transfer_syntax: str | None = Field(None, description="Transfer syntax to convert to.")
-    set: dict[str, str] = Field(default_factory=dict, description="Attributes to set, by DICOM keyword.")
-    prefix: dict[str, str] = Field(default_factory=dict, description="Attributes to prefix, by DICOM keyword.")
-    remove: tuple[str, ...] = Field((), description="Attributes to remove, by DICOM keyword.")
-    deidentify: Deidentify | None = Field(None, description="De-identification, after everything else.")
+    project: Slug | None = Field(
+        None, description="Project whose secret keys hashes and UIDs; they are the same in all of its transforms."
+    )
+    secret: Slug | None = Field(None, description="Name of the project's secret; the project's own if left out.")
+    originals: bool = Field(
+        True,
+        description="Whether changed values are noted in Original Attributes Sequence (0400,0561). Never noted is what "
+        "is removed or hashed, and nothing where UIDs are remapped or an instance is de-identified.",
+    )
+    copy_: dict[Address, Address] = Field(default_factory=dict, description="Values to take from another attribute.")
+    regex: dict[Address, Replacement] = Field(default_factory=dict, description="Parts of values to replace.")
+    map: dict[Address, Mapping] = Field(default_factory=dict, description="Values to replace as a whole.")
+    prefix: dict[Address, str] = Field(default_factory=dict, description="Texts to put before values.")
+    hash: Annotated[tuple[Address, ...], BeforeValidator(_listed)] = Field(
+        (), description="Attributes whose values become keyed hashes: the same value, the same hash in a project."
+    )
+    set: dict[Address, str] = Field(default_factory=dict, description="Values to set, whether something is there.")
+    remove: Annotated[tuple[Address, ...], BeforeValidator(_listed)] = Field((), description="Attributes to remove.")
+    uids: Literal["keep", "remap"] = Field(
+        "keep", description="Whether UIDs of instances, series, studies and whatever refers to them become others."
+    )
+    blank: tuple[Blank, ...] = Field((), description="Areas to blank by device; the first that fits counts.")
+    deidentify: Deidentify | None = Field(None, description="De-identification, after every other change of values.")
+    transfer_syntax: TransferSyntax | None = Field(None, description="Transfer syntax to convert to, at the very end.")
+    ratio: float | None = Field(None, gt=1, le=1000, description="How many times smaller jpeg2000 is to be.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Transform":
+        if (self.transfer_syntax == "jpeg2000") != (self.ratio is not None):
+            raise ValueError("ratio and `transfer-syntax: jpeg2000` (lossy) belong together: write such as ratio: 10")
+        asks = [word for word, there in (("hash", self.hash), ("uids: remap", self.uids == "remap")) if there]
+        if asks and self.project is None:
+            raise ValueError(f"{' and '.join(asks)} needs a project, whose secret is the key: add project: NAME")
+        if self.deidentify is not None and self.deidentify.project is None and self.project is None:
+            raise ValueError("de-identification needs a project, whose secret is the key: add project: NAME to it")
+        return self
+
+    def projects(self) -> "tuple[str, ...]":
+        """Name the projects whose secrets it needs."""
+        named = [self.project if self.hash or self.uids == "remap" else None]
+        if self.deidentify is not None:
+            named.append(self.deidentify.project or self.project)
+        return tuple(dict.fromkeys(name for name in named if name is not None))
+
+    def secret_of(self, project: str) -> str:
+        """Name the secret of one of its projects."""
+        return self.secret or project
 
 
 class Rule(Part):

@@ -29,9 +29,10 @@ def not_in_force(definition: Definition) -> list[str]:
             said.append(
                 f"rule {rule.name}: the trigger {rule.trigger} is not in force; the rule never looks at anything"
             )
-        if rule.transform is not None:
+        if rule.transform is not None and rule.notify:
             said.append(
-                f"rule {rule.name}: the transform {rule.transform} is not in force; what the rule asks for is held"
+                f"rule {rule.name}: the transform {rule.transform} is not in force for the partners that it notifies; "
+                "what they are to be told is held, never told untransformed"
             )
     said += [f"hl7-mappings.{key} is not in force; no orders are taken" for key in definition.hl7_mappings]
     said += [
@@ -63,8 +64,6 @@ def _destination(key: str, destination: Destination) -> Iterator[str]:
         yield f"{where}: stow is not in force; {_HELD}"
     if destination.s3 is not None:
         yield f"{where}: s3 is not in force; {_HELD}"
-    if destination.transform is not None:
-        yield f"{where}: the transform {destination.transform} is not in force; {_HELD}, never untransformed"
     yield from _comfort(key, destination)
 
 

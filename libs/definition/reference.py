@@ -17,6 +17,7 @@ from libs.definition.calendar import CalendarError, is_country, parse_days
 from libs.definition.clash import clashes
 from libs.definition.document import Path, Problem
 from libs.definition.draft import Draft
+from libs.definition.transforms import transform_problems
 from libs.definition.wording import alike
 
 _AE_TITLE: Final[TypeAdapter[str]] = TypeAdapter(AeTitle)
@@ -178,13 +179,7 @@ def _way_back(graph: Mapping[str, tuple[str, ...]], start: str) -> tuple[str, ..
 
 
 def _transforms(draft: Draft) -> Iterator[Problem]:
-    for key, transform in draft.definition.transforms.items():
-        path = ("transforms", key)
-        for field in ("set", "prefix"):
-            for keyword in getattr(transform, field):
-                yield from _keyword(draft, keyword, (*path, field, keyword), key=True)
-        for position, keyword in enumerate(transform.remove):
-            yield from _keyword(draft, keyword, (*path, "remove", position))
+    yield from transform_problems(draft)
     for key, mapping in draft.definition.hl7_mappings.items():
         for keyword in mapping.set:
             yield from _keyword(draft, keyword, ("hl7-mappings", key, "set", keyword), key=True)

@@ -48,6 +48,8 @@ PERMISSIONS: Final[Mapping[str, Permission]] = MappingProxyType(
         "rules.read": _for("operator", "auditor", "integrator", "viewer"),
         "rules.try": _for("operator", "viewer"),
         "rules.simulate": _for("operator", recorded="patient-data"),
+        # With it anybody's pseudonym can be found: each use is recorded.
+        "transforms.try": _for("operator", recorded="patient-data"),
         "deliveries.read": _for("operator", "auditor", "viewer", recorded="patient-data"),
         "deliveries.manage": _for("operator", recorded="change"),
         "destinations.read": _for("operator", "auditor", "viewer"),

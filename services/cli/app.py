@@ -23,6 +23,7 @@ from services.cli import (
     token,
     trial,
     unmatched,
+    transform,
 )
 
 app = typer.Typer(
@@ -57,6 +58,7 @@ app.add_typer(rule.app, name="rule")
 rule.app.command(epilog=unmatched.UNMATCHED)(unmatched.unmatched)
 rule.app.command(epilog=unmatched.ROUTE)(unmatched.route)
 rule.app.command(epilog=replay.REPLAY)(replay.replay)
+app.add_typer(transform.app, name="transform")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(retention.app, name="retention")
 app.add_typer(dead.app, name="dead")

@@ -53,6 +53,10 @@ class Client:
         """POST; options as httpx takes them; returns the decoded JSON."""
         return self._call("POST", path, **options)
 
+    def download(self, path: str, **options: Any) -> bytes:
+        """POST; options as httpx takes them; returns the answer as it came."""
+        return self._answer("POST", path, **options).content
+
     def delete(self, path: str) -> Any:
         """DELETE; returns the decoded JSON, if any."""
         return self._call("DELETE", path)
@@ -73,6 +77,15 @@ class Client:
             self._strange(f"did not answer as expected ({type(error).__name__})")
 
     def _call(self, method: str, path: str, *, missing: Container[int] = (), **options: Any) -> Any:
+        response = self._answer(method, path, missing=missing, **options)
+        if response.status_code in missing:
+            return None
+        try:
+            return response.json() if response.content else None
+        except ValueError:
+            self._strange("answered with something that is not JSON: it may not be Kivuko")
+
+    def _answer(self, method: str, path: str, *, missing: Container[int] = (), **options: Any) -> "httpx.Response":
         import httpx  # noqa: PLC0415 - slow, and `--help` does without
 
         try:
@@ -81,14 +94,9 @@ class Client:
             self._unreachable(error)
         except httpx.HTTPError as error:
             self._strange(f"did not answer as expected ({type(error).__name__})")
-        if response.status_code in missing:
-            return None
-        if not response.is_success:
+        if not response.is_success and response.status_code not in missing:
             self._refused(response)
-        try:
-            return response.json() if response.content else None
-        except ValueError:
-            self._strange("answered with something that is not JSON: it may not be Kivuko")
+        return response
 
     def _unreachable(self, error: Exception) -> NoReturn:
         fail(

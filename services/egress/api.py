@@ -95,7 +95,7 @@ def make_router(database: Database, deliveries: Deliveries) -> APIRouter:
         return DeliveryDetail(
             **shown(row),
             sent_count=tally.sent,
-            pending_count=tally.due + tally.blocked,
+            pending_count=tally.due,
             failed_count=tally.failed,
             bytes_sent=tally.bytes_sent,
             committed_count=tally.committed,

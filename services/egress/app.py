@@ -28,10 +28,14 @@ from services.egress.models import messaging
 from services.egress.order_api import make_order_router
 from services.egress.orders import Orders
 from services.egress.patience import Patience
+from services.egress.project import Projects
 from services.egress.receipt_api import make_receipt_router
 from services.egress.sender import Sender
 from services.egress.settings import EgressSettings
 from services.egress.signing import FILE, ReceiptKey
+from services.egress.transform_api import make_transform_router
+from services.egress.transforming import Transforming
+from services.egress.transforms.workers import Workers
 from services.egress.work import Work
 
 _log = log.get(__name__)
@@ -43,6 +47,7 @@ def build(platform: Platform) -> Service:
     database = platform.database("egress")
     outbox = Outbox("egress", platform.settings.region, platform.clock, messaging)
     partner_queues = not platform.settings.broker.startswith("sqlite")
+    projects = Projects(settings.secrets)
     deliveries = Deliveries(
         database,
         outbox,
@@ -50,6 +55,7 @@ def build(platform: Platform) -> Service:
         settings,
         clock=platform.clock,
         contexts=Credentials(platform.settings, settings.secrets).of,
+        projects=projects,
         partner_queues=partner_queues,
     )
     # A restarted process is another worker: what the one before held must not look like its own.
@@ -57,6 +63,16 @@ def build(platform: Platform) -> Service:
     work = Work(database, deliveries, settings, worker=worker, clock=platform.clock, random=random.random)
     timeouts = Timeouts(
         settings.connect_timeout, settings.acse_timeout, settings.response_timeout, settings.network_timeout
+    )
+    workers = Workers(settings.transforms, settings.transform_memory, settings.transform_seconds)
+    transforming = Transforming(
+        platform.network,
+        projects,
+        workers,
+        database,
+        platform.objects,
+        platform.settings.home / "egress" / "transforms",
+        settings.transforms,
     )
     sender = Sender(
         work,
@@ -68,6 +84,7 @@ def build(platform: Platform) -> Service:
         settings=settings,
         clock=platform.clock,
         folder=platform.settings.home / "egress",
+        transforming=transforming,
     )
     confirmations = Confirmations(
         database, outbox, deliveries, settings, clock=platform.clock, random=random.random, new_uid=new_uid
@@ -100,6 +117,7 @@ def build(platform: Platform) -> Service:
     router.include_router(make_edit_router(database, orders, deliveries))
     destinations = Destinations(database, deliveries, work, orders, timeouts, platform.clock)
     router.include_router(make_destination_router(destinations))
+    router.include_router(make_transform_router(transforming, platform.clock))
     router.include_router(make_comparison_router(database, destinations, comparer, platform.clock))
     # Where there may be replicas, each would make a key of its own.
     own_key = platform.settings.home / FILE if database.dialect == "sqlite" else None

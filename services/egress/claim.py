@@ -155,4 +155,7 @@ def parcel_of(delivery: Row[Any], item: Row[Any], number: int, *, fresh: bool = 
         object_key=item.object_key,
         size=item.size,
         fresh=fresh,
+        transform=item.transform,
+        # Never the time of the sending: what is sent twice must be the same.
+        arrived_at=item.received_at or delivery.requested_at,
     )

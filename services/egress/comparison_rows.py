@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.egress.comparison import Last, Span
 from services.egress.models import comparisons, deliveries, items
-from services.egress.questions import SENT
+from services.egress.questions import SENT, studies_there
 from services.egress.repository import insert_of
 
 #: A worker that has written nothing down for so long is dead.
@@ -74,7 +74,9 @@ async def studies(tx: AsyncSession, destination: str, span: Span, after: str, li
         .order_by(deliveries.c.id)
         .limit(limit)
     )
-    return [(row.id, row.study_instance_uid) for row in found]
+    rows = found.all()
+    there = await studies_there(tx, [row.id for row in rows])
+    return [(row.id, there.get(row.id, row.study_instance_uid)) for row in rows]
 
 
 async def note(tx: AsyncSession, destination: str, worker: str, now: datetime, **more: int) -> bool:

@@ -34,13 +34,13 @@ class Comparisons:
             if row is None:
                 raise RuntimeError("a delivery vanished while it was compared")
             # What was sent once more meanwhile was not asked for.
-            rows = {each.sop_instance_uid: each for each in await questions.sent(tx, key) if each.sent_at <= began}
+            rows = {each.there_uid: each for each in await questions.sent(tx, key) if each.sent_at <= began}
             gone = missing(rows.keys(), sighting)
             if gone is None:
                 return {"instances": len(rows), "unknown": len(rows)}
             await questions.find(tx, [each.id for uid, each in rows.items() if uid not in gone], now)
             await questions.lose(tx, [rows[uid].id for uid in gone], now)
-            new = sorted(uid for uid in gone if rows[uid].missing_at is None)
+            new = sorted(rows[uid].sop_instance_uid for uid in gone if rows[uid].missing_at is None)
             if new:
                 fact = report.unconfirmed(row, "query", new, len(rows))
                 await self._outbox.emit(tx, fact, subject=row.study_instance_uid, tenant=row.tenant, site=row.site)
@@ -56,7 +56,7 @@ class Comparisons:
             for start in range(0, len(rows), PORTION):
                 portion, uid = rows[start : start + PORTION], self._new_uid()
                 await questions.make(tx, uid, key, node, portion, self._clock(), compares=True)
-                references = tuple(Reference(row.sop_class_uid, row.sop_instance_uid) for row in portion)
+                references = tuple(Reference(row.sop_class_uid, row.there_uid) for row in portion)
                 made.append(Question(uid, key, references))
         return made
 

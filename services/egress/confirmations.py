@@ -101,7 +101,7 @@ class Confirmations:
             portion = rows[start : start + PORTION]
             uid = self._new_uid()
             await questions.make(tx, uid, key, node, portion, now)
-            references = tuple(Reference(row.sop_class_uid, row.sop_instance_uid) for row in portion)
+            references = tuple(Reference(row.sop_class_uid, row.there_uid) for row in portion)
             made.append(Question(uid, key, references))
         return made
 
@@ -112,7 +112,8 @@ class Confirmations:
             rows = await questions.lock_due(tx, destination, now, self._patience.out_of_reach(now), _REQUESTS)
             for row in rows:
                 await repository.update_delivery(tx, row.id, confirm_at=now + _ABOUT_IT)
-        return {row.id: row.study_instance_uid for row in rows}
+            there = await questions.studies_there(tx, [row.id for row in rows])
+        return {row.id: there.get(row.id, row.study_instance_uid) for row in rows}
 
     async def looked(self, studies: Mapping[str, str], found: Looked, began: datetime, again_at: datetime) -> None:
         """Write down what a destination was seen to have, and what it was not, when it was asked from `began` on."""
@@ -137,7 +138,7 @@ class Confirmations:
         """Write down what is there, and what has not shown for too long; say why nothing follows, where that is so."""
         now = self._clock()
         # What was sent once more meanwhile was not asked for.
-        rows = {each.sop_instance_uid: each for each in await questions.sent(tx, row.id) if each.sent_at <= began}
+        rows = {each.there_uid: each for each in await questions.sent(tx, row.id) if each.sent_at <= began}
         gone = missing(rows.keys(), sighting)
         if gone is None:
             return f"it tells no instances, and that it has {sighting.number} of the study proves nothing"
@@ -226,7 +227,7 @@ class Confirmations:
             await self._lose(tx, row, [item for item in failed if not item.superseded], now)
         else:
             for item in failed:
-                await self._miss(tx, row, item, failures[item.sop_instance_uid], now)
+                await self._miss(tx, row, item, failures[item.there_uid], now)
         await questions.answered(tx, asking, [item.id for item in failed])
         await questions.commit(tx, committed, now)
         await questions.answered(tx, asking, committed)

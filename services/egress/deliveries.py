@@ -26,6 +26,7 @@ from services.egress.delivery import (
     Order,
     Request,
     State,
+    Tally,
     answered,
     asks_again,
     delivery_id,
@@ -37,6 +38,7 @@ from services.egress.folder import FolderTarget
 from services.egress.hold import asked, columns, lasting
 from services.egress.limits import Limits, limits
 from services.egress.partner import PartnerTarget, reach_partner
+from services.egress.project import Projects
 from services.egress.reach import NO_DEFINITION, Contexts, Obstacle, Target, no_contexts, reach
 from services.egress.settings import EgressSettings
 
@@ -64,6 +66,8 @@ class Deliveries:
         The time in UTC.
     contexts
         Where our certificates come from.
+    projects
+        Where the secrets of projects come from.
     partner_queues
         Whether the broker has queues for partners.
     """
@@ -77,6 +81,7 @@ class Deliveries:
         *,
         clock: Clock,
         contexts: Contexts = no_contexts,
+        projects: Projects | None = None,
         partner_queues: bool = False,
     ) -> None:
         self._database = database
@@ -85,6 +90,7 @@ class Deliveries:
         self._settings = settings
         self._clock = clock
         self._contexts = contexts
+        self._projects = projects or Projects(None)
         self._partner_queues = partner_queues
         database.on_commit(alarm.sound)
 
@@ -101,7 +107,11 @@ class Deliveries:
                 public_url=self._settings.public_url,
             )
             return Obstacle(found) if isinstance(found, str) else found
-        return reach(None if snapshot is None else snapshot.definition, destination, self._contexts)
+        target = reach(None if snapshot is None else snapshot.definition, destination, self._contexts)
+        if isinstance(target, Obstacle) or snapshot is None:
+            return target
+        obstacle = self._projects.obstacle(snapshot.definition, destination)
+        return target if obstacle is None else Obstacle(obstacle)
 
     def destinations(self) -> list[str]:
         """Name the destinations of the network definition in force; groups are none."""
@@ -126,6 +136,19 @@ class Deliveries:
         if snapshot is None:
             return NO_DEFINITION.reason
         return unfit(snapshot.definition, destination, to, source_node)
+
+    async def bypass(self, tx: AsyncSession, row: Row[Any]) -> str | None:
+        """Tell why what a delivery carries for others would get around their transforms now; none if it does not.
+
+        When it was diverted it did not; the network definition may have changed since.
+        """
+        if not row.joined:
+            return None
+        for each in await joint.carried(tx, row):
+            why = self.unfit(each.destination, row.destination, "")
+            if why is not None:
+                return f"it carries what was to go to {each.destination}: {why}"
+        return None
 
     def place(self, destination: str) -> tuple[str, str] | None:
         """Tell to which tenant and site a destination's node belongs, if it has one in the definition in force."""
@@ -289,7 +312,7 @@ class Deliveries:
             tally,
             closing,
             now,
-            obstacle=target.reason if isinstance(target, Obstacle) else None,
+            obstacle=await self._obstacle(tx, row, target, tally),
             unconfirmed=unconfirmed(
                 self.confirm(row.destination),
                 row.destination,
@@ -330,6 +353,16 @@ class Deliveries:
         await repository.update_delivery(tx, key, **changes)
         if state == "done" and row.joined:
             await self._tell_arrived(tx, row, row.destination)
+
+    async def _obstacle(
+        self, tx: AsyncSession, row: Row[Any], target: Target | FolderTarget | PartnerTarget | Obstacle, tally: Tally
+    ) -> str | None:
+        """Tell why nothing of a delivery may be sent at present."""
+        if isinstance(target, Obstacle):
+            return target.reason
+        if isinstance(target, PartnerTarget) and tally.blocked:
+            return "a rule's transform has to change what the partner may fetch, which this release cannot do"
+        return await self.bypass(tx, row)
 
     async def _tell_arrived(self, tx: AsyncSession, row: Row[Any], where: str) -> None:
         """Tell of the deliveries that were diverted to one which is done now that all of theirs has arrived here."""

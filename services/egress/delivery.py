@@ -92,11 +92,11 @@ class Tally:
     instances
         Distinct SOP Instance UIDs.
     due
-        Pending items that can be sent as they are kept.
+        Pending items.
     next_attempt_at
         When the first of those is due, UTC; none if there is none.
     blocked
-        Pending items that a transform must change first.
+        Those of them that a rule's transform must change first.
     sent, failed
         Items answered with success or warning; items refused for good.
     bytes_sent
@@ -187,7 +187,7 @@ class Standing:
 
 def answered(tally: Tally, closing: Closing | None) -> bool:
     """Tell whether nothing is left to send, and as many instances were sent as the version has."""
-    unsent = tally.due or tally.blocked or tally.failed
+    unsent = tally.due or tally.failed
     return not unsent and closing is not None and 0 < tally.instances == closing.expected_count
 
 
@@ -233,7 +233,7 @@ def standing(
     settled = _decided(order, diverted)
     if settled is not None:
         return settled
-    if tally.due or tally.blocked:
+    if tally.due:
         kept_back = obstacle or (None if hold is None else hold.reason)
         return _unsent(tally, now, kept_back if order is None else order.reason, given_up)
     if tally.failed:
@@ -254,8 +254,6 @@ def _unsent(tally: Tally, now: datetime, obstacle: str | None, given_up: str | N
         return Standing("failed", given_up)
     if obstacle is not None:
         return Standing("held", obstacle)
-    if not tally.due:
-        return Standing("held", "a rule's transform has to change the instances first, which this release cannot do")
     if tally.next_attempt_at is not None and tally.next_attempt_at > now:
         return Standing("waiting", "what is left was not taken; it is tried again: see its instances")
     return Standing("open")

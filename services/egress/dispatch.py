@@ -20,11 +20,13 @@ from services.egress.journal import Journal
 from services.egress.limits import Limits, Paces
 from services.egress.outcome import ARRIVED, Outcome
 from services.egress.parcel import Parcel, Readable
+from services.egress.preparation import Preparation
 from services.egress.reach import Target
 from services.egress.scu import WINDOW, Call
 from services.egress.settings import EgressSettings
 from services.egress.shelf import Shelf
 from services.egress.target import Carrier
+from services.egress.transforming import Transforming
 from services.egress.work import Work
 
 _log = log.get(__name__)
@@ -54,6 +56,8 @@ class Dispatch:
         Runs associations.
     wake
         Called when there may be something to do; in the event loop.
+    transforming
+        Makes what must be changed ready; none: nothing can be.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Dispatch:
         journal: Journal,
         pool: Executor,
         wake: Callable[[], None],
+        transforming: Transforming | None = None,
     ) -> None:
         self.key = key
         self._work = work
@@ -81,6 +86,7 @@ class Dispatch:
         self._wake = wake
         self._loop = asyncio.get_running_loop()
         self._shelf = Shelf(settings.hold // 2, self._wake_soon)
+        self._preparation = Preparation(key, transforming, self._tenant_of, self)
         self._calls: dict[asyncio.Future[Ending], Carrier] = {}
         self._stretches: dict[str, Stretch] = {}
         self._lock = threading.Lock()
@@ -105,7 +111,7 @@ class Dispatch:
     def idle(self) -> bool:
         """Whether nothing is in hand and nothing under way."""
         under_way = self._recording or self._later or self._asking or self._resting
-        return not (self._calls or self._shelf or self._stretches or under_way)
+        return not (self._calls or self._shelf or self._preparation or self._stretches or under_way)
 
     @property
     def associations(self) -> int:
@@ -144,7 +150,10 @@ class Dispatch:
         wanted = (
             not self._resting
             and urgency is not None
-            and (len(self._shelf) < self._settings.hold // 2 or (held is not None and urgency < held))
+            and (
+                len(self._shelf) + len(self._preparation) < self._settings.hold // 2
+                or (held is not None and urgency < held)
+            )
         )
         if urgency is not None:
             # Said while there was no room for it: it is asked for once there is.
@@ -172,13 +181,14 @@ class Dispatch:
         if self._asking is not None:
             await asyncio.wait([self._asking])
         self.give_back()
+        await self._preparation.stop()
         await asyncio.sleep(0)
         while self._recording is not None:
             await asyncio.wait([self._recording])
 
     def give_back(self) -> None:
         """Put what is on the shelf into nobody's hand."""
-        returned = self._shelf.remove()
+        returned = self._shelf.remove() + self._preparation.remove()
         if returned:
             self._returned += returned
             self._record_soon()
@@ -199,7 +209,10 @@ class Dispatch:
 
     def take_off(self, stopped: set[str]) -> None:
         """Put what is on the shelf of these deliveries into nobody's hand: a person stopped them."""
-        returned = self._shelf.remove(lambda parcel: parcel.delivery_id in stopped) if stopped else []
+        returned = []
+        if stopped:
+            returned = self._shelf.remove(lambda parcel: parcel.delivery_id in stopped)
+            returned += self._preparation.remove(lambda parcel: parcel.delivery_id in stopped)
         if returned:
             self._returned += returned
             self._record_soon()
@@ -222,7 +235,7 @@ class Dispatch:
         finally:
             self._asking = None
             self.claims += 1
-        self._shelf.put(parcels)
+        self._shelf.put(self._preparation.begin(parcels))
         # Fewer than it may have: there is no more, and whoever makes more says so.
         self._more = len(parcels) >= self._settings.hold
         if parcels:
@@ -264,7 +277,7 @@ class Dispatch:
     def _owner_of(self, parcel: Parcel) -> Owner:
         # It is there as long as anything of the delivery is in hand.
         stretch = self._stretches[parcel.delivery_id]
-        return Owner(stretch.tenant, stretch.study_instance_uid)
+        return Owner(stretch.tenant, parcel.study_instance_uid or stretch.study_instance_uid)
 
     def _begin(self, target: Target | FolderTarget, limits: Limits) -> None:
         call = self._carrier(target, limits)
@@ -310,7 +323,25 @@ class Dispatch:
         self._record_soon()
         self._wake()
 
+    def _tenant_of(self, parcel: Parcel) -> str:
+        return self._stretches[parcel.delivery_id].tenant
+
+    def ready(self, parcel: Parcel) -> None:
+        """Put an instance on the shelf that was made ready."""
+        self._shelf.put([parcel])
+        self._wake()
+
+    def told(self, parcel: Parcel, outcome: Outcome) -> None:
+        """Take what became of an instance that could not be made ready."""
+        self._tell(parcel, outcome)
+
+    def back(self, parcel: Parcel) -> None:
+        """Put an instance into nobody's hand."""
+        self._returned.append(parcel)
+        self._record_soon()
+
     def _tell(self, parcel: Parcel, outcome: Outcome) -> None:
+        parcel = self._preparation.original(parcel)
         if outcome.verdict in ARRIVED:
             # Before the next one begins: a kill costs what is under way, and no more.
             try:
@@ -384,6 +415,7 @@ class Dispatch:
                 else:
                     break
             self._journal.settled(parcel.item for parcel, _ in told)
+            self._preparation.forget([*(parcel.item for parcel, _ in told), *(each.item for each in returned)])
             self._troubled = bool(self._endings)
             self._count(told, over, endings)
             if endings or returned:

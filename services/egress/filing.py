@@ -16,15 +16,14 @@ from libs.storage.objects import StoreUnavailableError
 from services.egress.calling import Ending
 from services.egress.folder import FolderTarget, Owner, names
 from services.egress.original import original
-from services.egress.outcome import NO_ANSWER, OBJECT_DAMAGED, UNSENDABLE, Outcome, Verdict
+from services.egress.outcome import NO_ANSWER, NO_ROOM, OBJECT_DAMAGED, UNSENDABLE, Outcome, Verdict
 from services.egress.pace import Pace, piece
 from services.egress.parcel import DamagedError, Parcel, Readable
 from services.egress.scu import Tell
 from services.egress.shelf import Shelf
 
-#: Fixed words of an instance's status: its file is there; there is no room for it.
+#: Fixed word of an instance's status: its file is there.
 WRITTEN: Final = "written"
-NO_ROOM: Final = "no-room"
 
 _STOPPED: Final = Ending("stopped", "this process was asked to stop")
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)

@@ -193,6 +193,18 @@ async def sources(tx: AsyncSession, row: Row[Any]) -> Sequence[Row[Any]]:
     return found.all()
 
 
+async def carried(tx: AsyncSession, row: Row[Any]) -> list[Row[Any]]:
+    """Read the deliveries that one carries something of: those that are diverted to it, to these, and so on."""
+    found: dict[str, Row[Any]] = {}
+    waiting = [row]
+    while waiting:
+        for each in await sources(tx, waiting.pop()):
+            if each.id not in found and each.id != row.id:
+                found[each.id] = each
+                waiting.append(each)
+    return list(found.values())
+
+
 async def reckon(tx: AsyncSession, key: str) -> None:
     """Note which version, and which set of instances, a locked delivery is done with, of all that it carries."""
     row = await repository.lock_delivery(tx, key)

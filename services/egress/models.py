@@ -188,6 +188,20 @@ contexts = Table(
     Column("seen_at", Instant, nullable=False),
 )
 
+#: What was made of instances by transforms, as it was sent or is about to be; the last time counts.
+transformed = Table(
+    "transformed",
+    metadata,
+    Column("item", _row_id, ForeignKey("items.id"), primary_key=True),
+    # Follows from all that the transforms do: see `services.egress.transforms.engine.version`.
+    Column("version", String(16), nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("transfer_syntax_uid", String(64), nullable=False),
+    Column("content_hash", String(64), nullable=False),
+    Column("size", BigInteger, nullable=False),
+)
+
 #: Bytes sent a day, by destination or line of a site; only where there is a budget.
 sent = Table(
     "sent",

@@ -17,6 +17,7 @@ class Verdict(StrEnum):
     WARNING = "warning"  # stored, and the receiver remarked something: sent, with the status kept
     LATER = "later"  # the receiver or the line can't now: tried again for ever
     REFUSED = "refused"  # the receiver doesn't want this instance: a few attempts, then people
+    UNFIT = "unfit"  # it can't be changed as the definition demands: people at once, never sent
     DAMAGED = "damaged"  # what we hold is not what arrived: people at once, never sent
 
 
@@ -28,6 +29,8 @@ NO_CONTEXT = "no-context"
 NO_ANSWER = "no-answer"
 UNSENDABLE = "unsendable"
 OBJECT_DAMAGED = "object-damaged"
+TRANSFORM = "transform"
+NO_ROOM = "no-room"
 NO_TURN = "no-turn"
 
 SUCCESS = 0x0000
@@ -122,7 +125,7 @@ class Standing:
         match verdict:
             case Verdict.SENT | Verdict.WARNING:
                 return Standing("sent", attempts, self.refusals, None)
-            case Verdict.DAMAGED:
+            case Verdict.DAMAGED | Verdict.UNFIT:
                 return Standing("failed", attempts, self.refusals, None)
             case Verdict.LATER:
                 return Standing("pending", attempts, self.refusals, backoff.after(attempts, now, random))

@@ -4,6 +4,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, BinaryIO, Protocol
 
 from libs.dicom import part10
@@ -13,6 +14,8 @@ from libs.storage.objects import ObjectMissingError
 WHOLE = 4 << 20
 _PIECE = 1 << 20
 _HEAD = 4096
+#: From a release that did not note it.
+_UNKNOWN = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Readable(Protocol):
@@ -49,6 +52,12 @@ class Parcel:
         Length of the Part 10 object in bytes.
     fresh
         Whether it was taken in so lately that its hash need not be computed again: nothing but its length is checked.
+    transform
+        The rule's, which is still to be done; empty for none.
+    arrived_at
+        When it was taken in, UTC.
+    study_instance_uid
+        Where a transform has changed it: the new one.
     """
 
     item: int
@@ -61,6 +70,9 @@ class Parcel:
     object_key: str
     size: int
     fresh: bool = False
+    transform: str = ""
+    arrived_at: datetime = _UNKNOWN
+    study_instance_uid: str = ""
 
     @property
     def pair(self) -> tuple[str, str]:

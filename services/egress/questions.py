@@ -8,12 +8,15 @@ from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, or_, sele
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
-from services.egress.models import asked, deliveries, items, questions
+from services.egress.models import asked, deliveries, items, questions, transformed
 
 #: Deliveries that were answered with success and are to be confirmed.
 WAITING = and_(deliveries.c.state == "waiting", deliveries.c.confirm_at.is_not(None))
 #: Instances that their destination said success for, as they are to be now.
 SENT = and_(items.c.state == "sent", items.c.current)
+#: SOP Instance UID by which the destination knows an instance: a transform may have changed it.
+_THERE = func.coalesce(transformed.c.sop_instance_uid, items.c.sop_instance_uid).label("there_uid")
+_AS_SENT = select(items, _THERE).outerjoin_from(items, transformed, transformed.c.item == items.c.id)
 
 
 def _is_due(now: datetime, out_of_reach: datetime) -> ColumnElement[bool]:
@@ -52,17 +55,26 @@ async def lock_due(
 async def uncommitted(tx: AsyncSession, delivery_id: str) -> Sequence[Row[Any]]:
     """Read the sent instances of a delivery that its destination has not committed itself to."""
     found = await tx.execute(
-        select(items)
-        .where(items.c.delivery_id == delivery_id, SENT, items.c.committed_at.is_(None))
-        .order_by(items.c.id)
+        _AS_SENT.where(items.c.delivery_id == delivery_id, SENT, items.c.committed_at.is_(None)).order_by(items.c.id)
     )
     return found.all()
 
 
 async def sent(tx: AsyncSession, delivery_id: str) -> Sequence[Row[Any]]:
     """Read the instances of a delivery that its destination said success for."""
-    found = await tx.execute(select(items).where(items.c.delivery_id == delivery_id, SENT).order_by(items.c.id))
+    found = await tx.execute(_AS_SENT.where(items.c.delivery_id == delivery_id, SENT).order_by(items.c.id))
     return found.all()
+
+
+async def studies_there(tx: AsyncSession, keys: Iterable[str]) -> dict[str, str]:
+    """Tell by which Study Instance UID destinations know deliveries, of those whose study a transform has changed."""
+    found = await tx.execute(
+        select(items.c.delivery_id, func.max(transformed.c.study_instance_uid))
+        .join_from(transformed, items, transformed.c.item == items.c.id)
+        .where(items.c.delivery_id.in_(list(keys)), SENT)
+        .group_by(items.c.delivery_id)
+    )
+    return {row[0]: row[1] for row in found}
 
 
 async def make(
@@ -122,7 +134,7 @@ async def question(tx: AsyncSession, transaction_uid: str) -> Row[Any] | None:
 
 
 async def instances(tx: AsyncSession, asking: Row[Any]) -> Mapping[str, Row[Any]]:
-    """Read the instances of a request that still are as they were asked for, by SOP Instance UID.
+    """Read the instances of a request that still are as they were asked for, by their UID at the destination.
 
     `superseded` of a row tells whether a later request asks for it, too.
     """
@@ -134,15 +146,15 @@ async def instances(tx: AsyncSession, asking: Row[Any]) -> Mapping[str, Row[Any]
         later.c.made_at > asking.made_at,
     )
     found = await tx.execute(
-        select(items, superseded.label("superseded"))
-        .join_from(asked, items, asked.c.item == items.c.id)
+        _AS_SENT.add_columns(superseded.label("superseded"))
+        .join(asked, asked.c.item == items.c.id)
         .where(
             asked.c.transaction_uid == asking.transaction_uid,
             items.c.state == "sent",
             items.c.attempts == asked.c.attempt,
         )
     )
-    return {row.sop_instance_uid: row for row in found}
+    return {row.there_uid: row for row in found}
 
 
 async def commit(tx: AsyncSession, ids: Sequence[int], now: datetime) -> None:

@@ -55,8 +55,8 @@ def no_contexts(_secret: str | None) -> Obstacle:
 def reach(definition: Definition | None, key: str, contexts: Contexts) -> Target | FolderTarget | Obstacle:
     """Tell how a destination is reached under a network definition.
 
-    What the definition asks for and this release can't do is an obstacle, never left out: a destination with a
-    transform gets nothing untransformed, a node with TLS nothing in plain.
+    What the definition asks for and this release can't do is an obstacle, never left out: a node with TLS gets nothing
+    in plain.
     """
     if definition is None:
         return NO_DEFINITION
@@ -66,8 +66,6 @@ def reach(definition: Definition | None, key: str, contexts: Contexts) -> Target
     if destination.node is None and destination.folder is None:
         kind = "STOW-RS" if destination.stow else "S3" if destination.s3 else "group"
         return Obstacle(f"destination {key} is of kind {kind}, to which this release cannot send")
-    if destination.transform is not None:
-        return Obstacle(f"destination {key} has the transform {destination.transform}, which this release cannot do")
     if destination.node is None:
         return FolderTarget(Path(str(destination.folder)), destination.associations or _WRITERS)
     return _node(definition, key, destination.node, destination.associations, contexts)

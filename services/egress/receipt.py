@@ -34,6 +34,18 @@ class NotAKeyError(ValueError):
     """These bytes are no public key for receipts. The text says what they should be."""
 
 
+class SentAs(BaseModel):
+    """What transforms made of an instance: what the destination has."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: _Word = Field(description="Version of the transforms, 16 digits that follow from all that they do.")
+    sop_instance_uid: Uid = Field(description="SOP Instance UID (0008,0018) as it was sent.")
+    transfer_syntax_uid: Uid = Field(description="Transfer syntax in which it was made.")
+    content_hash: Sha256 = Field(description="SHA-256 of the dataset's bytes as they were made.")
+    size: _Count = Field(description="Length as a Part 10 file, in bytes.")
+
+
 class ReceiptItem(BaseModel):
     """One instance of the study as it was to be delivered, and what became of it. What is not known is left out."""
 
@@ -43,6 +55,7 @@ class ReceiptItem(BaseModel):
     content_hash: Sha256 = Field(description="SHA-256 of the dataset's bytes as kept, before a transform.")
     size: _Count = Field(description="Length of the Part 10 object as kept, in bytes.")
     transform: Slug | None = Field(None, description="Transform that the rule had done on the way.")
+    sent_as: SentAs | None = Field(None, description="What it was when it left, where a transform changed it.")
     state: _Word = Field(description="`sent`: the receiver said success, or stored it with a warning.")
     status: _Word | None = Field(None, description="The receiver's last answer: a DICOM status in hexadecimal digits.")
     sent_at: Instant | None = Field(None, description="When the answer was recorded, UTC.")

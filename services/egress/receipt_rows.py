@@ -6,9 +6,11 @@ from typing import Any, Final
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.egress.models import deliveries, items
-from services.egress.receipt import Receipt, ReceiptItem
+from services.egress.models import deliveries, items, transformed
+from services.egress.receipt import Receipt, ReceiptItem, SentAs
 
+#: Before the names of what was made of it.
+_MADE: Final = "made_"
 #: When what was said of an instance.
 _TIMES: Final = ("sent_at", "committed_at", "found_at", "missing_at")
 
@@ -21,7 +23,12 @@ async def delivery(tx: AsyncSession, delivery_id: str) -> Row[Any] | None:
 async def current_items(tx: AsyncSession, delivery_id: str) -> Sequence[Row[Any]]:
     """Read the instances of a delivery that count: not those whose content another one took the place of."""
     names = ("sop_instance_uid", "content_hash", "size", "transform", "state", "status", *_TIMES)
-    wanted = select(*(items.c[name] for name in names)).where(items.c.delivery_id == delivery_id, items.c.current)
+    made = (transformed.c[name].label(f"{_MADE}{name}") for name in SentAs.model_fields)
+    wanted = (
+        select(*(items.c[name] for name in names), *made)
+        .outerjoin_from(items, transformed, transformed.c.item == items.c.id)
+        .where(items.c.delivery_id == delivery_id, items.c.current)
+    )
     return (await tx.execute(wanted)).all()
 
 
@@ -33,6 +40,7 @@ def receipt(row: Row[Any], rows: Sequence[Row[Any]], region: str) -> Receipt:
             content_hash=item.content_hash,
             size=item.size,
             transform=item.transform or None,
+            sent_as=_sent_as(item),
             state=item.state,
             status=item.status,
             **{name: getattr(item, name) for name in _TIMES},
@@ -57,3 +65,8 @@ def receipt(row: Row[Any], rows: Sequence[Row[Any]], region: str) -> Receipt:
         attempts=row.attempts,
         items=listed,
     )
+
+
+def _sent_as(item: Row[Any]) -> SentAs | None:
+    values = {name: getattr(item, f"{_MADE}{name}", None) for name in SentAs.model_fields}
+    return None if values["version"] is None or item.state != "sent" else SentAs.model_validate(values)

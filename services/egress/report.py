@@ -44,7 +44,7 @@ def failed(delivery: Row[Any], failures: Sequence[Row[Any]], tally: Tally, reaso
         delivery_id=delivery.id,
         study_instance_uid=delivery.study_instance_uid,
         destination=delivery.destination,
-        failed_count=tally.failed + tally.due + tally.blocked,
+        failed_count=tally.failed + tally.due,
         sent_count=tally.sent,
         failures=tuple(
             InstanceFailure(

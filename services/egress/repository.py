@@ -30,8 +30,8 @@ from services.egress.models import deliveries, destinations, items, workers
 from services.egress.outcome import Outcome, Standing
 
 UNFINISHED: tuple[State, ...] = ("open", "waiting", "held")
-#: Items that can be sent as they are kept.
-SENDABLE = and_(items.c.state == "pending", items.c.transform == "", items.c.current)
+#: Items that are still to be sent; a rule's transform changes some of them on the way.
+SENDABLE = and_(items.c.state == "pending", items.c.current)
 #: Deliveries of which something has not arrived.
 UNSENT = exists().where(items.c.delivery_id == deliveries.c.id, items.c.state != "sent", items.c.current)
 #: Deliveries that may be sent when they are due.

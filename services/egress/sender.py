@@ -23,6 +23,7 @@ from services.egress.parcel import Readable
 from services.egress.partner import PartnerTarget
 from services.egress.reach import Obstacle
 from services.egress.settings import EgressSettings
+from services.egress.transforming import Spooled, Transforming
 from services.egress.work import Work
 
 _log = log.get(__name__)
@@ -49,11 +50,13 @@ class Sender:
         settings: EgressSettings,
         clock: Clock,
         folder: Path,
+        transforming: Transforming | None = None,
     ) -> None:
         self._work = work
         self._deliveries = deliveries
         self._database = database
-        self._objects = objects
+        self._objects = Spooled(objects)
+        self._transforming = transforming
         self._timeouts = timeouts
         self._settings = settings
         self._clock = clock
@@ -87,6 +90,8 @@ class Sender:
                 staying.cancel()
             await asyncio.gather(*(dispatch.stop(_GRACE) for dispatch in self._dispatches.values()))
             self._dispatches.clear()
+            if self._transforming is not None:
+                await self._transforming.stop()
             self._journal.close()
             self._pool.shutdown(wait=False)
 
@@ -202,4 +207,5 @@ class Sender:
             self._journal,
             self._pool,
             self._wake.set,
+            self._transforming,
         )

@@ -23,7 +23,9 @@ class EgressSettings(BaseSettings):
     hold: int = Field(128, ge=2, description="Most instances that this process has in hand for a destination.")
     linger: float = Field(1, ge=0, description="How long an association is kept when nothing is to be sent.")
     secrets: Path | None = Field(
-        None, description="Folder of secrets that the definition names: NAME/tls.crt, NAME/tls.key, NAME/ca.crt."
+        None,
+        description="Folder of secrets that the definition names: NAME/tls.crt, NAME/tls.key, NAME/ca.crt; "
+        "NAME/key of a project.",
     )
     verify_after: float = Field(
         3600, ge=0, description="Age from which an instance's hash is computed again before it is sent; 0: always."
@@ -56,6 +58,13 @@ class EgressSettings(BaseSettings):
     )
     failover_after: float = Field(
         900, gt=0, description="How long a destination takes nothing before what waits for it goes to its alternate."
+    )
+    transforms: int = Field(2, ge=1, le=64, description="Processes at a time that transform instances.")
+    transform_memory: int = Field(
+        2_000_000_000, ge=300_000_000, description="Bytes of memory that each of them may have."
+    )
+    transform_seconds: float = Field(
+        300, gt=0, description="How long the transform of one instance may take; then its process is replaced."
     )
     public_url: str | None = Field(
         None,

@@ -81,12 +81,17 @@ def copies(receipt: Receipt, found: Mapping[str, str], looked_at: str) -> Findin
         Where the copies were, for people.
     """
     uids = set(found.values())
-    missing = [item for item in receipt.items if item.content_hash not in found]
+    # What is kept, or what was made of it: a copy of either is one.
+    missing = [
+        item for item in receipt.items if not {item.content_hash, (item.sent_as or item).content_hash} & found.keys()
+    ]
 
     def say(item: ReceiptItem) -> str:
-        if item.sop_instance_uid not in uids:
+        if not {item.sop_instance_uid, (item.sent_as or item).sop_instance_uid} & uids:
             return f"Instance {item.sop_instance_uid} is not in {looked_at}."
-        why = f" The transform {item.transform} changed it on the way." if item.transform else ""
+        why = " It is not what the transform made of it, either." if item.sent_as else ""
+        if item.transform and not item.sent_as:
+            why = f" The transform {item.transform} changed it on the way."
         return f"Instance {item.sop_instance_uid} in {looked_at} has other content than the one that was kept.{why}"
 
     detail = f"all {len(receipt.items)} instances are in {looked_at}, byte for byte"

@@ -130,6 +130,9 @@ class Work:
     ) -> list[Parcel]:
         """Take instances of a locked delivery in hand."""
         now = self._clock()
+        if row.joined and await self._deliveries.bypass(tx, row) is not None:
+            await self._deliveries.give_state(tx, row.id)
+            return []
         rows = await lease.take(tx, row.id, self.worker, now, most, left)
         if not rows:
             # A worker died between its last answer and its last word.
@@ -198,7 +201,7 @@ class Work:
         async with self._database.transaction() as tx:
             now = self._clock()
             known = await calls.lock_circuit(tx, destination, wait=True) or Circuit()
-            moved = any(outcome.verdict is not Verdict.LATER for _, outcome in told)
+            moved = any(outcome.verdict not in (Verdict.LATER, Verdict.UNFIT) for _, outcome in told)
             ended = {stretch.delivery_id: stretch for stretch in over}
             follows = {parcel.delivery_id for parcel in returned} | ended.keys()
             follows |= {p.delivery_id for p, o in told if o.verdict not in ARRIVED or p.delivery_id not in going_on}

@@ -9,11 +9,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from tests.bench import codecs, idle, index, ingest, large, link, neighbour, replay, routing, rules, sending
+from tests.bench import idle, index, ingest, large, link, neighbour, replay, routing, rules, sending, transforms
 from tests.bench.figure import COLUMNS, FOLDER, Figure, load, rows, save, table
 
 BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {
-    "codecs": codecs.run,
     "idle": idle.run,
     "index": index.run,
     "ingest": ingest.run,
@@ -24,6 +23,7 @@ BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {
     "routing": routing.run,
     "rules": rules.run,
     "sending": sending.run,
+    "transforms": transforms.run,
 }
 _PAGE = Path("docs/benchmarks.md")
 _METHOD = """# Benchmarks

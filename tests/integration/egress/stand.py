@@ -30,9 +30,12 @@ from services.egress.deliveries import Deliveries
 from services.egress.models import deliveries, destinations, items, messaging
 from services.egress.orders import Orders
 from services.egress.parcel import Parcel
+from services.egress.project import Projects
 from services.egress.reach import Contexts, no_contexts
 from services.egress.sender import Sender
 from services.egress.settings import EgressSettings
+from services.egress.transforming import Transforming
+from services.egress.transforms.workers import Workers
 from services.egress.work import Work
 from tests.integration.egress.peer import keep
 
@@ -49,6 +52,7 @@ QUICK = EgressSettings(
     acse_timeout=5,
     response_timeout=20,
     network_timeout=20,
+    transforms=1,
 )
 
 
@@ -59,7 +63,11 @@ def network(version: int, destinations: dict[str, dict[str, Any]], nodes: dict[s
         "name": "test",
         "sites": {"a": {"name": "A"}},
         "nodes": {key: {"site": "a", "host": "127.0.0.1", "aet": "STORESCP"} | node for key, node in nodes.items()},
-        "transforms": {"lossless": {"transfer-syntax": "jpeg2000-lossless"}},
+        "transforms": {
+            "lossless": {"transfer-syntax": "jpeg2000-lossless"},
+            # Nobody has the secret, so that what is to be changed by it is held.
+            "keyed": {"hash": "PatientID", "project": "nobody"},
+        },
         "destinations": destinations,
     }
     return Snapshot(version=version, document_hash="0" * 64, definition=Definition.model_validate(document))
@@ -82,6 +90,7 @@ class Stand:
         name: str = "a",
         clock: Clock = utc_now,
         contexts: Contexts = no_contexts,
+        secrets: Path | None = None,
     ) -> None:
         self.database = Database(database_url, "egress")
         self.objects = FolderStore(folder / "objects")
@@ -95,6 +104,7 @@ class Stand:
             settings,
             clock=clock,
             contexts=contexts,
+            projects=Projects(secrets),
         )
         self.work = Work(
             self.database, self.deliveries, settings, worker=name, clock=clock, random=random.Random(1).random
@@ -113,6 +123,15 @@ class Stand:
             settings=settings,
             clock=clock,
             folder=folder / "journal",
+            transforming=Transforming(
+                self.network,
+                Projects(secrets),
+                Workers(settings.transforms, settings.transform_memory, settings.transform_seconds),
+                self.database,
+                self.objects,
+                folder / f"transforms-{name}",
+                settings.transforms,
+            ),
         )
         self.confirmations = Confirmations(
             self.database,
@@ -228,9 +247,12 @@ async def stand(
     name: str = "a",
     clock: Clock = utc_now,
     contexts: Contexts = no_contexts,
+    secrets: Path | None = None,
 ) -> AsyncIterator[Stand]:
     """Run a replica of egress until the block ends."""
-    made = Stand(database_url or f"sqlite://{folder / 'db'}", folder, snapshot, settings, name, clock, contexts)
+    made = Stand(
+        database_url or f"sqlite://{folder / 'db'}", folder, snapshot, settings, name, clock, contexts, secrets
+    )
     await migrate(made.database, "services.egress")
     await made.network.refresh()
     running = [asyncio.create_task(made.sender.run()), asyncio.create_task(made.confirmer.run())]

@@ -194,7 +194,7 @@ async def test_nothing_is_diverted_that_must_not_be(tmp_path: Path, url: str, wh
             await at.egress.apply(definition(2, x={"transform": "lossless"}, y={"failover": None}))
             await at.egress.deliveries.apply_network()
         if why == "alternate blocked":
-            await at.egress.apply(definition(2, y={"transform": "lossless", "failover": None}))
+            await at.egress.apply(definition(2, y={"transform": "keyed", "failover": None}))
             await at.egress.deliveries.apply_network()
         assert await at.patience.fail_over() == 0
         assert await at.state("y") is None
@@ -274,12 +274,32 @@ async def test_a_person_has_it_sent_elsewhere(at: Desk, state: str) -> None:
 
 
 async def test_a_person_is_not_let_around_a_transform_either(tmp_path: Path, url: str) -> None:
-    async with desk(tmp_path, definition(x={"transform": "lossless"}), url) as at:
+    async with desk(tmp_path, definition(x={"transform": "keyed"}), url) as at:
         await at.egress.request(instances(1), destination="x", **closing(1))
         row = await at.egress.delivery(destination="x")
         assert row is not None
         assert await at.egress.orders.give(Given("redirect", "op", to="z"), [row.id]) == (0, 0)
         assert (await at.state("x"), await at.state("z")) == ("held", None)
+
+
+async def test_what_is_carried_for_another_does_not_get_around_its_transform_later(tmp_path: Path, url: str) -> None:
+    """The alternate had the same transform when it took over, and has it no more."""
+    both: dict[str, Any] = {"transform": "lossless"}
+    async with desk(tmp_path, definition(x=both, y=both | {"failover": None}), url) as at:
+        await at.egress.request(instances(1), destination="x", **closing(1))
+        await at.fail("x", 1000)
+        assert await at.patience.fail_over() == 1
+        assert await at.state("y") == "open"
+        await at.egress.apply(definition(2, x=both, y={"failover": None}))
+        await at.egress.deliveries.apply_network()
+        assert await at.take("y") == []
+        row = await at.egress.delivery(destination="y")
+        assert row is not None
+        assert row.state == "held"
+        assert "has not the transform lossless of x" in row.reason
+        await at.egress.apply(definition(3, x=both, y=both | {"failover": None}))
+        await at.egress.deliveries.apply_network()
+        assert len(await at.take("y")) == 1
 
 
 async def test_a_lane_that_a_person_chose_stays(at: Desk) -> None:

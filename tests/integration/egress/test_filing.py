@@ -13,9 +13,9 @@ import pytest
 
 from libs.storage.folder import FolderStore
 from services.egress.calling import Ending
-from services.egress.filing import NO_ROOM, WRITTEN, Filing, check
+from services.egress.filing import WRITTEN, Filing, check
 from services.egress.folder import FolderTarget, Owner
-from services.egress.outcome import NO_ANSWER, UNSENDABLE, Outcome, Verdict
+from services.egress.outcome import NO_ANSWER, NO_ROOM, UNSENDABLE, Outcome, Verdict
 from services.egress.pace import Pace
 from services.egress.parcel import Parcel, Readable
 from services.egress.shelf import Shelf

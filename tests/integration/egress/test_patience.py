@@ -133,7 +133,7 @@ async def test_time_in_which_nothing_may_go_does_not_count(at: Desk, kind: str) 
     elif kind == "paused":
         await at.egress.orders.pause("archive", "op", None)
     else:
-        await at.egress.apply(archive(104, 2, destination={"give-up": "2d", "transform": "lossless"}))
+        await at.egress.apply(archive(104, 2, destination={"give-up": "2d", "transform": "keyed"}))
         await at.egress.deliveries.apply_network()
     assert await at.state("archive") == "held"
     assert await wait(at, days=30) == 0

@@ -297,12 +297,11 @@ async def test_nothing_is_sent_where_the_definition_asks_for_what_cannot_be_done
             await egress.request(egress.keep(make_study(tmp_path, 2)))
             assert "apply" in ((await egress.until_state("held")).reason or "")
             versions = [
-                archive(peer.port, 1, destination={"transform": "lossless"}),
                 archive(peer.port, 2, tls=True),
                 archive(peer.port, 3, retired=True),
                 network(4, {}, {}),
             ]
-            for version, words in zip(versions, ["transform", "TLS", "retired", "not in the network"], strict=True):
+            for version, words in zip(versions, ["TLS", "retired", "not in the network"], strict=True):
                 await egress.apply(version)
 
                 async def held_for(words: str = words) -> bool:
@@ -314,17 +313,6 @@ async def test_nothing_is_sent_where_the_definition_asks_for_what_cannot_be_done
             await egress.apply(archive(peer.port, 5))
             await egress.until_state("done")
     assert len(peer.received) == 2
-
-
-async def test_a_rules_transform_holds_its_instances_alone(tmp_path: Path) -> None:
-    with receiver() as peer:
-        async with stand(tmp_path, archive(peer.port)) as egress:
-            [plain, changed] = egress.keep(make_study(tmp_path, 2))
-            await egress.request([plain], closes=False)
-            await egress.request([changed], transform="lossless", expected=2)
-            row = await egress.until_state("held")
-            assert "transform" in (row.reason or "")
-    assert peer.received == [plain.sop_instance_uid]
 
 
 async def test_sent_but_not_committed_is_not_done(tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ def test_the_destination_limits_associations_before_the_node_does() -> None:
 @pytest.mark.parametrize(
     ("destination", "node", "words"),
     [
-        ({"transform": "lossless"}, {}, "transform lossless"),
         ({}, {"tls": True}, "TLS"),
         ({}, {"tls": {"client": "secret"}}, "TLS"),
         ({}, {"retired": True}, "retired"),

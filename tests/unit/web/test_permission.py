@@ -28,6 +28,7 @@ EXPECTED = {
     "rules.read": "admin operator auditor integrator viewer",
     "rules.try": "admin operator viewer",
     "rules.simulate": "admin operator",
+    "transforms.try": "admin operator",
     "deliveries.read": "admin operator auditor viewer",
     "deliveries.manage": "admin operator",
     "destinations.read": "admin operator auditor viewer",
