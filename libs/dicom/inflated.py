@@ -1,9 +1,17 @@
 """The deflated transfer syntax, PS3.5 section A.5: its bytes inflated, never more of them than asked for."""
 
 import zlib
-from typing import BinaryIO
+from typing import Protocol
 
 _CHUNK = 1 << 14
+
+
+class Deflated(Protocol):
+    """What deflated bytes are read from."""
+
+    def read(self, length: int, /) -> bytes:
+        """Give that many bytes; fewer at the end only."""
+        ...
 
 
 class Inflated:
@@ -17,7 +25,7 @@ class Inflated:
         Bytes after which it ends, so that a few deflated ones can't fill the memory.
     """
 
-    def __init__(self, deflated: BinaryIO, longest: int) -> None:
+    def __init__(self, deflated: Deflated, longest: int) -> None:
         self._deflated = deflated
         self._left = longest
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)

@@ -8,10 +8,10 @@ What no reader has to know is not looked into: an element of VR UN is a string o
 """
 
 from collections.abc import Iterator
-from typing import BinaryIO, Final
+from typing import Final
 
 from libs.dicom import reencoding, tokenizer
-from libs.dicom.identity import BIG_ENDIAN, DEFLATED, IMPLICIT, form_said
+from libs.dicom.identity import BIG_ENDIAN, DEFLATED, IMPLICIT, Source, form_said
 from libs.dicom.inflated import Inflated
 from libs.dicom.reencoding import NotReencodableError, Reencoding, Stream
 from libs.dicom.tokenizer import Form, MalformedError
@@ -29,7 +29,7 @@ def can_reencode(source: str, target: str) -> bool:
     return source in _SOURCES and target in _TARGETS and source != target
 
 
-def reencoded(file: BinaryIO, source: str, target: str) -> Iterator[bytes]:
+def reencoded(file: Source, source: str, target: str) -> Iterator[bytes]:
     """Give a dataset in another transfer syntax, in pieces of about 256 KiB.
 
     Parameters
@@ -52,7 +52,7 @@ def reencoded(file: BinaryIO, source: str, target: str) -> Iterator[bytes]:
     return _chunks(file, source, implicit=target == IMPLICIT)
 
 
-def _chunks(file: BinaryIO, source: str, *, implicit: bool) -> Iterator[bytes]:
+def _chunks(file: Source, source: str, *, implicit: bool) -> Iterator[bytes]:
     inflated = Inflated(file, _NO_LIMIT) if source == DEFLATED else None
     stream = Stream(file if inflated is None else inflated)
     first = stream.read(reencoding.AHEAD)

@@ -154,7 +154,7 @@ def scan(  # noqa: C901, PLR0912 (one loop on purpose: a call for each element c
             # A VR of a later edition, or none at all: read as far as it goes.
             vr = code.decode("latin-1")
         if length == UNDEFINED:
-            end = _past_items(data, value, form)
+            end = past_items(data, value, form)
             if end < 0:
                 return Rest(at, size + 1, tag, open=True)
             if wanted is None or tag in wanted:
@@ -209,7 +209,7 @@ def items(value: bytes, form: Form) -> list[tuple[dict[int, Raw], Form]]:
     return taken
 
 
-def _past_items(data: bytes, at: int, form: Form) -> int:  # noqa: C901 (its branches are the grammar's)
+def past_items(data: bytes, at: int, form: Form) -> int:  # noqa: C901 (its branches are the grammar's)
     """Give the offset after the sequence delimiter of what begins at `at`; negative if the data ends before."""
     words = _WORDS[form.little_endian]
     size = len(data)

@@ -20,6 +20,7 @@ need postgresql /usr/lib/postgresql/*/bin/initdb
 need strace strace
 need util-linux setpriv
 need openssl openssl
+need libgdcm-tools gdcmconv
 [ -n "$missing" ] || exit 0
 
 as_root=
