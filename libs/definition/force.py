@@ -4,9 +4,12 @@ from collections.abc import Iterator
 from typing import Final
 
 from contracts.definition import Definition, Destination, May
+from contracts.routing import Trigger
 
 _HELD: Final = "deliveries to it are held, and sent by a release that carries it out"
 _NOT_ANSWERED: Final[tuple[May, ...]] = ("worklist", "mpps", "commit", "find", "move", "get")
+#: Triggers of what no service tells yet.
+_UNHEARD: Final[tuple[Trigger, ...]] = ("order", "procedure")
 #: How many sites or nodes a sentence names.
 _NAMED: Final = 5
 
@@ -22,6 +25,10 @@ def not_in_force(definition: Definition) -> list[str]:
         said += _unheard(definition, key, destination)
         said += _failover(definition, key, destination)
     for rule in definition.rules:
+        if rule.trigger in _UNHEARD:
+            said.append(
+                f"rule {rule.name}: the trigger {rule.trigger} is not in force; the rule never looks at anything"
+            )
         if rule.transform is not None:
             said.append(
                 f"rule {rule.name}: the transform {rule.transform} is not in force; what the rule asks for is held"
@@ -83,5 +90,3 @@ def _comfort(key: str, destination: Destination) -> Iterator[str]:
     where = f"destinations.{key}"
     if destination.skip_existing:
         yield f"{where}: skip-existing is not in force; everything is sent"
-    if destination.pick == "first-healthy":
-        yield f"{where}: pick: first-healthy is not in force; the first of the group that can be called gets the study"

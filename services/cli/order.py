@@ -36,7 +36,7 @@ Reason = Annotated[
     ),
 ]
 To = Annotated[str, typer.Option("--to", help="Key of the destination that is to get it instead.")]
-Priority = Annotated[str, typer.Option(help="Its lane from now on: stat, high, routine or bulk.")]
+Priority = Annotated[str, typer.Option(help="Its lane from now on: stat, urgent, routine or bulk.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before it is done to many.")]
 
 #: What releases those that were held or cancelled together.

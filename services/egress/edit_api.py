@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from sqlalchemy import Row
 
-from contracts.routing import Priority
+from contracts.routing import PriorityRead
 from libs.storage.database import Database
 from libs.web.permission import requires
 from libs.web.principal import Principal
@@ -39,13 +39,13 @@ class ManyElsewhere(Many):
 class Urgency(Reason):
     """How urgent one delivery is."""
 
-    priority: Priority = _PRIORITY
+    priority: PriorityRead = _PRIORITY
 
 
 class ManyUrgency(Many):
     """Which deliveries get another lane."""
 
-    priority: Priority = _PRIORITY
+    priority: PriorityRead = _PRIORITY
 
 
 def make_edit_router(database: Database, orders: Orders, deliveries: Deliveries) -> APIRouter:

@@ -94,7 +94,7 @@ def _when(number: int) -> str | Mapping[str, Any]:
         f'study.StudyDescription.matches("(?i)^{word}.*{part}$")',
         f'order.priority == "STAT" && study.NumberOfStudyRelatedInstances > {number}',
         {"any": [{"ReferringPhysicianName": f"D{number}"}, {"RequestedProcedureID": [f"R{number}"]}]},
-        f'study.Modality == "{modality}" && study.SliceThickness < 1.5 && source.address.inNetwork("10.{number % 250}.0.0/16")',
+        f'study.Modality == "{modality}" && source.address.inNetwork("10.{number % 250}.0.0/16")',
     )
     return kinds[number % len(kinds)]
 

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from contracts.delivery import DeliveryRequested
 from contracts.envelope import Event
 from contracts.instances import StoredInstance
-from tests.unit.rules.scene import CT1, PACS, completed, definition, instance, items, make_scene, rule, stored
+from tests.unit.rules.scene import CT1, NOW, PACS, act, completed, definition, instance, items, make_scene, rule, stored
 
 RULES = (
     rule("all"),
-    rule("late ones", "telerad", when="instance.InstanceNumber > 3"),
-    rule("ct", "both", "study", when='study.Modality == "CT"', priority="urgent"),
+    rule("late ones", "telerad", when="instance.InstanceNumber > 3", hold="30m"),
+    rule("ct", "both", "study", when='study.Modality == "CT"', hold="20:00"),
+    act("haste", "study", when='study.Modality == "CT"', priority="urgent"),
+    act("series", "series", tag={"series": "seen"}),
+    rule("amended", "telerad", "amended", hold="until-released"),
 )
 FIRST = [instance(number, InstanceNumber=number) for number in range(1, 5)]
 LATE = [instance(number, InstanceNumber=number) for number in range(5, 8)]
@@ -80,3 +83,7 @@ def test_any_order_and_repetition_gives_the_same_requests_and_one_closing(histor
     )
     assert len(earlier) == len({one.destination for one in earlier})
     assert all(one.priority == "urgent" for one in final)
+    # The longest hold counts, whichever rule was looked at first: of the amended study that of a person.
+    ends = {one.destination: one.hold and one.hold.until for one in final}
+    assert ends == {"pacs": NOW.replace(hour=20, minute=0), "telerad": None}
+    assert {one.destination: one.hold is not None for one in final} == {"pacs": True, "telerad": True}
