@@ -30,6 +30,7 @@ __all__ = [
     "Known",
     "Lookups",
     "bind",
+    "carried",
     "compile_condition",
     "compile_expression",
 ]
@@ -231,7 +232,7 @@ def bind(inputs: Inputs, trigger: Trigger, scope: Lookups) -> Bound:
             data[group] = {name: health(healthy=inputs.destinations.get(name, True)) for name in names}
         else:
             given = getattr(inputs, group)
-            texts = {name: _text(given[name]) for name in names if given.get(name)}
+            texts = {name: carried(given[name]) for name in names if given.get(name)}
             data[group] = language.messages[group](**texts)
     return Bound(language.env.Activation(data), values, unreadable)
 
@@ -246,8 +247,8 @@ def _groups(circumstances: frozenset[str]) -> Mapping[str, tuple[str, ...]]:
     return {group: tuple(parts) for group, parts in groups.items()}
 
 
-def _text(value: object) -> str:
-    """Give a text that the evaluator takes: without lone surrogates, and not too long."""
+def carried(value: object) -> str:
+    """Give a text as the evaluator carries it: without lone surrogates, and not too long."""
     return str(value)[:MOST_CHARACTERS].encode(errors="replace").decode()
 
 

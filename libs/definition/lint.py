@@ -1,7 +1,7 @@
 """What is valid in a definition and yet likely a mistake: rules that never apply, contradict each other, go round."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -13,14 +13,14 @@ from contracts.routing import PRIORITIES, TRIGGERS, Trigger
 from libs.definition.condition import Condition, compile_condition
 from libs.definition.document import Document, Path, Problem
 from libs.definition.reference import loops
-from libs.definition.truth import Comparison, Formula, Scalar, formula, implies, is_possible
+from libs.definition.truth import Assignment, Comparison, Formula, Scalar, combinations, formula, implies, is_possible
 from libs.definition.wording import alike
 
 Level = Literal["warning", "note"]
 #: A rule that has not matched for so long is said to be unused.
 UNUSED: Final = timedelta(days=90)
-#: Questions about two conditions that are asked of one definition: beyond it an apply would take too long.
-_MOST_QUESTIONS: Final = 4_000
+#: Combinations of values that are tried for one definition: beyond it an apply would take too long.
+_MOST_COMBINATIONS: Final = 400_000
 #: Rules that a sentence names.
 _NAMED: Final = 5
 #: What values look like, by value representation: PS3.5 section 6.2.
@@ -81,7 +81,7 @@ class _Read:
 def lint(document: Document, definition: Definition) -> list[Finding]:
     """Look through the rules of a document that has passed all checks; findings in the order of the lines."""
     rules = [_read(position, rule, definition) for position, rule in enumerate(definition.rules)]
-    asked = _Budget()
+    asked = _Questions()
     found = [*_values(document, definition, rules), *_retired(document, rules)]
     never = set()
     for one in rules:
@@ -93,7 +93,7 @@ def lint(document: Document, definition: Definition) -> list[Finding]:
         same = [one for one in counted if one.rule.trigger == trigger]
         found += _unreachable(document, same, asked)
         found += _overlaps(document, definition, trigger, same, asked)
-    found += _circles(document, definition, counted)
+    found += _circles(document, definition, counted, asked)
     return sorted(found, key=lambda one: (one.problem.line, one.problem.column, one.problem.message))
 
 
@@ -129,14 +129,23 @@ def unused(document: Document, definition: Definition, uses: Mapping[str, Use], 
     return found
 
 
-class _Budget:
-    def __init__(self) -> None:
-        self.left = _MOST_QUESTIONS
+class _Questions:
+    """Questions about conditions, up to a number of combinations; beyond it the answer is always no."""
 
-    def ask(self, question: Callable[[], bool]) -> bool:
-        """Ask whether something is so; not so, once enough was asked."""
-        self.left -= 1
-        return self.left >= 0 and question()
+    def __init__(self) -> None:
+        self._left = _MOST_COMBINATIONS
+
+    def possible(self, *formulas: Formula, given: Assignment | None = None) -> bool:
+        """Ask whether all of them can be true at once."""
+        return self._goes_on(combinations(*formulas, given=given)) and is_possible(*formulas, given=given)
+
+    def implied(self, one: Formula, other: Formula) -> bool:
+        """Ask whether the other is true whenever the one is."""
+        return self._goes_on(combinations(one, other)) and implies(one, other)
+
+    def _goes_on(self, count: int) -> bool:
+        self._left -= count
+        return self._left >= 0
 
 
 def _read(position: int, rule: Rule, definition: Definition) -> _Read:
@@ -162,12 +171,12 @@ def _constant(document: Document, one: _Read) -> Iterator[Finding]:
         yield _finding("note", "always", document.problem(one.path("when"), message, "if that is meant, leave it out"))
 
 
-def _unreachable(document: Document, rules: list[_Read], asked: _Budget) -> Iterator[Finding]:
+def _unreachable(document: Document, rules: list[_Read], asked: _Questions) -> Iterator[Finding]:
     for later in rules:
         for earlier in rules:
             if earlier.position >= later.position:
                 break
-            if earlier.rule.ends and asked.ask(lambda a=earlier, b=later: implies(b.formula, a.formula)):  # type: ignore[misc]  # bound now, not later
+            if earlier.rule.ends and asked.implied(later.formula, earlier.formula):
                 line, _ = document.value_at(earlier.path("name"))
                 yield _finding(
                     "warning",
@@ -183,7 +192,7 @@ def _unreachable(document: Document, rules: list[_Read], asked: _Budget) -> Iter
 
 
 def _overlaps(
-    document: Document, definition: Definition, trigger: Trigger, rules: list[_Read], asked: _Budget
+    document: Document, definition: Definition, trigger: Trigger, rules: list[_Read], asked: _Questions
 ) -> Iterator[Finding]:
     """Find rules that name one destination in different ways, and can match together."""
     by_destination: dict[str, list[_Read]] = {}
@@ -201,7 +210,7 @@ def _overlaps(
                     for earlier in those
                     if earlier.position < later.position
                     and differs(earlier.rule, later.rule)
-                    and asked.ask(lambda a=earlier, b=later: is_possible(a.formula, b.formula))  # type: ignore[misc]  # bound now
+                    and asked.possible(earlier.formula, later.formula)
                 ]
                 if others:
                     said.add((later.position, kind))
@@ -246,7 +255,7 @@ def _members(definition: Definition, name: str, above: frozenset[str] = frozense
             yield from _members(definition, member, above | {name})
 
 
-def _circles(document: Document, definition: Definition, rules: list[_Read]) -> Iterator[Finding]:
+def _circles(document: Document, definition: Definition, rules: list[_Read], asked: _Questions) -> Iterator[Finding]:
     """Find nodes of different sites that could send a study round: each may send to us what we have sent to it."""
     reached = {
         target.node
@@ -259,7 +268,7 @@ def _circles(document: Document, definition: Definition, rules: list[_Read]) -> 
             continue
         given = _given(definition, node)
         for one in rules:
-            if not is_possible(one.formula, given=given):
+            if not asked.possible(one.formula, given=given):
                 continue
             for name in one.rule.deliver:
                 for member in _members(definition, name):

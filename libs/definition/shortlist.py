@@ -5,7 +5,7 @@ from typing import Any
 
 from contracts.routing import Trigger
 from libs.definition.attributes import CIRCUMSTANCES, OBJECTS, type_of
-from libs.definition.condition import Bound, Condition, Inputs
+from libs.definition.condition import Bound, Condition, Inputs, carried
 from libs.definition.expression import read_tree
 from libs.definition.language import field_of
 
@@ -52,7 +52,7 @@ def _value(name: str, about: str, bound: Bound, inputs: Inputs) -> Any:
     if name.startswith(about) and about[:-1] not in CIRCUMSTANCES:
         return bound.values.get(name.removeprefix(about), "")
     group, _, part = name.partition(".")
-    return getattr(inputs, group).get(part) or ""
+    return carried(getattr(inputs, group).get(part) or "")
 
 
 def demand(condition: Condition) -> Demand | None:

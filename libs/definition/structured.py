@@ -1,10 +1,10 @@
 """Structured conditions such as `{all: [{Modality: [CT, MR]}, {not: {calendar: office}}]}`, written as CEL."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
-from typing import Any, Final
+from typing import Final
 
 from contracts.routing import Trigger
 from libs.definition.attributes import (
@@ -159,11 +159,12 @@ class Writer:
         return ConditionError(unknown_field(owner, last, self.trigger), path=path)
 
 
-def _names(value: object, known: Any, kind: str, path: Path) -> list[str]:
-    names = list(value) if isinstance(value, list | tuple) else [value]
-    for name in names or [""]:
+def _names(value: object, known: Collection[str], kind: str, path: Path) -> list[str]:
+    names = []
+    for name in list(value) or [""] if isinstance(value, list | tuple) else [value]:
         if not isinstance(name, str) or name not in known:
             raise ConditionError(f"there is no {kind} `{name}`{did_you_mean(str(name), known)}", path=path)
+        names.append(name)
     return names
 
 
@@ -258,7 +259,7 @@ def _scalar(kind: Kind, value: object, path: Path) -> str | int | float:
     return read
 
 
-def _any_of(written: Any) -> str:
+def _any_of(written: Iterable[str]) -> str:
     parts = list(written)
     return parts[0] if len(parts) == 1 else f"({' || '.join(parts)})"
 

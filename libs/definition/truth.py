@@ -16,7 +16,7 @@ from libs.definition.expression import children, read_tree
 from libs.definition.language import field_of
 
 #: Combinations of values that are tried for one question.
-MOST_COMBINATIONS: Final = 4_096
+MOST_COMBINATIONS: Final = 1_024
 Scalar = str | int | float | bool
 Assignment = Mapping[str, Scalar]
 _FLIPPED: Final = {"_<_": "_>_", "_<=_": "_>=_", "_>_": "_<_", "_>=_": "_<=_", "_==_": "_==_", "_!=_": "_!=_"}
@@ -89,12 +89,23 @@ def implies(one: Formula, other: Formula) -> bool:
     return not _search((one, other), {}, lambda truths: truths[0] and not truths[1])
 
 
-def _search(formulas: tuple[Formula, ...], given: Assignment, wanted: Callable[[list[bool]], bool]) -> bool:
+def combinations(*formulas: Formula, given: Assignment | None = None) -> int:
+    """Count the combinations of values that a question about them goes through at most."""
+    count = math.prod(len(values) for values in _free(formulas, given or {}).values())
+    return count if count <= MOST_COMBINATIONS else 1
+
+
+def _free(formulas: tuple[Formula, ...], given: Assignment) -> dict[str, set[Scalar]]:
     names: dict[str, set[Scalar]] = {}
     for one in formulas:
         for name, values in one.names.items():
-            names.setdefault(name, set()).update(values)
-    free = {name: sorted(values, key=repr) for name, values in names.items() if name not in given}
+            if name not in given:
+                names.setdefault(name, set()).update(values)
+    return names
+
+
+def _search(formulas: tuple[Formula, ...], given: Assignment, wanted: Callable[[list[bool]], bool]) -> bool:
+    free = {name: sorted(values, key=repr) for name, values in _free(formulas, given).items()}
     if math.prod(len(values) for values in free.values()) > MOST_COMBINATIONS:
         return True
     for chosen in product(*free.values()):

@@ -42,9 +42,9 @@ it then keeps the bytes as they came, as Kivuko does, instead of writing each da
 all processes of the receiver until it is at rest again, so what it puts off counts too; memory is their proportional
 set size.
 
-Rules evaluates 500 rules of the kinds that people write on the attributes of one study, about sixty of them, as the
-service does for each study version, surroundings included; and once more with conditions none of which can be left out
-by a value that it demands.
+Rules measures the processor time of 500 rules of the kinds that people write, on some sixty attributes of a study, as
+the service does for each study version, surroundings included; and once more with conditions none of which can be left
+out by a value that it demands.
 
 Large objects are made while they are sent. Memory is the sum of what each process has grown by at its own peak since
 just before, as the kernel keeps it; what is kept is compared with what was sent, byte by byte, after the clock.

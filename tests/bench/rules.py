@@ -1,4 +1,4 @@
-"""500 rules on what is known of a study: the time of one evaluation, as the service does it."""
+"""500 rules on what is known of a study: the processor time of one evaluation, as the service does it."""
 
 import random
 import time
@@ -34,9 +34,9 @@ def run(progress: Progress) -> list[Figure]:
         (f"{_RULES} rules on a study's attributes", [_when(number) for number in range(_RULES)]),
         (f"{_RULES} rules that all have to be evaluated", [_open(number) for number in range(_RULES)]),
     ):
-        start = time.perf_counter()
+        start = time.thread_time()
         rules = RuleSet(_definition(whens))
-        compiled = time.perf_counter() - start
+        compiled = time.thread_time() - start
         medians, late = [], []
         for number in range(_ROUNDS):
             times = _times(rules, random.Random(number))
@@ -56,9 +56,9 @@ def _times(rules: RuleSet, chance: random.Random) -> list[float]:
     times = []
     for _ in range(_EVALUATIONS):
         source, study = _source(chance), _study(chance)
-        start = time.perf_counter()
+        start = time.thread_time()
         rules.evaluate("study", replace(rules.circumstances(source, "national", _NOW), study=study))
-        times.append(time.perf_counter() - start)
+        times.append(time.thread_time() - start)
     return times
 
 
@@ -99,7 +99,7 @@ def _when(number: int) -> str | Mapping[str, Any]:
     return kinds[number % len(kinds)]
 
 
-def _open(number: int) -> str:
+def _open(number: int) -> str | Mapping[str, Any]:
     return (
         f'study.StudyDescription.contains("W{number}") || study.Rows > {2000 + number} || '
         f'study.PatientID.startsWith("P{number}-")'
