@@ -202,7 +202,7 @@ def test_any_interleaving(tmp_path: Path, database_url: str) -> None:
         scene = runner.run(make_scene(tmp_path, database_url))
         try:
             run_state_machine_as_test(
-                lambda: Machine(runner, scene),
+                lambda: Machine(runner, scene),  # type: ignore[arg-type]  # it only calls it
                 settings=settings(
                     max_examples=15,
                     stateful_step_count=20,
