@@ -11,9 +11,10 @@ from typing import Any, Final
 
 #: Sites and destinations that are drawn each for itself, the busiest; the others as one.
 _MOST: Final = 18
-_WIDTH, _BAR, _GAP, _TOP = 560, 12, 8, 34
+_WIDTH, _BAR, _GAP, _TOP = 560, 12, 8, 20
+#: Least distance of names, and room for bars beside that.
+_PITCH, _ROOM = 15, 260
 _LEFT, _RIGHT = 130, 130
-_HEIGHT: Final = 420
 _OTHERS: Final = "others"
 _ROWS: Final = 200
 #: Same, gained, lost.
@@ -34,6 +35,7 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 def page(report: Mapping[str, Any], since: datetime, until: datetime, against: str) -> str:
     """Draw a report of `findings.report` as a whole page of HTML."""
     before = "where they went" if against == "recorded" else "by the rules in force"
+    than = "where they went" if against == "recorded" else "where the rules in force would send them"
     changed, studies = report["changed_studies"], report["studies"]
     share = f" ({100 * changed / studies:.1f} %)" if studies else ""
     span = f"Decided from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC"
@@ -49,7 +51,7 @@ def page(report: Mapping[str, Any], since: datetime, until: datetime, against: s
             "<meta name=viewport content='width=device-width'>",
             f"<style>{_STYLE}</style></head><body>",
             f"<h1>{changed:,} of {studies:,} studies would go another way{share}</h1>",
-            f"<p class=quiet>{span}, compared with {escape(before)}.</p>",
+            f"<p class=quiet>{span}, compared with {than}.</p>",
             *(f"<p>{escape(note)}</p>" for note in notes if note),
             _flows(report["flows"], before),
             _destinations(report["destinations"]),
@@ -99,8 +101,8 @@ def _drawing(joined: Mapping[tuple[str, str], Sequence[int]], side: int, most: i
     """Draw one side: bars of sites and destinations, bands between them as wide as their studies (a Sankey diagram)."""
     sites = sorted({site for site, _ in joined}, key=lambda one: (one == _OTHERS, one))
     destinations = sorted({destination for _, destination in joined}, key=lambda one: (one == _OTHERS, one))
-    room = _HEIGHT - _TOP - _GAP * max(len(sites), len(destinations))
-    scale = room / most
+    scale = _ROOM / most
+    height = _TOP + _ROOM + _PITCH * max(len(sites), len(destinations))
     left = _places(sites, lambda one: sum(pair[side] for key, pair in joined.items() if key[0] == one), scale)
     right = _places(destinations, lambda one: sum(pair[side] for key, pair in joined.items() if key[1] == one), scale)
     bands, drawn = (
@@ -117,7 +119,7 @@ def _drawing(joined: Mapping[tuple[str, str], Sequence[int]], side: int, most: i
                 drawn["r", destination] += wide
     bars = "".join(_bar(one, at, tall, at_left=True) for one, (at, tall) in left.items())
     bars += "".join(_bar(one, at, tall, at_left=False) for one, (at, tall) in right.items())
-    return f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role=img>{''.join(bands)}{bars}</svg>"
+    return f"<svg viewBox='0 0 {_WIDTH} {height}' role=img>{''.join(bands)}{bars}</svg>"
 
 
 def _places(names: Iterable[str], weight: Any, scale: float) -> dict[str, tuple[float, float]]:
@@ -125,7 +127,7 @@ def _places(names: Iterable[str], weight: Any, scale: float) -> dict[str, tuple[
     for name in names:
         tall = weight(name) * scale
         found[name] = (at, tall)
-        at += tall + _GAP
+        at += max(tall, _PITCH - _GAP) + _GAP
     return found
 
 

@@ -129,14 +129,14 @@ class Worker:
 
     def _study(self, one: Recorded, found: Findings, writer: Any) -> None:
         made = chronicle.from_json(one.record)
-        last = made.versions[-1]
+        last, site = made.versions[-1], made.versions[0].source.site
         before = made.routes if self._in_force is None else self._in_force.outcome(one.tenant, made).routes
         outcome = self._proposed.outcome(one.tenant, made)
-        changed = found.add(one.study_instance_uid, one.site or "", last.size, before, outcome)
+        changed = found.add(one.study_instance_uid, site, last.size, before, outcome)
         if changed:
             writer.writerow(
                 (
-                    *(one.tenant, one.study_instance_uid, one.site or "", one.decided_at.isoformat()),
+                    *(one.tenant, one.study_instance_uid, site, one.decided_at.isoformat()),
                     *(" ".join(sorted(before)), " ".join(sorted(outcome.routes))),
                     *(_those(changed, "gained"), _those(changed, "lost"), _other(changed)),
                     *(last.count, last.size),
