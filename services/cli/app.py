@@ -21,9 +21,9 @@ from services.cli import (
     send,
     study,
     token,
+    transform,
     trial,
     unmatched,
-    transform,
 )
 
 app = typer.Typer(
