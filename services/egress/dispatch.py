@@ -335,9 +335,12 @@ class Dispatch:
         """Take what became of an instance that could not be made ready."""
         self._tell(parcel, outcome)
 
-    def back(self, parcel: Parcel) -> None:
-        """Put an instance into nobody's hand."""
+    def back(self, parcel: Parcel, ending: Ending | None = None) -> None:
+        """Put an instance into nobody's hand; with an ending, the destination rests before it is tried again."""
         self._returned.append(parcel)
+        if ending is not None:
+            self._note(ending)
+            self._troubled = True
         self._record_soon()
 
     def _tell(self, parcel: Parcel, outcome: Outcome) -> None:

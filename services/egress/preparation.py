@@ -6,6 +6,7 @@ from typing import Protocol
 
 from libs.messaging.listen import DATABASE_AWAY
 from libs.telemetry import log
+from services.egress.calling import Ending
 from services.egress.outcome import TRANSFORM, Outcome, Verdict
 from services.egress.parcel import Parcel
 from services.egress.transforming import Owner, Transforming, Unprepared
@@ -25,8 +26,8 @@ class Then(Protocol):
         """Write down what became of it."""
         ...
 
-    def back(self, parcel: Parcel) -> None:
-        """Put it into nobody's hand: it is not its fault."""
+    def back(self, parcel: Parcel, ending: Ending | None = None) -> None:
+        """Put it into nobody's hand: it is not its fault. What ended the attempt lets the destination rest."""
         ...
 
 
@@ -113,7 +114,7 @@ class Preparation:
                     _log.warning(
                         "an instance can't be read to be transformed", destination=self._key, reason=str(error)
                     )
-                    self._then.back(parcel)
+                    self._then.back(parcel, Ending("store-away", str(error)))
                 else:
                     self._then.told(parcel, error.outcome)
             return
@@ -137,5 +138,6 @@ class Preparation:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a transform broke off inside; its instance is taken again", exc_info=error)
+            problem = f"a transform broke off inside Kivuko ({type(error).__name__}): report it"
             for parcel in self.remove():
-                self._then.back(parcel)
+                self._then.back(parcel, Ending("unreachable", problem))

@@ -161,6 +161,23 @@ async def test_a_worker_that_takes_too_long_is_replaced(tmp_path: Path) -> None:
     assert list((tmp_path / "transforms-a").rglob("*")) == []
 
 
+async def test_while_what_it_must_change_cannot_be_read_the_destination_rests(tmp_path: Path) -> None:
+    folder = tmp_path / "there"
+    async with stand(tmp_path, to_folder(folder, "own", {"own": {"prefix": {"PatientID": "D-"}}})) as egress:
+        wanted = egress.keep(make_study(tmp_path, 2, **WHO))
+        (tmp_path / "objects").rename(tmp_path / "unplugged")
+        await egress.request(wanted)
+
+        async def rests() -> bool:
+            found = await egress.delivery()
+            return found is not None and "is its disk mounted?" in (found.reason or "")
+
+        await egress.until(rests)
+        (tmp_path / "unplugged").rename(tmp_path / "objects")
+        await egress.until_state("done")
+    assert len(list(folder.rglob("*.dcm"))) == 2
+
+
 async def test_the_same_instance_becomes_the_same_file_each_time(tmp_path: Path, secrets: Path) -> None:
     paths = make_study(tmp_path, 2, **WHO)
     found = []
