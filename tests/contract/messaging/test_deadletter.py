@@ -13,9 +13,9 @@ from libs.messaging.consume import consume
 from libs.messaging.deadletter import DeadLetters, ReplayError, take_dead_letters
 from libs.messaging.failure import Refuse
 from libs.messaging.relay import Relay
-from libs.messaging.topology import DEAD_LETTERS, service_queues
+from libs.messaging.topology import DEAD_LETTERS
 from tests.contract.messaging.station import PATIENCE_S, Station, event, note, publish, tables, until
-from tests.contract.messaging.test_transport import get, receive
+from tests.contract.messaging.test_transport import get, one_queue, receive
 
 pytestmark = pytest.mark.contract
 KEY = "study.completed.v1.default.clinic"
@@ -97,10 +97,10 @@ async def test_lists_are_read_page_by_page(station: Station) -> None:
 
 async def test_what_the_broker_gave_up_says_so_and_can_be_replayed(station: Station) -> None:
     take_dead_letters(station.broker, "rules", station.database, tables, utc_now)
-    received = receive(station.broker, service_queues("rules")[1])
+    received = receive(station.broker, one_queue())
     await station.start()
     await publish(station.broker, b"\xff\x00", KEY)
-    limit = service_queues("rules")[1].arguments["x-delivery-limit"]
+    limit = one_queue().arguments["x-delivery-limit"]
     for _ in range(limit + 1):
         await (await get(received)).reject(requeue=True)
     await count(station, 1)

@@ -18,10 +18,9 @@ from libs.clock import utc_now
 from libs.messaging import inbox
 from libs.messaging.outbox import Outbox
 from libs.messaging.relay import LEASE, Relay
-from libs.messaging.topology import service_queues
 from libs.storage.database import Database
 from tests.contract.messaging.station import Station, make_tables, study, tables, until
-from tests.contract.messaging.test_transport import Received, get, receive
+from tests.contract.messaging.test_transport import Received, get, one_queue, receive
 from tests.support.postgresql import PostgreSQL
 from tests.support.rabbitmq import RabbitMQ
 
@@ -135,7 +134,7 @@ async def test_the_inbox_recognises_what_it_has_seen_and_forgets_in_time(databas
 
 
 def rules_queue(station: Station, prefetch: int = 100) -> Received:
-    return receive(station.broker, service_queues("rules")[1], prefetch)
+    return receive(station.broker, one_queue(), prefetch)
 
 
 async def test_what_was_committed_is_published_and_then_gone(station: Station, producer: Station) -> None:

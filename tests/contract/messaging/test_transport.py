@@ -54,8 +54,9 @@ async def get(received: Received) -> RabbitMessage:
     return await asyncio.wait_for(received.get(), PATIENCE_S)
 
 
-def one_queue(service: str = "rules") -> QueueSpec:
-    return service_queues(service)[1]
+def one_queue() -> QueueSpec:
+    """Give rules' queue of complete studies."""
+    return next(each for each in service_queues("rules") if each.name == "rules.study.completed.v1")
 
 
 PATTERNS = ["study.#", "#", "*", "study.*.v1", "#.v1.#", "study.completed.v1.#", "*.*", "study", "#.clinic"]
