@@ -35,9 +35,11 @@ bench: dev ## Measure; make bench ONLY=ingest runs one
 	@tests/support/prerequisites.sh
 	$(BIN)/python -m tests.bench $(ONLY)
 
-soak: dev ## Kill it 200 times under load, take its object store away; about half an hour
+soak: dev ## Kill ingest and egress 200 times each under load, take the object store away; about an hour
 	@tests/support/prerequisites.sh
+	KIVUKO_TEST_KILLS=20 $(BIN)/pytest tests/e2e/test_crash.py
 	$(BIN)/python -m tests.soak
+	$(BIN)/python -m tests.soak.egress --kills 200
 
 fuzz: dev ## Bytes that nobody would send, at the DICOM upper layer; make fuzz CASES=1000000
 	$(BIN)/python -m tests.fuzz $(CASES)

@@ -25,9 +25,11 @@ from tests.support.synthetic import make_ct
 
 pytestmark = [pytest.mark.e2e, pytest.mark.crash, pytest.mark.timeout(900)]
 
-INSTANCES = 500
-KILLS = 20
+#: `make soak` asks for twenty.
+KILLS = int(os.environ.get("KIVUKO_TEST_KILLS", "8"))
+INSTANCES = max(250, 25 * KILLS)
 STUDIES = 10
+assert INSTANCES % STUDIES == 0, f"KIVUKO_TEST_KILLS={KILLS} makes studies of different sizes: take an even number"
 
 
 class Modality:
@@ -78,7 +80,7 @@ class Modality:
 
 
 def stream(folder: Path) -> list[Path]:
-    """Write the stream: 500 small CT instances of ten studies, mixed."""
+    """Write the stream: small CT instances of ten studies, mixed."""
     folder.mkdir()
     paths = []
     for number in range(INSTANCES):
@@ -125,7 +127,7 @@ def choice() -> random.Random:
     return random.Random(seed)
 
 
-def test_embedded_killed_twenty_times_loses_nothing(
+def test_embedded_killed_again_and_again_loses_nothing(
     request: pytest.FixtureRequest, tmp_path: Path, storescp: StoreScpFactory, files: list[Path], choice: random.Random
 ) -> None:
     archive = storescp(aet="ARCHIVE")
