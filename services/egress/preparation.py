@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
 from libs.messaging.listen import DATABASE_AWAY
@@ -74,7 +75,7 @@ class Preparation:
                 self._under_way[parcel.item] = parcel
                 task = asyncio.create_task(self._prepare(transforming, parcel, steps))
                 self._tasks.add(task)
-                task.add_done_callback(self._ended)
+                task.add_done_callback(partial(self._ended, parcel))
             else:
                 free.append(parcel)
         return free
@@ -134,10 +135,11 @@ class Preparation:
             del self._under_way[parcel.item]
             self._then.back(parcel)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, parcel: Parcel, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a transform broke off inside; its instance is taken again", exc_info=error)
-            problem = f"a transform broke off inside Kivuko ({type(error).__name__}): report it"
-            for parcel in self.remove():
-                self._then.back(parcel, Ending("unreachable", problem))
+            _log.error("a transform broke off inside; its instance is tried again, a few times", exc_info=error)
+            if self._under_way.pop(parcel.item, None) is not None:
+                # Told of this instance alone: it must hold up no other.
+                reason = f"It is not sent as it is: its transform broke off inside Kivuko ({type(error).__name__})."
+                self._then.told(parcel, Outcome(parcel.item, Verdict.REFUSED, TRANSFORM, f"{reason} Report it."))

@@ -1,5 +1,6 @@
 """Deliveries that are changed on the way: with real workers, from the request to what the destination has."""
 
+import asyncio
 import hashlib
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +16,8 @@ from services.egress.models import transformed
 from services.egress.orders import Given
 from services.egress.outcome import TRANSFORM
 from services.egress.settings import EgressSettings
+from services.egress.transforms.job import Done, Job
+from services.egress.transforms.workers import Workers
 from tests.integration.egress.peer import receiver
 from tests.integration.egress.stand import QUICK, TENANT, Stand, network, stand
 from tests.support.synthetic import make_study
@@ -176,6 +179,28 @@ async def test_while_what_it_must_change_cannot_be_read_the_destination_rests(tm
         (tmp_path / "unplugged").rename(tmp_path / "objects")
         await egress.until_state("done")
     assert len(list(folder.rglob("*.dcm"))) == 2
+
+
+async def test_one_at_which_a_transform_breaks_off_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = make_study(tmp_path, 2, **WHO)
+    do = Workers.do
+
+    async def breaking_off(self: Workers, job: Job) -> Done:
+        if bad.stem.encode() in await asyncio.to_thread(Path(job.source).read_bytes):
+            raise ZeroDivisionError
+        return await do(self, job)
+
+    monkeypatch.setattr(Workers, "do", breaking_off)
+    folder = tmp_path / "there"
+    async with stand(tmp_path, to_folder(folder, "own", {"own": {"prefix": {"PatientID": "D-"}}})) as egress:
+        await egress.request(egress.keep([bad, good]))
+        await egress.until_state("failed")
+        found = {item.sop_instance_uid: item for item in await egress.items()}
+        assert found[good.stem].state == "sent"
+        assert "broke off inside Kivuko (ZeroDivisionError)" in found[bad.stem].reason
+    assert len(list(folder.rglob("*.dcm"))) == 1
 
 
 async def test_the_same_instance_becomes_the_same_file_each_time(tmp_path: Path, secrets: Path) -> None:
