@@ -10,8 +10,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from libs.storage.database import Database
 from libs.telemetry import log
 
-#: What a database raises while it is away. SQLAlchemy passes some of the driver's errors on as they are.
-DATABASE_AWAY = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+#: What a database raises while it is away. SQLAlchemy passes some of the driver's errors on as they are; an
+#: `InternalClientError` comes where a connection is lost in the middle of what the driver does with it.
+DATABASE_AWAY = (
+    *(SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError),
+    OSError,
+)
 _AGAIN_S = 5.0
 _LOG = log.get(__name__)
 
