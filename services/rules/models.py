@@ -113,12 +113,14 @@ decisions = Table(
     Index("decisions_study", "study_id", "id"),
 )
 
-#: Tags of studies. Of several rules that set one the one with the lowest rank has its value here.
+#: Tags of studies. Of several rules of a trigger that set one the one with the lowest rank has its value here, and of
+#: several triggers that with the lowest rank counts; each is kept, for rules read what triggers before theirs have set.
 tags = Table(
     "tags",
     metadata,
     Column("study_id", _row_id, ForeignKey("studies.id"), primary_key=True),
     Column("name", String(63), primary_key=True),
+    Column("trigger", String(16), primary_key=True),
     Column("value", Text, nullable=False),
     Column("rule", Text, nullable=False),
     Column("rank", Integer, nullable=False),

@@ -12,6 +12,7 @@ from contracts.delivery import DeliveryHold
 from contracts.routing import RoutingQuarantined
 from contracts.study import StudyTagged
 from services.rules import action_rows
+from services.rules.action import effective
 from services.rules.models import decisions, studies
 from tests.unit.rules.scene import (
     NOW,
@@ -52,7 +53,7 @@ async def tags(scene: Scene) -> dict[str, str]:
     async with scene.database.reading() as tx:
         study = await tx.scalar(select(studies.c.id))
         assert study is not None
-        return {row.name: row.value for row in await action_rows.tags_of(tx, study)}
+        return {name: tag.value for name, tag in effective(await action_rows.tags_of(tx, study)).items()}
 
 
 async def closing(scene: Scene) -> dict[str, tuple[str, int | None]]:
@@ -222,6 +223,27 @@ async def test_tags_are_set_once_told_once_and_read_by_later_rules(scene: Scene)
         {"dose": "low", "seen": "yes"},
         {"dose": "measured"},
     ]
+
+
+async def test_tags_of_a_series_are_read_by_the_rules_of_its_study_and_none_reads_what_comes_after_it(
+    scene: Scene,
+) -> None:
+    await scene.apply(
+        definition(
+            act("series", "series", when='series.SeriesInstanceUID == "1.2.3.4"', tag={"body": "head", "seen": "s"}),
+            rule("heads", "pacs", "study", when='study.Tags.body == "head" && study.Tags.seen == "s"'),
+            act("study", "study", tag={"seen": "study", "done": "yes"}),
+            rule("again", "telerad", "study", when='"done" in study.Tags'),
+            rule("more", "telerad", "amended", when='study.Tags.done == "yes" && study.Tags.seen == "study"'),
+        )
+    )
+    await scene.take(stored(ONE), completed(ONE))
+    assert {one.destination for one in await scene.requested()} == {"pacs"}
+    assert await tags(scene) == {"body": "head", "seen": "study", "done": "yes"}
+    # The version before has set `done`, and whether there was one must not matter.
+    await scene.take(stored(TWO), completed(ONE, TWO, version=2))
+    matched = {one.occasion: [match.rule for match in one.matches] for one in await scene.decided()}
+    assert matched == {"instance": [], "series": ["series"], "study": ["heads", "study"], "amended": ["more"]}
 
 
 async def test_a_study_that_nothing_matches_is_visible_until_a_rule_does(scene: Scene) -> None:
