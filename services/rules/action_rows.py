@@ -153,6 +153,19 @@ async def is_aside(tx: AsyncSession, study: Study) -> bool:
     return await tx.scalar(select(asides.c.id).where(*mine).limit(1)) is not None
 
 
+async def aside_states(tx: AsyncSession, study: Study) -> dict[str, str]:
+    """Give what became of what rules put aside of a study: open, released or discarded, by rule."""
+    rows = await tx.execute(select(asides.c.rule, asides.c.state).where(asides.c.study_id == study.id))
+    return {row.rule: row.state for row in rows}
+
+
+async def whole_discarded(tx: AsyncSession, study: Study, version: int, count: int) -> Row[Any] | None:
+    """Give the entry by which people discarded a version of so many instances as a whole; none if they didn't."""
+    mine = (asides.c.study_id == study.id, asides.c.state == "discarded")
+    whole = (asides.c.study_version == version, asides.c.told >= count)
+    return (await tx.execute(select(asides).where(*mine, *whole).limit(1))).one_or_none()
+
+
 async def find_aside(tx: AsyncSession, key: str) -> Row[Any] | None:
     """Give what was put aside by its name in the quarantine; none if rules didn't."""
     return (await tx.execute(select(asides).where(asides.c.id == key))).one_or_none()

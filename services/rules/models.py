@@ -63,6 +63,8 @@ instances = Table(
     # Last version of the study when it was indexed, none if that was not said: it is part of the next version, and if
     # that has expired, only its requests still count.
     Column("after_version", Integer, nullable=True),
+    # The node that it came from first, if its copy expired and it came again.
+    Column("origin", String(63), nullable=True),
     # The rule that put it aside, or discarded it, when it came.
     Column("aside", Text, nullable=True),
     UniqueConstraint("study_id", "sop_instance_uid", "content_hash", name="instances_business_key"),

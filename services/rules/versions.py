@@ -9,7 +9,7 @@ from contracts.fact import Attributes
 from contracts.routing import Trigger
 from contracts.study import StudyCompleted
 from libs.clock import Clock
-from services.rules import action_rows, chronicle, history, repository
+from services.rules import action_rows, chronicle, discarding, history, repository
 from services.rules.action import Emphasis, Tag, emphasis, emphasized, tags
 from services.rules.actions import Actions
 from services.rules.glance import Glance
@@ -117,9 +117,12 @@ class Versions:
             _set_by(glances, in_force),
             in_force.version,
         )
-        for trigger, glance in glances.items():
+        for glance in glances.values():
             for end, put in glance.ended.values():
                 await self._actions.put_aside(tx, study, end, put, said.source, in_force.version, version=said.version)
+        ended = [(end.rule, put) for glance in glances.values() for end, put in glance.ended.values()]
+        discarded = await discarding.why(tx, study, chosen, ended, in_force) if not everything else None
+        for trigger, glance in glances.items():
             kept = recorded(inputs, glance.seen, unhealthy=glance.unhealthy, lifted=glance.lifted)
             decided = glance.tally.decided(
                 "study",
@@ -132,6 +135,7 @@ class Versions:
                 inputs_hash=kept.hash,
                 unhealthy=glance.unhealthy if trigger in in_force.needs.health else None,
                 unmatched=unmatched and trigger == "study",
+                discarded=discarded if trigger == "study" else None,
                 more_problems=changed if trigger in ("study", "timer") else (),
             )
             more_problems = changed if trigger in ("study", "timer") else ()
