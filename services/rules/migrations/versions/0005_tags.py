@@ -18,7 +18,9 @@ TRIGGERS = ("timer", "procedure", "order", "amended", "study", "series", "instan
 
 
 def upgrade() -> None:
-    op.rename_table("tags", "tags_before")
+    # Not renamed: on PostgreSQL its primary key would keep the name.
+    op.execute("CREATE TABLE tags_before AS SELECT * FROM tags")
+    op.drop_table("tags")
     op.create_table(
         "tags",
         sa.Column("study_id", row_id, sa.ForeignKey("studies.id"), primary_key=True),
