@@ -20,7 +20,7 @@ from services.rules.action import Emphasis, Tag, emphasis, emphasized, ending, t
 from services.rules.chronicle import Kind, Record, Route, Version, routed
 from services.rules.hold import holding
 from services.rules.memory import Memory
-from services.rules.need import needs
+from services.rules.need import TAG, needs
 from services.rules.occasion import Occasion, occasions
 from services.rules.plan import (
     Known,
@@ -33,7 +33,7 @@ from services.rules.plan import (
     within_sites,
     without_loops,
 )
-from services.rules.reading import CARRIED, TAG
+from services.rules.reading import CARRIED, with_tags
 
 _MINUTE: Final = 60
 #: Stands for the instances of a kind, of which no single one is known any more.
@@ -158,7 +158,7 @@ class Simulation:
                 wanted = emphasized(wanted, emphasis(matches, held))
             elif not self._nothing_to_emphasize:
                 more = more.and_(emphasis(matches, held))
-            left = [one for one in look.instances if look.trigger != "study" or one.id not in stopped]
+            left = [one for one in look.instances if one.id not in stopped]
             going += [one for _, one in self._going(left, wanted)]
             end = ending(matches)
             if end is not None:
@@ -202,7 +202,7 @@ class Simulation:
         for key in [key for key in read if key.startswith(TAG)]:
             attributes.pop(key, None)
         if run.tags:
-            attributes |= {f"{TAG}{name}": tag.value for name, tag in run.tags.items()}
+            attributes = with_tags(attributes, run.tags, look.trigger)
         return attributes
 
     def _evaluate(
@@ -218,9 +218,7 @@ class Simulation:
         outcome.unknown.update(self._unknown(trigger, version))
         if evaluation.matches:
             outcome.rules.update([match.rule for match in evaluation.matches])
-            for tag in tags(evaluation.matches, trigger, self._rules.definition):
-                if tag.name not in run.tags or tag.rank < run.tags[tag.name].rank:
-                    run.tags[tag.name] = tag
+            run.tags += tags(evaluation.matches, trigger, self._rules.definition)
             if len(evaluation.matches) > 1:
                 outcome.conflicts |= set(conflicts(evaluation.matches))
         return evaluation.matches
@@ -252,7 +250,7 @@ class _Run:
     standing: dict[tuple[int, str], Requested] = field(default_factory=dict)
     ids: dict[Any, int] = field(default_factory=dict)
     aside: set[int] = field(default_factory=set)
-    tags: dict[str, Tag] = field(default_factory=dict)
+    tags: list[Tag] = field(default_factory=list)
 
 
 def left_out(definition: Definition) -> list[str]:
