@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.storage.objects import StoreUnavailableError
-from services.egress import transformed
+from services.egress import decided, transformed
 from services.egress.original import original
 from services.egress.outcome import NO_ROOM, OBJECT_DAMAGED, TRANSFORM, Outcome, Verdict
 from services.egress.parcel import DamagedError, Parcel, Readable
@@ -128,17 +128,11 @@ class Transforming:
         self._turn = asyncio.Semaphore(at_once)
         self._spool: Spool | None = None
 
-    def steps(self, destination: str, rules_transform: str) -> list[Step] | str:
-        """Name what is to be done: the rule's transform, then always the destination's; or say why nobody knows."""
+    def steps(self, destination: str, parcel: Parcel) -> list[Step] | str:
+        """Name what is to be done to an instance, or say why nobody knows: see `decided.steps`."""
         snapshot = self._network.current
-        if snapshot is None or destination not in snapshot.definition.destinations:
-            return f"destination {destination} is not in the network definition, so nobody knows how to change it"
-        definition = snapshot.definition
-        names = [rules_transform or None, definition.destinations[destination].transform]
-        missing = next((name for name in names if name is not None and name not in definition.transforms), None)
-        if missing is not None:
-            return f"the transform {missing} is not in the network definition any more: add it again, then try again"
-        return [Step(name, definition.transforms[name]) for name in names if name is not None]
+        definition = None if snapshot is None else snapshot.definition
+        return decided.steps(definition, destination, parcel.transform, parcel.said)
 
     def step(self, name: str) -> Step | None:
         """Give a transform of the definition in force."""
@@ -183,7 +177,14 @@ class Transforming:
         return self._spool.new()
 
     async def prepare(self, parcel: Parcel, owner: Owner, steps: Sequence[Step]) -> Parcel:
-        """Make an instance ready; what it gives lies in the spool until it is discarded. Raises Unprepared."""
+        """Make an instance ready; what it gives lies in the spool until it is discarded. Raises Unprepared.
+
+        Without steps it goes as it is kept, whatever was made of it before.
+        """
+        if not steps:
+            async with self._database.transaction() as tx:
+                await transformed.forget(tx, parcel.item)
+            return replace(parcel, made=False)
         done, path = await self._transformed(parcel, owner, steps)
         made = done.transformed
         try:
