@@ -24,6 +24,8 @@ async def documents(tx: AsyncSession, made: Iterable[Requested], in_force: InFor
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for version in sorted({version for _, version in wanted}):
         if version == in_force.version:
+            # With the decision, so that it is there when this is told of again under another one.
+            await history.ensure_definition(tx, version, in_force.rules.definition)
             said: dict[str, Any] = dict(in_force.rules.definition.transforms)
         else:
             kept = await history.definition_of(tx, version)

@@ -291,6 +291,8 @@ def request(
     transform: str | None = None,
     hold: DeliveryHold | None = None,
     later: float = 0,
+    document: dict[str, Any] | None = None,
+    under: int = 1,
 ) -> Event[DeliveryRequested]:
     """Make a request."""
     return Event[DeliveryRequested](
@@ -306,11 +308,12 @@ def request(
                 "study_instance_uid": study,
                 "destination": destination,
                 "priority": priority,
-                "network_version": 1,
+                "network_version": under,
                 "hold": hold,
                 "rules": ["all"],
                 "source_node": "CT1",
                 "transform": transform,
+                "transform_document": document,
                 "items": wanted,
                 "study_version": study_version if closes else None,
                 "expected_count": (len(wanted) if expected is None else expected) if closes else None,
