@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from contracts.definition import Definition, Transform
 from contracts.delivery import DeliveryItem
 from services.egress.models import documents, items, transformed
-from services.egress.outcome import TRANSFORM
+from services.egress.outcome import NO_SECRET, TRANSFORM
 from services.egress.repository import AFRESH, insert_of
 from services.egress.transforms.engine import Step
 
@@ -174,7 +174,7 @@ async def mend(tx: AsyncSession, delivery: str, definition: Definition, under: i
         items.c.delivery_id == delivery,
         items.c.current,
         items.c.state != "sent",
-        items.c.status == TRANSFORM,
+        items.c.status.in_((TRANSFORM, NO_SECRET)),
         items.c.transform != "",
     )
     names = list(await tx.scalars(select(items.c.transform).where(*failed).distinct()))

@@ -17,7 +17,7 @@ from libs.storage.database import Database
 from libs.storage.objects import StoreUnavailableError
 from services.egress import decided, transformed
 from services.egress.original import original
-from services.egress.outcome import NO_ROOM, OBJECT_DAMAGED, TRANSFORM, Outcome, Verdict
+from services.egress.outcome import NO_ROOM, NO_SECRET, OBJECT_DAMAGED, TRANSFORM, Outcome, Verdict
 from services.egress.parcel import DamagedError, Parcel, Readable
 from services.egress.project import NoSecretError, Projects
 from services.egress.transforms.engine import Step, version
@@ -127,6 +127,8 @@ class Transforming:
         self._folder = folder
         self._turn = asyncio.Semaphore(at_once)
         self._spool: Spool | None = None
+        #: Secrets that were not there, and the destinations for which something needed them.
+        self.lacking: dict[str, set[str]] = {}
 
     def steps(self, destination: str, parcel: Parcel) -> list[Step] | str:
         """Name what is to be done to an instance, or say why nobody knows: see `decided.steps`."""
@@ -221,8 +223,9 @@ class Transforming:
         try:
             secrets = self._secrets(steps)
         except NoSecretError as error:
+            self.lacking.setdefault(error.secret, set()).add(owner.destination)
             raise Unprepared(
-                _outcome(parcel, Verdict.LATER, TRANSFORM, f"It is not sent as it is: {error}.")
+                _outcome(parcel, Verdict.LATER, NO_SECRET, f"It is not sent as it is: {error}.")
             ) from error
         source, result = self._new(), self._new()
         async with self._turn:

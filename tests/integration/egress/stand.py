@@ -21,6 +21,7 @@ from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.storage.folder import FolderStore
 from libs.storage.migration import migrate
+from services.egress.awaited import Awaited
 from services.egress.calling import Timeouts
 from services.egress.comparer import Comparer
 from services.egress.comparisons import Comparisons
@@ -113,6 +114,16 @@ class Stand:
         timeouts = Timeouts(
             settings.connect_timeout, settings.acse_timeout, settings.response_timeout, settings.network_timeout
         )
+        transforming = Transforming(
+            self.network,
+            Projects(secrets),
+            Workers(settings.transforms, settings.transform_memory, settings.transform_seconds),
+            self.database,
+            self.objects,
+            folder / f"transforms-{name}",
+            settings.transforms,
+        )
+        self.awaited = Awaited(self.database, self.deliveries, self.network, Projects(secrets), transforming, clock)
         self.sender = Sender(
             self.work,
             self.deliveries,
@@ -123,15 +134,7 @@ class Stand:
             settings=settings,
             clock=clock,
             folder=folder / "journal",
-            transforming=Transforming(
-                self.network,
-                Projects(secrets),
-                Workers(settings.transforms, settings.transform_memory, settings.transform_seconds),
-                self.database,
-                self.objects,
-                folder / f"transforms-{name}",
-                settings.transforms,
-            ),
+            transforming=transforming,
         )
         self.confirmations = Confirmations(
             self.database,
