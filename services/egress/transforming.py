@@ -27,7 +27,7 @@ from services.egress.transforms.workers import NoRoomError, WorkerLostError, Wor
 
 #: Begins the key of what is in the spool; no key of an object store begins like this.
 _SPOOLED: Final = "transformed:"
-_LOCK: Final = ".lock"
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Unprepared(Exception):  # noqa: N818 (it is an outcome, not always an error)
@@ -57,10 +57,15 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _tidy(folder)
-        self.folder = folder / uuid.uuid4().hex
-        self.folder.mkdir(mode=0o700)
-        self._lock = _locked(self.folder)
+        # One at a time, so that none takes another's new folder for one that was left behind.
+        turn = _locked(folder)
+        try:
+            _tidy(folder)
+            self.folder = folder / uuid.uuid4().hex
+            self.folder.mkdir(mode=0o700)
+            self._lock = _locked(self.folder)
+        finally:
+            os.close(turn)
 
     def close(self) -> None:
         """Remove it."""
@@ -227,8 +232,11 @@ class Transforming:
             raise Unprepared(
                 _outcome(parcel, Verdict.LATER, NO_SECRET, f"It is not sent as it is: {error}.")
             ) from error
-        source, result = self._new(), self._new()
         async with self._turn:
+            try:
+                source, result = self._new(), self._new()
+            except OSError as error:
+                raise self._why(parcel, error) from error
             try:
                 await asyncio.to_thread(_fetch, parcel, self._objects, source)
                 job = Job(str(source), str(result), tuple(steps), secrets, owner.tenant, parcel.arrived_at)
@@ -267,7 +275,7 @@ def _fetch(parcel: Parcel, objects: Readable, path: Path) -> None:
 
 
 def _locked(folder: Path) -> int:
-    lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    lock = os.open(folder, _FOLDER)
     fcntl.flock(lock, fcntl.LOCK_EX)
     return lock
 
@@ -276,7 +284,7 @@ def _tidy(folder: Path) -> None:
     """Remove the folders of runs that have ended."""
     for each in folder.iterdir():
         with suppress(OSError):
-            lock = os.open(each / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+            lock = os.open(each, _FOLDER)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(each, ignore_errors=True)
