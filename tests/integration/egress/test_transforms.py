@@ -17,6 +17,7 @@ from services.egress.orders import Given
 from services.egress.outcome import NO_SECRET, TRANSFORM
 from services.egress.settings import EgressSettings
 from services.egress.transforms.job import Done, Job
+from services.egress.transforms.pseudonym import Key
 from services.egress.transforms.workers import Workers
 from tests.integration.egress.peer import receiver
 from tests.integration.egress.stand import QUICK, TENANT, Stand, network, stand
@@ -64,6 +65,8 @@ async def test_what_a_destination_gets_is_deidentified(tmp_path: Path, secrets: 
         await egress.until_state("done")
         made = await made_of(egress)
         items = {item.id: item for item in await egress.items()}
+        # What was made is gone as soon as it has arrived.
+        assert not [path for path in (tmp_path / "transforms-a").rglob("*") if path.is_file()]
     files = sorted(folder.rglob("*.dcm"))
     assert len(files) == 3
     names = " ".join(str(path.relative_to(folder)) for path in files)
@@ -72,6 +75,9 @@ async def test_what_a_destination_gets_is_deidentified(tmp_path: Path, secrets: 
     for path in files:
         assert not any(word.encode() in path.read_bytes() for word in ("Nsue", "HGM-4711", "20261103", "ACC-8155"))
         assert dcmread(path).PatientIdentityRemoved == "YES"
+        # Keyed for the tenant whose study it is.
+        key = Key((secrets / "tb" / "key").read_bytes().strip(), TENANT)
+        assert str(dcmread(path).PatientID) == key.text("patient", "", WHO["PatientID"])
     # What was sent is on record, beside what is kept.
     assert made.keys() == items.keys()
     on_disk = {path.stem: path.read_bytes() for path in files}
