@@ -289,10 +289,16 @@ def test_what_the_table_of_the_standard_does_not_list_is_not_let_through_for_tha
     dataset.VolumeFrameOfReferenceUID = "1.2.3.4"
     for group in (0x0029, 0x7FE1):
         dataset.private_block(group, "ACME", create=True).add_new(1, "LO", "kept")
+    inner = Dataset()
+    inner.ScanOptions = "FAST"
+    dataset.private_block(0x0029, "ACME").add_new(2, "SQ", [inner])
     result = BytesIO()
     dataset.save_as(result)
     changed_only = after(result.getvalue(), {"prefix": {"PatientID": "B-"}})
-    assert {element.value for element in changed_only if element.tag.is_private} == {"ACME", "kept"}
+    assert {element.value for element in changed_only if element.tag.is_private and element.VR != "SQ"} == {
+        "ACME",
+        "kept",
+    }
     assert (changed_only[0x7FE11001].value, changed_only.VolumeFrameOfReferenceUID) == ("kept", "1.2.3.4")
     made = after(result.getvalue(), RESEARCH)
     assert [element.tag for element in made if element.tag.is_private] == []
