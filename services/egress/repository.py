@@ -121,15 +121,15 @@ async def update_delivery(tx: AsyncSession, delivery_id: str, **values: Any) -> 
 async def add_items(
     tx: AsyncSession,
     delivery_id: str,
-    transform: str | None,
     wanted: Iterable[DeliveryItem],
     now: datetime,
     *,
     own: bool = True,
+    **decided: Any,
 ) -> None:
     """Insert the items that are not there yet, due at once; of several contents of an instance the latest counts.
 
-    What is not `own` was asked for by the name of another destination.
+    What is not `own` was asked for by the name of another destination. `decided` are the columns of what is done to it.
     """
     asked = list(wanted)
     insertion = insert_of(tx)(items)
@@ -144,7 +144,7 @@ async def add_items(
         rows = [
             {
                 "delivery_id": delivery_id,
-                "transform": transform or "",
+                **decided,
                 "state": "pending",
                 "next_attempt_at": now,
                 "own": own,

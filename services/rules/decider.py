@@ -334,4 +334,4 @@ class Decider:
                 unhealthy=unhealthy if "instance" in in_force.needs.health else None,
             )
             await self._teller.say(tx, study, decided, tally.problems, inputs_kept.document)
-        await self._teller.request(tx, study, made, in_force.version)
+        await self._teller.request(tx, study, made, in_force)

@@ -138,6 +138,12 @@ async def keep_definition(tx: AsyncSession, version: int, definition: Definition
     await tx.execute(statement, {"version": version, "document": document})
 
 
+async def ensure_definition(tx: AsyncSession, version: int, definition: Definition) -> None:
+    """Keep a definition, if it is not kept yet: to look is cheaper than to write it."""
+    if await tx.scalar(select(definitions.c.version).where(definitions.c.version == version)) is None:
+        await keep_definition(tx, version, definition)
+
+
 async def definition_of(tx: AsyncSession, version: int) -> bytes | None:
     """Give the JSON of a definition that was kept."""
     found = await tx.scalar(select(definitions.c.document).where(definitions.c.version == version))

@@ -216,7 +216,7 @@ async def requested_before(tx: AsyncSession, study: Study, version: int) -> dict
 
 
 async def keep_requests(tx: AsyncSession, made: Iterable[Requested], network_version: int) -> None:
-    """Keep requests; for what is requested already, the first request stands."""
+    """Keep requests; for what is requested already the first stands, and it is noted under what it was asked again."""
     rows = [
         {
             "instance_id": one.instance.id,
@@ -307,4 +307,4 @@ def _known(row: Row[Any]) -> Known:
 
 def _wish(row: Row[Any]) -> Wish:
     # A row of the release before may have another word for its lane.
-    return Wish(read_priority(row.priority), row.transform, tuple(row.rules), hold_of(row.hold))
+    return Wish(read_priority(row.priority), row.transform, tuple(row.rules), hold_of(row.hold), row.network_version)

@@ -10,6 +10,8 @@ from libs.clock import Clock
 from libs.messaging.outbox import Outbox
 from libs.telemetry import log
 from services.rules import metric, repository
+from services.rules.documents import documents
+from services.rules.in_force import InForce
 from services.rules.plan import NOTHING, Requested, requests
 from services.rules.repository import Study
 
@@ -49,13 +51,15 @@ class Teller:
         tx: AsyncSession,
         study: Study,
         made: Sequence[Requested],
-        version: int,
+        in_force: InForce,
         *,
         closing: int | None = None,
         had: Mapping[str, Mapping[str, str]] = NOTHING,
     ) -> None:
         """Request deliveries: see `plan.requests`."""
-        for event in requests(study.study_instance_uid, version, made, closing, had):
+        for event in requests(
+            study.study_instance_uid, in_force.version, made, closing, had, await documents(tx, made, in_force)
+        ):
             metric.REQUESTED.labels(destination=event.destination).inc(len(event.items))
             await self._outbox.emit(
                 tx, event, subject=study.study_instance_uid, tenant=study.tenant, site=made[0].instance.source.site

@@ -143,7 +143,7 @@ class Versions:
         # The clock asks for some destinations only: what the others get is closed already.
         named = {one.destination for one in going}
         told = everything if timed is None or more.rules else [one for one in everything if one.destination in named]
-        await self._teller.request(tx, study, told, in_force.version, closing=said.version, had=had)
+        await self._teller.request(tx, study, told, in_force, closing=said.version, had=had)
         await self._record(tx, study, said, chosen, in_force, attributes, glances, before, everything)
         return bool(matched)
 
