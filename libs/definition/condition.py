@@ -1,5 +1,6 @@
 """Conditions of rules: CEL over DICOM attributes, checked for names and types before they are ever used."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -13,11 +14,12 @@ from cel_expr_python import cel
 from contracts.fact import Attributes
 from contracts.routing import Trigger
 from libs.definition.attributes import CIRCUMSTANCES, MOST_CHARACTERS, OBJECTS, readable, type_of
-from libs.definition.cost import check_cost
+from libs.definition.cost import check_cost, check_pattern
 from libs.definition.diagnosis import FUNCTIONS, ConditionError, translate, type_in_words
 from libs.definition.expression import Node, Tree, read_tree
-from libs.definition.language import Language, checking, evaluating, field_of
+from libs.definition.language import FITS, Language, checking, evaluating, field_of
 from libs.definition.lookup import Known, Lookups, lookups
+from libs.definition.pattern import PatternError, compiled
 from libs.definition.structured import Path, Writer
 
 __all__ = [
@@ -38,7 +40,6 @@ __all__ = [
 MAX_CHARACTERS: Final = 10_000
 #: Functions whose constant argument is tried when the condition is compiled: a bad one would fail at every evaluation.
 _TRIED: Final = {
-    "matches": ('"".matches({0})', "this is not a regular expression (RE2)"),
     "timestamp": ("timestamp({0}) == timestamp({0})", 'write a time such as timestamp("2026-01-31T00:00:00Z")'),
     "duration": ("duration({0}) == duration({0})", 'write a length of time such as duration("90m")'),
 }
@@ -48,6 +49,7 @@ _WRITTEN_OUT: Final = {
     "inNetwork": "the network of `inNetwork`",
 }
 _OFFERED: Final = frozenset({*FUNCTIONS, "private"})
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 #: What the CEL runtime says, and the reason that is recorded: never its text, which may hold values of the dataset.
 _FAILURES: Final = (
     ("Index error", "it asks for a value of a list that has fewer"),
@@ -312,6 +314,8 @@ def _checked(text: str, trigger: Trigger, known: Known) -> tuple[Any, Lookups, b
     """Check an expression; give its type, what it looks up, and its form for evaluation."""
     if len(text) > MAX_CHARACTERS:
         raise ConditionError(f"the condition is longer than {MAX_CHARACTERS} characters; split it into several rules")
+    if not text.isprintable() and _SURROGATE.search(text):
+        raise ConditionError("the condition holds half a character (a lone surrogate): write it anew")
     language = checking(trigger)
     try:
         program = language.env.compile(text)
@@ -322,6 +326,9 @@ def _checked(text: str, trigger: Trigger, known: Known) -> tuple[Any, Lookups, b
         _refuse(node, language)
     reads = lookups(tree, trigger, known)
     _check_cost(tree, reads, trigger)
+    for node in tree.nodes:
+        if node.is_("call") and node.expr.call.function == "matches":
+            tree.call(node, FITS)
     return program.return_type(), reads, tree.serialize()
 
 
@@ -365,7 +372,14 @@ def _refuse(node: Node, language: Language) -> None:
 
 def _try(node: Node, function: str, constant: str, language: Language) -> None:
     """Try what a function is given as a constant."""
-    if function in _TRIED:
+    if function == "matches":
+        try:
+            check_pattern(constant)
+            compiled(constant)
+        except (ConditionError, PatternError) as error:
+            said = error.message if isinstance(error, ConditionError) else str(error)
+            raise ConditionError(said, node.line, node.column) from None
+    elif function in _TRIED:
         trial, message = _TRIED[function]
         quoted = "'" + "".join(f"\\U{ord(character):08x}" for character in constant) + "'"
         if language.env.compile(trial.format(quoted)).eval(data={}).type() != cel.Type.BOOL:

@@ -78,7 +78,7 @@ def translate(report: str, text: str, trigger: Trigger) -> ConditionError:
     """
     first = _REPORT.search(report)
     if first is None:
-        deep = "recursion limit" in report
+        deep = "recursion" in report
         return ConditionError(
             "the condition is nested too deeply; split it into several rules"
             if deep

@@ -16,6 +16,8 @@ from libs.definition.diagnosis import did_you_mean, unknown_field
 from libs.definition.lookup import Lookups, united, values_read
 from libs.definition.shortlist import Shortlist
 
+#: Years that a test can be in: calendars know no others.
+_FIRST_YEAR, _LAST_YEAR = 1900, 2999
 #: A moment for tests whose rules don't ask for the time.
 _ANY_MOMENT: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -367,6 +369,8 @@ def _moment(at: str | None, timezone: str) -> datetime:
         moment = datetime.fromisoformat(at)
     except ValueError:
         raise RuleTestError("`at` is not a time: write a local time such as 2026-11-20T10:00") from None
+    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+        raise RuleTestError(f"`at` is in the year {moment.year}: write one from {_FIRST_YEAR} to {_LAST_YEAR}")
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=ZoneInfo(timezone))
 
 

@@ -1,6 +1,6 @@
 """Why each rule matched a study, or did not, from what is recorded of it. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -35,11 +35,11 @@ class Said:
     count, of
         How many instances matched, and were looked at.
     ended_by
-        Rule before it that ended the evaluation, so that it did not count.
+        Rule before it that ended the evaluation for all of it, so that it did not count.
     why
         Its condition taken apart, for the first that did not match, or for the first of all where all matched.
     problem
-        Why it could not be decided.
+        Why it could not be decided, or did not count for all instances.
     """
 
     rule: Rule
@@ -52,7 +52,7 @@ class Said:
     problem: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Look:
     """What a condition looks at, and how many instances that stands for."""
 
@@ -64,18 +64,39 @@ def explain(rules: RuleSet, tenant: str, version: Version) -> list[Said]:
     """Explain every rule on one version of a study, in the order of the definition."""
     found: dict[str, Said] = {}
     for trigger in dict.fromkeys(rule.trigger for rule in rules.definition.rules):
-        if trigger not in _TOLD:
+        those = rules.rules(trigger)
+        if trigger in _TOLD:
+            looks = list(_looks(rules, trigger, tenant, version))
+            found |= {said.rule.name: said for said in _each(those, looks, version.lifted)}
+        else:
             said = "it is triggered by what comes after the arrival: see the decisions of the study"
-            found |= {rule.name: Said(rule, trigger, None, problem=said) for rule, _ in rules.rules(trigger)}
-            continue
-        looks = list(_looks(rules, trigger, tenant, version))
-        ended: str | None = None
-        for rule, condition in rules.rules(trigger):
-            explained = replace(_explained(rule, condition, looks), ended_by=ended)
-            found[rule.name] = explained
-            if ended is None and rule.ends and explained.matched and explained.count == explained.of:
-                ended = rule.name
+            found |= {rule.name: Said(rule, trigger, None, problem=said) for rule, _ in those}
     return [found[rule.name] for rule in rules.definition.rules]
+
+
+def _each(rules: Sequence[tuple[Rule, Condition]], looks: Sequence[_Look], lifted: Collection[str]) -> Iterator[Said]:
+    """Explain the rules of one trigger: each counts for what no rule before it ended the evaluation of."""
+    left = list(looks)
+    of = sum(look.count for look in looks)
+    ended: dict[str, int] = {}
+    for rule, condition in rules:
+        if rule.name in lifted:
+            said = "a person has released what it put aside, so it counts no more for this study"
+            yield Said(rule, rule.trigger, matched=False, of=of, problem=said)
+            continue
+        if not looks:
+            yield Said(rule, rule.trigger, matched=False, problem="the study was not amended")
+            continue
+        if not left:
+            yield replace(_explained(rule, condition, looks)[0], ended_by=next(iter(ended)))
+            continue
+        explained, matched = _explained(rule, condition, left)
+        before = " and ".join(f"`{name}` for {count}" for name, count in ended.items())
+        problem = explained.problem or (f"rules before it ended the evaluation: {before} of {of}" if before else None)
+        yield replace(explained, of=of, problem=problem)
+        if rule.ends and matched:
+            ended[rule.name] = explained.count
+            left = [look for look in left if look not in set(matched)]
 
 
 def _looks(rules: RuleSet, trigger: Trigger, tenant: str, version: Version) -> Iterator[_Look]:
@@ -102,8 +123,9 @@ def _series(kinds: Sequence[Kind]) -> Iterator[Sequence[Kind]]:
     yield from by_uid.values()
 
 
-def _explained(rule: Rule, condition: Condition, looks: Sequence[_Look]) -> Said:
-    count, of = 0, sum(look.count for look in looks)
+def _explained(rule: Rule, condition: Condition, looks: Sequence[_Look]) -> tuple[Said, list[_Look]]:
+    """Explain a rule; give also the looks that it matched."""
+    matched: list[_Look] = []
     shown: _Look | None = None
     problem = None
     for look in looks:
@@ -112,20 +134,19 @@ def _explained(rule: Rule, condition: Condition, looks: Sequence[_Look]) -> Said
         except ConditionFailed as failure:
             holds, problem = False, str(failure)
         if holds:
-            count += look.count
+            matched.append(look)
         elif shown is None:
             shown = look
-    if not looks:
-        return Said(rule, rule.trigger, matched=False, problem="the study was not amended")
-    return Said(
+    said = Said(
         rule,
         rule.trigger,
-        count > 0,
-        count,
-        of,
+        bool(matched),
+        sum(look.count for look in matched),
+        sum(look.count for look in looks),
         why=explanation(condition, (shown or looks[0]).inputs),
         problem=problem,
     )
+    return said, matched
 
 
 def _common(kinds: Sequence[Kind]) -> Attributes:

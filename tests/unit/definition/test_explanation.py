@@ -104,6 +104,11 @@ def leaves(part: Part) -> list[Part]:
     return [leaf for one in part.parts for leaf in leaves(one)] or [part]
 
 
+def test_any_number_of_negations_is_explained() -> None:
+    assert explained("!" * 5001 + "calendars.office").root.kind == "not"
+    assert explained("!" * 5000 + "calendars.office").root.holds is True
+
+
 def test_a_long_value_is_cut_in_sentences() -> None:
     condition = compiled('study.StudyDescription == "x"')
     inputs = Inputs(INPUTS.now, study={"StudyDescription": "y" * 5000})
@@ -122,7 +127,8 @@ LEAVES = st.sampled_from(
         'study.Modality == "MR"', "study.Rows > 9", "1 / study.Columns == 1", "!has(study.Rows)", "calendars.office",
         'study.StudyDescription.contains("a && b || !c ? \\" :")', "study.ImageType.exists(a, a == 'A' && true)",
         "[1, 2, 3].all(x, x > 0 ? true : false)", "true", '{"a": true}["a"]', 'r"\\d" == study.Modality',
-        "(study.Rows < 6)",
+        "(study.Rows < 6)", "!!(study.Rows < 6)", "! !!calendars.office",
+        'study.Modality == """a \\""" && " ||""" ', "study.Modality == '''\\''' || '''",
         "!calendars.office == true", "study.ImageType[5] == 'X'",
     )
 )  # fmt: skip

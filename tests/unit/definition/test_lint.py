@@ -47,6 +47,10 @@ def findings(*rules: dict[str, Any]) -> list[Finding]:
     return lint(document, definition)
 
 
+def test_a_tag_may_be_called_as_a_keyword_is() -> None:
+    assert kinds({"when": 'study.Tags["Modality"] == "any text"', "deliver": "pacs"}) == []
+
+
 def kinds(*rules: dict[str, Any]) -> list[str]:
     return [found.kind for found in findings(*rules)]
 
