@@ -1,13 +1,13 @@
 """Why each rule matched a study, or did not, from what is recorded of it. Pure."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from contracts.definition import Rule
 from contracts.fact import Attributes
-from contracts.routing import Trigger
+from contracts.routing import TRIGGERS, Trigger
 from libs.definition.condition import Condition, ConditionFailed, Inputs
 from libs.definition.explanation import Explanation, Part, explanation
 from libs.definition.ruleset import RuleSet
@@ -63,15 +63,33 @@ class _Look:
 def explain(rules: RuleSet, tenant: str, version: Version) -> list[Said]:
     """Explain every rule on one version of a study, in the order of the definition."""
     found: dict[str, Said] = {}
-    for trigger in dict.fromkeys(rule.trigger for rule in rules.definition.rules):
+    aside: dict[str, int] = {}
+    used = {rule.trigger for rule in rules.definition.rules}
+    for trigger in (one for one in TRIGGERS if one in used):
         those = rules.rules(trigger)
         if trigger in _TOLD:
             looks = list(_looks(rules, trigger, tenant, version))
-            found |= {said.rule.name: said for said in _each(those, looks, version.lifted)}
+            found |= {said.rule.name: _without(aside, said) for said in _each(those, looks, version.lifted)}
+            if trigger == "instance":
+                aside = {name: said.count for name, said in found.items() if _keeps_back(said)}
         else:
-            said = "it is triggered by what comes after the arrival: see the decisions of the study"
+            said = "it waits for the clock, an order or a procedure: `kivuko study trace` tells what it did"
             found |= {rule.name: Said(rule, trigger, None, problem=said) for rule, _ in those}
     return [found[rule.name] for rule in rules.definition.rules]
+
+
+def _keeps_back(said: Said) -> bool:
+    aside = said.rule.quarantine is not None or said.rule.discard is not None
+    return aside and said.ended_by is None and said.count > 0
+
+
+def _without(aside: Mapping[str, int], said: Said) -> Said:
+    """Say of a rule that matched a study or series how many of the images it can't deliver."""
+    if not aside or not said.matched or not (said.rule.deliver or said.rule.notify):
+        return said
+    by = " and ".join(f"`{name}` ({count})" for name, count in aside.items())
+    nowhere = f"{sum(aside.values())} of the instances go nowhere by it: they were kept back when they came, by {by}"
+    return replace(said, problem=nowhere)
 
 
 def _each(rules: Sequence[tuple[Rule, Condition]], looks: Sequence[_Look], lifted: Collection[str]) -> Iterator[Said]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from contracts.definition import Rule
 from contracts.fact import Attributes
 from contracts.routing import Trigger
 from contracts.study import StudyCompleted
@@ -68,7 +69,7 @@ class Versions:
             evaluation = in_force.rules.evaluate(
                 look.trigger,
                 shown(inputs, seen, glance.unhealthy),
-                lifted=glance.lifted,
+                lifted=glance.lifted | _not_yet(in_force.needs.timers, timed or ()),
                 unhealthy=glance.unhealthy,
             )
             matches = [match for match in evaluation.matches if timed is None or match.rule in timed]
@@ -171,7 +172,8 @@ class Versions:
             looked_for=looked_for - CARRIED,
             before=earlier,
             unhealthy=frozenset().union(*(each.unhealthy for each in glances.values())) if health else None,
-            lifted=frozenset().union(*(each.lifted for each in glances.values())),
+            # Of any trigger: what a person released when it came counts no more either.
+            lifted=await action_rows.lifted(tx, study) if in_force.needs.aside else frozenset(),
         )
         routes = chronicle.routed(
             {} if earlier is None else earlier.routes,
@@ -182,3 +184,10 @@ class Versions:
             decided_at=now,
         )
         await history.keep(tx, study.id, now, chronicle.added(earlier, made, routes))
+
+
+def _not_yet(timers: Mapping[str, Rule], timed: Collection[str]) -> frozenset[str]:
+    """Name the timers that come later than those that look now: they end nothing before their time."""
+    waits = {name: rule.after or rule.every or 0 for name, rule in timers.items()}
+    latest = max((waits[name] for name in timed), default=None)
+    return frozenset(name for name, wait in waits.items() if latest is not None and wait > latest)

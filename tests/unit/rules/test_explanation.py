@@ -65,3 +65,9 @@ def test_a_rule_of_which_a_person_released_what_it_had_put_aside_does_not_count(
     assert released.problem is not None
     assert "released" in released.problem
     assert (rest.count, rest.ended_by) == (10, None)
+
+
+def test_a_rule_for_the_study_says_what_of_it_was_kept_back_before() -> None:
+    _, stop, readers = explained(SCOUTS, {"stop": True, **ALL}, {"trigger": "study", **ALL})
+    assert stop.ended_by is None
+    assert readers.problem == "1 of the instances go nowhere by it: they were kept back when they came, by `r1` (1)"
