@@ -8,8 +8,9 @@ from typing import Any, Final
 from contracts.definition import Rule
 from contracts.fact import Attributes
 from contracts.routing import TRIGGERS, Trigger
-from libs.definition.condition import Condition, ConditionFailed, Inputs
+from libs.definition.condition import Condition, ConditionFailed
 from libs.definition.explanation import Explanation, Part, explanation
+from libs.definition.inputs import Inputs
 from libs.definition.ruleset import RuleSet
 from services.rules.chronicle import Kind, Version
 from services.rules.memory import looking

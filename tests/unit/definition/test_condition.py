@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from contracts.fact import Attributes
 from contracts.routing import Trigger
 from libs.definition.attributes import AttributeType, coerce, dicom_attributes
-from libs.definition.condition import Condition, ConditionError, ConditionFailed, Inputs, compile_condition
+from libs.definition.condition import Condition, ConditionError, ConditionFailed, compile_condition
+from libs.definition.inputs import Inputs
 
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
 CALENDARS = ("office", "on-call")

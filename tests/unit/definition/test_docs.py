@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -84,8 +84,16 @@ def test_structured_conditions_of_the_guides_are_conditions(block: str) -> None:
 
 @pytest.mark.parametrize("code", conditions())
 def test_conditions_of_the_guides_are_conditions(code: str) -> None:
-    trigger = cast("Trigger", "instance" if "instance." in code else "study")
+    trigger: Trigger = "instance" if "instance." in code else "study"
     compile_condition(code, trigger=trigger, calendars=("office",), destinations=("pacs",))
+
+
+def test_what_only_a_study_has_can_be_tested() -> None:
+    text = (
+        "rules: [{name: r, trigger: study, deliver: archive, when: {tag: {project: tb}, Sites: bata}}]\n"
+        "tests: [{study: {Tags.project: tb, Sites: [bata]}, delivers: [archive]}]\n"
+    )
+    assert isinstance(check(read(NETWORK + text)), Definition)
 
 
 def test_there_are_such_examples() -> None:

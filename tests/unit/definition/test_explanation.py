@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.definition.clause import clauses, operands
-from libs.definition.condition import Condition, ConditionFailed, Inputs, compile_condition
+from libs.definition.condition import Condition, ConditionFailed, compile_condition
 from libs.definition.explanation import Explanation, Part, explanation
+from libs.definition.inputs import Inputs
 
 INPUTS = Inputs(
     datetime(2026, 11, 20, 9, 30, tzinfo=UTC),

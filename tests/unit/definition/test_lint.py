@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from contracts.definition import Definition
-from libs.definition.condition import Inputs, compile_condition
+from libs.definition.condition import compile_condition
+from libs.definition.inputs import Inputs
 from libs.definition.lint import Finding, Use, lint, unused
 from libs.definition.reading import read
 from libs.definition.truth import formula, implies, is_possible

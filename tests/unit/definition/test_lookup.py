@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from contracts.routing import TRIGGERS, Trigger
 from libs.definition.attributes import MOST_CHARACTERS, MOST_VALUES, private_key, type_of
-from libs.definition.condition import Condition, ConditionError, ConditionFailed, Inputs, bind, compile_condition
+from libs.definition.condition import Condition, ConditionError, ConditionFailed, compile_condition
+from libs.definition.inputs import Inputs, bind
 from libs.definition.language import is_in_network
 
 INPUTS = Inputs(
