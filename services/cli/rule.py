@@ -76,10 +76,11 @@ def explain(
 def print_rules(rules: Sequence[Mapping[str, Any]]) -> None:
     """Print what each rule said, those that matched with what they ask for, the others with what was false."""
     for rule in rules:
-        out.print(f"{_MARKS[rule['matched']]} [bold]{escape(rule['rule'])}[/] ({rule['trigger']}): {_said(rule)}")
+        mark = _MARKS[False if rule["ended_by"] else rule["matched"]]
+        out.print(f"{mark} [bold]{escape(rule['rule'])}[/] ({rule['trigger']}): {_said(rule)}")
         if rule["problem"]:
             out.print(f"      [yellow]{escape(rule['problem'])}[/]")
-        if rule["matched"] is False or (rule["matched"] and rule["instances"] < rule["of"]):
+        if not rule["ended_by"] and rule["condition"] and not rule["condition"]["holds"]:
             for sentence in rule["because"]:
                 out.print(f"      {escape(sentence)}")
 

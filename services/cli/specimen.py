@@ -93,7 +93,6 @@ def outcomes(
     """Decide on every study among the specimens, as it would be decided if a node sent them. Raises NotSentError."""
     rules = RuleSet(definition)
     simulation = Simulation(rules)
-    now = _moment(at, definition)
     studies: dict[str, list[Specimen]] = {}
     for one in found:
         studies.setdefault(one.header.study_instance_uid, []).append(one)
@@ -101,7 +100,7 @@ def outcomes(
     for uid, instances in studies.items():
         source = _source(definition, node, instances)
         tenant = definition.tenant_of(source.node)
-        record = _record(uid, instances, source, rules, now)
+        record = _record(uid, instances, source, rules, _moment(at, rules.timezone_of(source.site)))
         outcome = simulation.outcome(tenant, record)
         version = record.versions[-1]
         tried.append(
@@ -118,14 +117,14 @@ def outcomes(
     return tried
 
 
-def _moment(at: str | None, definition: Definition) -> datetime:
+def _moment(at: str | None, timezone: str) -> datetime:
     if at is None:
         return utc_now()
     try:
         moment = datetime.fromisoformat(at)
     except ValueError:
         raise NotSentError(f"{at!r} is not a time: write a local time such as 2026-11-20T10:00") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=ZoneInfo(definition.timezone))
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=ZoneInfo(timezone))
 
 
 def _source(definition: Definition, node: str | None, instances: Sequence[Specimen]) -> Source:

@@ -14,7 +14,8 @@ from contracts.definition import Definition, Rule
 from contracts.fact import Attributes, Source
 from contracts.routing import Trigger
 from libs.definition.attributes import OBJECTS
-from libs.definition.condition import Condition, ConditionError, ConditionFailed, Inputs, compile_condition
+from libs.definition.condition import Condition, ConditionError, ConditionFailed, compile_condition
+from libs.definition.inputs import Inputs
 from libs.definition.ruleset import Evaluation, Match, RuleSet
 from services.rules.conjunct import conjuncts
 

@@ -11,7 +11,7 @@ from contracts.fact import Attributes
 from contracts.routing import Trigger
 from contracts.study import StudyCompleted
 from libs.definition.attributes import STUDY_EXTRAS
-from libs.definition.condition import Inputs
+from libs.definition.inputs import Inputs
 from libs.dicom.header import BASE_KEYWORDS
 from libs.storage.objects import ObjectMissingError, ObjectStore
 from services.rules import action_rows

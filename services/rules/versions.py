@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from contracts.definition import Rule
 from contracts.fact import Attributes
 from contracts.routing import Trigger
 from contracts.study import StudyCompleted
@@ -75,7 +76,7 @@ class Versions:
             evaluation = in_force.rules.evaluate(
                 look.trigger,
                 shown(inputs, seen, glance.unhealthy),
-                lifted=glance.lifted,
+                lifted=glance.lifted | _not_yet(in_force.needs.timers, timed or ()),
                 unhealthy=glance.unhealthy,
             )
             matches = [match for match in evaluation.matches if timed is None or match.rule in timed]
@@ -178,7 +179,8 @@ class Versions:
             looked_for=looked_for - CARRIED,
             before=earlier,
             unhealthy=frozenset().union(*(each.unhealthy for each in glances.values())) if health else None,
-            lifted=frozenset().union(*(each.lifted for each in glances.values())),
+            # Of any trigger: what a person released when it came counts no more either.
+            lifted=await action_rows.lifted(tx, study) if in_force.needs.aside else frozenset(),
         )
         routes = chronicle.routed(
             {} if earlier is None else earlier.routes,
@@ -195,3 +197,10 @@ def _set_by(glances: Mapping[Trigger, Glance], in_force: InForce) -> list[Tag]:
     """Give the tags that a decision sets so far."""
     definition = in_force.rules.definition
     return [tag for trigger, glance in glances.items() for tag in tags(glance.matches, trigger, definition)]
+
+
+def _not_yet(timers: Mapping[str, Rule], timed: Collection[str]) -> frozenset[str]:
+    """Name the timers that come later than those that look now: they end nothing before their time."""
+    waits = {name: rule.after or rule.every or 0 for name, rule in timers.items()}
+    latest = max((waits[name] for name in timed), default=None)
+    return frozenset(name for name, wait in waits.items() if latest is not None and wait > latest)

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from contracts.delivery import DeliveryHold
 from contracts.routing import RoutingQuarantined
 from contracts.study import StudyTagged
-from services.rules import action_rows, repository
+from services.rules import action_rows, chronicle, history, repository
 from services.rules.action import effective
 from services.rules.models import decisions, studies
 from tests.unit.rules.scene import (
@@ -233,6 +233,10 @@ async def test_what_is_put_aside_waits_for_a_person_and_then_goes_like_the_rest(
     if late:
         await scene.take(stored(THREE), completed(ONE, TWO, THREE, version=2))
     await scene.take(resolved(told.quarantine_id), resolved(told.quarantine_id), resolved("of ingest itself"))
+    async with scene.database.reading() as tx:
+        (known,) = await history.named(tx, STUDY)
+    # So that it can be told why it goes somewhere now.
+    assert chronicle.from_json(known.record).versions[-1].lifted == {"look"}
     count = 3 if late else 2
     assert await closing(scene) == {"pacs": ("routine", count), "telerad": ("routine", count)}
     assert {("pacs", one), ("telerad", one)} <= items(await scene.requested())
@@ -375,6 +379,15 @@ async def test_a_timer_looks_once_after_its_time_and_asks_only_for_what_it_names
     assert (made.destination, made.priority, made.study_version) == ("telerad", "stat", 1)
     assert (await scene.decided())[-1].destinations == ("pacs", "telerad")
     assert await scene.look() == 0
+
+
+async def test_a_timer_whose_time_has_not_come_ends_nothing(scene: Scene) -> None:
+    late = rule("late", "telerad", "timer", after="2h", stop=True)
+    await scene.apply(definition(late, rule("soon", "pacs", "timer", after="30m")))
+    await scene.take(stored(ONE), completed(ONE))
+    scene.clock.now += timedelta(minutes=31)
+    assert await scene.look() == 1
+    assert {one.destination for one in await scene.requested()} == {"pacs"}
 
 
 async def test_a_timer_sees_what_was_delivered(scene: Scene) -> None:
