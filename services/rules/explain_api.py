@@ -15,7 +15,7 @@ from libs.web.permission import requires
 from libs.web.principal import Principal, principal
 from libs.web.problem import Problem
 from libs.web.recording import use_of
-from services.rules import chronicle, history
+from services.rules import history, transcript
 from services.rules.chronicle import Record
 from services.rules.explanation import Said, document, explain, written
 from services.rules.history import Recorded
@@ -134,7 +134,7 @@ def make_explain_router(database: Database, in_force: Callable[[], InForce | Non
             rows = await history.named(tx, study)
         found = _one(rows, caller, study, tenant)
         use_of(request).concerns(study, found.tenant)
-        record = chronicle.from_json(found.record)
+        record = transcript.from_json(found.record)
         last = record.versions[-1]
         async with database.reading() as tx:
             kept = None if under == "in-force" else await history.definition_of(tx, last.network_version)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeVar
 
-from services.rules.chronicle import Route
+from services.rules.route import Route
 from services.rules.simulation import Conflict, Outcome
 
 #: Different changes that are counted each for itself; what is beyond is counted together.

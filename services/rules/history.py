@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.definition import Definition
-from services.rules import chronicle
+from services.rules import transcript
 from services.rules.chronicle import Record
 from services.rules.models import definitions, history, studies
 
@@ -56,7 +56,7 @@ class Recorded:
     decided_at
         When its last version was decided.
     record
-        As `chronicle.as_json` wrote it.
+        As `transcript.as_json` wrote it.
     """
 
     study_id: int
@@ -69,14 +69,14 @@ class Recorded:
 
 async def keep(tx: AsyncSession, study_id: int, decided_at: datetime, made: Record) -> None:
     """Keep what is recorded of a study, in the place of what was before."""
-    values = {"study_id": study_id, "decided_at": decided_at, "record": chronicle.as_json(made)}
+    values = {"study_id": study_id, "decided_at": decided_at, "record": transcript.as_json(made)}
     await tx.execute(_KEEP[tx.get_bind().dialect.name], values)
 
 
 async def record_of(tx: AsyncSession, study_id: int) -> Record | None:
     """Give what is recorded of a study."""
     found = await tx.scalar(_RECORD, {"study": study_id})
-    return None if found is None else chronicle.from_json(found)
+    return None if found is None else transcript.from_json(found)
 
 
 async def named(tx: AsyncSession, study_instance_uid: str) -> list[Recorded]:

@@ -26,7 +26,7 @@ from contracts.definition import Definition
 from libs.definition.ruleset import RuleSet
 from libs.storage.database import Database
 from libs.telemetry import log
-from services.rules import chronicle, history
+from services.rules import history, transcript
 from services.rules.findings import Change, Findings, report
 from services.rules.history import Place, Recorded
 from services.rules.simulation import Simulation, left_out
@@ -128,7 +128,7 @@ class Worker:
             after = page[-1].decided_at, page[-1].study_id
 
     def _study(self, one: Recorded, found: Findings, writer: Any) -> None:
-        made = chronicle.from_json(one.record)
+        made = transcript.from_json(one.record)
         last, site = made.versions[-1], made.versions[0].source.site
         before = made.routes if self._in_force is None else self._in_force.outcome(one.tenant, made).routes
         outcome = self._proposed.outcome(one.tenant, made)

@@ -17,7 +17,7 @@ from contracts.routing import Trigger
 from libs.definition.attributes import STUDY_EXTRAS
 from libs.definition.ruleset import Evaluation, Match, RuleSet
 from services.rules.action import Emphasis, Tag, emphasis, emphasized, ending, tags
-from services.rules.chronicle import Kind, Record, Route, Version, routed
+from services.rules.chronicle import Kind, Record, Version
 from services.rules.hold import holding
 from services.rules.memory import Memory
 from services.rules.need import needs
@@ -34,6 +34,7 @@ from services.rules.plan import (
     without_loops,
 )
 from services.rules.reading import CARRIED, TAG
+from services.rules.route import Route, routed
 
 _MINUTE: Final = 60
 #: Stands for the instances of a kind, of which no single one is known any more.

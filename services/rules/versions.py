@@ -9,7 +9,7 @@ from contracts.fact import Attributes
 from contracts.routing import Trigger
 from contracts.study import StudyCompleted
 from libs.clock import Clock
-from services.rules import action_rows, chronicle, history, repository
+from services.rules import action_rows, chronicle, history, repository, route
 from services.rules.action import Emphasis, emphasis, emphasized, tags
 from services.rules.actions import Actions
 from services.rules.glance import Glance
@@ -173,11 +173,11 @@ class Versions:
             unhealthy=frozenset().union(*(each.unhealthy for each in glances.values())) if health else None,
             lifted=frozenset().union(*(each.lifted for each in glances.values())),
         )
-        routes = chronicle.routed(
+        routes = route.routed(
             {} if earlier is None else earlier.routes,
             [one for one in everything if any(rule not in timers for rule in one.wish.rules)],
             asked=[(one.instance.id, one.destination) for one in before],
-            arrivals=chronicle.arrival,
+            arrivals=route.arrival,
             is_new=lambda one: chronicle.since(one.received_at, made.number, earlier) == made.number,
             decided_at=now,
         )
