@@ -41,7 +41,7 @@ class Memory:
     def __init__(self, rules: RuleSet) -> None:
         self._rules = rules
         self._by_trigger: dict[Trigger, _Rules] = {}
-        self._surroundings: dict[tuple[str, ...], Inputs] = {}
+        self._surroundings: dict[tuple[int, str], tuple[Source, Inputs]] = {}
         self._moments: dict[tuple[str, datetime], tuple[dict[str, str], dict[str, bool]]] = {}
 
     def evaluate(
@@ -78,15 +78,14 @@ class Memory:
         return found
 
     def _surrounding(self, source: Source, tenant: str, at: datetime, *, timed: bool) -> Inputs:
-        key = (
-            *(source.node, source.site, source.calling_aet, source.called_aet, source.address),
-            *(source.tls_subject or "", tenant),
-        )
-        found = self._surroundings.get(key)
-        if found is None:
+        # By identity: who reads a history gives one object for equal sources, and a source is dear to compare.
+        known = self._surroundings.get((id(source), tenant))
+        if known is None:
             if len(self._surroundings) >= _MOST_OTHERS:
                 self._surroundings.clear()
-            found = self._surroundings[key] = self._rules.circumstances(source, tenant, at)
+            known = source, self._rules.circumstances(source, tenant, at)
+            self._surroundings[id(source), tenant] = known
+        found = known[1]
         if not timed:
             return found
         clock, calendars = self._moment(self._rules.timezone_of(source.site), at)

@@ -7,6 +7,7 @@ nobody listens any more.
 
 import asyncio
 import csv
+import gc
 import gzip
 import json
 import os
@@ -37,6 +38,8 @@ SLICE: Final = 2000
 _PAGE: Final = 250
 #: Of the scheduler: the lowest, so that whatever else is to be done goes first.
 _NICE: Final = 19
+#: New objects of a worker between two collections of garbage.
+_RARELY: Final = 50_000
 CHANGES: Final = "changes.csv.gz"
 REPORT: Final = "report.json.gz"
 COLUMNS: Final = (
@@ -230,6 +233,8 @@ _STATE: Final[dict[str, Any]] = {}
 
 def _begin(line: bytes) -> None:
     log.configure()
+    # What a worker remembers is no garbage, and looking it through again and again is an eighth of the time.
+    gc.set_threshold(_RARELY, 20, 50)
     _STATE["runner"] = asyncio.Runner()
     _STATE["worker"] = Worker(Order.model_validate_json(line))
 

@@ -1,12 +1,12 @@
 """How studies go to destinations: counted by the hour, so that what a line carries can be added up. Pure."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 from contracts.routing import PRIORITIES, Priority
-from services.rules.plan import Known, Requested
+from services.rules.plan import Known, Requested, Wish
 
 _MINUTE: Final = 60
 _HOUR: Final = 3600
@@ -44,6 +44,72 @@ class Route:
     def size(self) -> int:
         """Bytes."""
         return sum(size for _, size in self.hours.values())
+
+
+class Came(Protocol):
+    """Instances that came together."""
+
+    @property
+    def arrivals(self) -> Sequence[Arrival]:
+        """How many came when."""
+        ...
+
+
+class _Track:
+    """A route while it is put together."""
+
+    __slots__ = ("hours", "priority", "transforms")
+
+    def __init__(self, priority: Priority) -> None:
+        self.priority = priority
+        self.transforms: set[str] = set()
+        self.hours: dict[int, tuple[int, int]] = {}
+
+
+def routed_at_once(
+    came: Iterable[Came],
+    asked: Iterable[Mapping[str, Wish]],
+    then: Iterable[Mapping[str, Wish]],
+    decided_at: datetime,
+    lane: Priority | None,
+) -> dict[str, Route]:
+    """Give the routes of a study with one version, of which nothing is held.
+
+    Parameters
+    ----------
+    came
+        Its instances.
+    asked, then
+        By destination what each of these is wished to do when it comes, and when the study is complete.
+    decided_at
+        When it was.
+    lane
+        That all of it has at least.
+    """
+    tracks: dict[str, _Track] = {}
+    now = hour(decided_at)
+    for those, first, second in zip(came, asked, then, strict=True):
+        for wanted, is_first in ((first, True), (second, False)):
+            for destination, wish in wanted.items():
+                track = tracks.get(destination)
+                if track is None:
+                    track = tracks[destination] = _Track(wish.priority)
+                elif track.priority != wish.priority:
+                    track.priority = min(track.priority, wish.priority, key=PRIORITIES.index)
+                earlier = None if is_first else first.get(destination)
+                # A transform once asked for stands.
+                track.transforms.add((wish if earlier is None else earlier).transform or "")
+                if earlier is None:
+                    for minute, count, size in those.arrivals:
+                        add(track.hours, minute // _MINUTE if is_first else now, count, size)
+    return {
+        destination: Route(
+            track.priority if lane is None else min(track.priority, lane, key=PRIORITIES.index),
+            tuple(sorted(track.transforms)),
+            track.hours,
+        )
+        for destination, track in tracks.items()
+    }
 
 
 def routed(

@@ -34,7 +34,7 @@ from services.rules.plan import (
     without_loops,
 )
 from services.rules.reading import CARRIED, TAG
-from services.rules.route import Route, routed
+from services.rules.route import Route, routed, routed_at_once
 
 _MINUTE: Final = 60
 #: Stands for the instances of a kind, of which no single one is known any more.
@@ -145,12 +145,19 @@ class Simulation:
         self._asked = {
             trigger: read - STUDY_EXTRAS.keys() - set(self._tags_read[trigger]) for trigger, read in self._read.items()
         }
+        self._at_once = not {"series", "amended"} & self._needs.triggers
         # By identity, as equal ones come from a memory; each is held here, so that no other takes its place.
         self._verdicts: dict[tuple[Trigger, int], _Verdict] = {}
 
     def outcome(self, tenant: str, record: Record) -> Outcome:
         """Decide on a study as it was recorded."""
         run = _Run(tenant)
+        if len(record.versions) == 1 and self._at_once:
+            routes = self._routes_at_once(record.versions[0], run)
+            if routes is not None:
+                run.outcome.routes = routes
+                return run.outcome
+            run = _Run(tenant)
         for version in record.versions:
             kinds = list(_kinds(version, run, alone=len(record.versions) == 1))
             for known, kind, new in kinds:
@@ -159,6 +166,32 @@ class Simulation:
             self._study(version, kinds, run)
         run.outcome.routes = run.routes
         return run.outcome
+
+    def _routes_at_once(self, version: Version, run: "_Run") -> Mapping[str, Route] | None:
+        """Give the routes of a study that never changed, as most never do, without taking its instances one by one.
+
+        None: a rule puts aside or holds, which takes the long way.
+        """
+        timed = self._memory.reads_time("instance")
+        asked: list[Mapping[str, Wish]] = []
+        for kind in version.kinds:
+            arrived = datetime.fromtimestamp(kind.arrivals[0][0] * _MINUTE, UTC) if timed else version.decided_at
+            verdict = self._evaluate("instance", version, kind.source, arrived, kind.attributes, run)
+            if verdict is not None and (verdict.wanted is None or verdict.ended is not None):
+                return None
+            asked.append({} if verdict is None else self._wanted(verdict, kind.source, arrived, every=True))
+        looked = Occasion("study", tuple(_known(0, kind, version) for kind in version.kinds))
+        attributes = self._attributes(looked, version, run)
+        verdict = self._evaluate("study", version, version.source, version.decided_at, attributes, run)
+        if verdict is None:
+            then: list[Mapping[str, Wish]] = [{}] * len(asked)
+            return routed_at_once(version.kinds, asked, then, version.decided_at, None)
+        if verdict.wanted is None or verdict.emphasis is None:
+            return None
+        if verdict.ended is not None:
+            run.outcome.ended.add(verdict.ended)
+        then = [self._wanted(verdict, kind.source, version.last_arrival, every=False) for kind in version.kinds]
+        return routed_at_once(version.kinds, asked, then, version.decided_at, verdict.emphasis.priority)
 
     def _instance(self, version: Version, known: Known, kind: Kind, run: "_Run") -> None:
         arrived = datetime.fromtimestamp(kind.arrivals[0][0] * _MINUTE, UTC)
