@@ -47,6 +47,8 @@ def build(platform: Platform) -> Service:
         processes=settings.replay_processes,
         longest=settings.replay_seconds,
         clock=platform.clock,
+        objects_url=platform.settings.objects,
+        most_headers=settings.replay_headers,
     )
 
     def wake(_snapshot: Snapshot) -> None:

@@ -39,6 +39,7 @@ _RECORDED: Final[Select[Any]] = select(
     studies.c.site,
     history.c.decided_at,
     history.c.record,
+    studies.c.expired_version,
 ).join(studies, studies.c.id == history.c.study_id)
 _RECORD: Final[Select[Any]] = select(history.c.record).where(history.c.study_id == bindparam("study"))
 
@@ -57,6 +58,8 @@ class Recorded:
         When its last version was decided.
     record
         As `transcript.as_json` wrote it.
+    expired_version
+        Last version whose copy expired.
     """
 
     study_id: int
@@ -65,6 +68,7 @@ class Recorded:
     site: str | None
     decided_at: datetime
     record: dict[str, Any]
+    expired_version: int
 
 
 async def keep(tx: AsyncSession, study_id: int, decided_at: datetime, made: Record) -> None:

@@ -149,6 +149,11 @@ class Simulation:
         # By identity, as equal ones come from a memory; each is held here, so that no other takes its place.
         self._verdicts: dict[tuple[Trigger, int], _Verdict] = {}
 
+    @property
+    def beyond(self) -> frozenset[str]:
+        """What the rules read that only header documents have."""
+        return frozenset().union(*self._beyond.values())
+
     def outcome(self, tenant: str, record: Record) -> Outcome:
         """Decide on a study as it was recorded."""
         run = _Run(tenant)

@@ -26,8 +26,8 @@ def test_each_condition_is_compiled_once() -> None:
         "tests": [{"study": {"Rows": 5}, "delivers": []}],
     }
     document = read(json.dumps(text), "clinic.yaml")
-    before = condition._compile.cache_info().misses  # noqa: SLF001  # what the test is about
+    before = condition._compile.cache_info().misses  # what the test is about
     definition = check(document)
     assert isinstance(definition, Definition)
     lint(document, definition)
-    assert condition._compile.cache_info().misses - before == COUNT  # noqa: SLF001
+    assert condition._compile.cache_info().misses - before == COUNT
