@@ -34,11 +34,19 @@ Install a newer one (on Debian 12 or Ubuntu 24.04: apt-get install python3 pytho
 "$python" -c 'import ensurepip, venv' 2>/dev/null || stop "$python has no module venv or ensurepip.
 On Debian or Ubuntu: apt-get install python3-venv"
 
+# Compiled once: every start is faster, also where Python may not write beside its sources.
+compile_sources() {
+    .venv/bin/python -m compileall -q contracts libs services
+}
+
 # Nothing to do when neither the lock nor the interpreter has changed. What the tests need includes everything else.
 state="$(cat pyproject.toml uv.lock | cksum) $python"
 if [ -x .venv/bin/kivuko ] && [ -f "$stamp" ]; then
     case "$(cat "$stamp")" in
-        "$state dev" | "$state $wanted") exit 0 ;;
+        "$state dev" | "$state $wanted")
+            compile_sources
+            exit 0
+            ;;
     esac
 fi
 
@@ -60,7 +68,6 @@ if [ -n "$certificate" ] && [ -z "${SSL_CERT_FILE:-}" ]; then
     export SSL_CERT_FILE="$certificate"
 fi
 export UV_PYTHON_DOWNLOADS=never UV_PYTHON="$python" UV_PROJECT_ENVIRONMENT=.venv
-# Compiled here once: every start is faster, also where Python may not write beside its sources.
 export UV_COMPILE_BYTECODE=1
 unset VIRTUAL_ENV
 
@@ -83,5 +90,6 @@ else
     "$uv" pip sync --quiet --require-hashes --python .venv/bin/python build/requirements.txt
     "$uv" pip install --quiet --no-deps --python .venv/bin/python --editable .
 fi
+compile_sources
 printf '%s %s' "$state" "$wanted" >"$stamp"
 echo "Ready: .venv/bin/kivuko"

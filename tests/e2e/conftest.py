@@ -17,17 +17,26 @@ from tests.support.seaweedfs import SeaweedFS
 PROFILES = ("embedded", "cluster")
 
 
-@pytest.fixture
-def sink() -> Iterator[Sink]:
+@pytest.fixture(scope="module", params=PROFILES)
+def profile(request: pytest.FixtureRequest) -> str:
+    """Each profile in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def sink(profile: str) -> Iterator[Sink]:  # noqa: ARG001 - one for each
     """Take the traces of the Kivuko under test."""
     with otlp_sink() as found:
         yield found
 
 
-@pytest.fixture(params=PROFILES)
-def system(request: pytest.FixtureRequest, tmp_path: Path, sink: Sink) -> Iterator[System]:
-    """A started Kivuko, once in each profile; killed at the end."""
-    made = make_system(request, request.param, tmp_path, {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.url})
+@pytest.fixture(scope="module")
+def system(
+    request: pytest.FixtureRequest, profile: str, sink: Sink, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[System]:
+    """A Kivuko of a profile that looks for copies to remove all the time; killed at the end of the module."""
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.url, "KIVUKO_INGEST_RETENTION_SECONDS": "0.2"}
+    made = make_system(request, profile, tmp_path_factory.mktemp(profile), env)
     try:
         made.start()
         yield made
