@@ -43,7 +43,7 @@ class Finding(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     level: lint.Level = Field(description="warning: likely a mistake; note: good to know.")
-    kind: str = Field(description="never, always, unreachable, overlap, loop, unknown, retired; the command line adds unused.")
+    kind: str = Field(description="never, always, unreachable, overlap, loop, unknown, or retired.")
     line: int
     column: int
     path: str = Field(description="Part of the definition, such as rules[2].when.")
