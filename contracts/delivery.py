@@ -19,6 +19,11 @@ class DeliveryItem(Fact):
         "When this content was durable, UTC: of several contents of one instance the latest is the one to deliver.",
         default=None,
     )
+    came_round: bool = plain(
+        "Its copy had expired, and it came again from another node than first: a destination that has this content "
+        "does not get it again, or it would go round between sites for ever.",
+        default=False,
+    )
 
 
 class DeliveryHold(Fact):

@@ -129,6 +129,8 @@ def without_loops(
 ) -> tuple[list[Requested], list[str]]:
     """Give each instance's requests, except back to the node that it came from.
 
+    What came round between sites is requested: egress knows which of it a destination has.
+
     Returns
     -------
     tuple[list[Requested], list[str]]
@@ -140,6 +142,8 @@ def without_loops(
         made += [Requested(one, destination, wish) for one in going]
         if len(going) < len(instances):
             notes.append(f"destination `{destination}` doesn't get back what came from its own node")
+        if any(one.item.came_round for one in going):
+            notes.append(f"destination `{destination}` doesn't get again what it has of what came round")
     return made, notes
 
 

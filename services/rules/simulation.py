@@ -20,7 +20,7 @@ from services.rules.action import Emphasis, Tag, emphasis, emphasized, ending, t
 from services.rules.chronicle import Kind, Record, Version
 from services.rules.hold import holding
 from services.rules.memory import Memory
-from services.rules.need import needs
+from services.rules.need import TAG, needs
 from services.rules.occasion import Occasion, occasions
 from services.rules.plan import (
     Known,
@@ -33,7 +33,7 @@ from services.rules.plan import (
     within_sites,
     without_loops,
 )
-from services.rules.reading import CARRIED, TAG
+from services.rules.reading import CARRIED, with_tags
 from services.rules.route import Route, routed, routed_at_once
 
 _MINUTE: Final = 60
@@ -226,7 +226,7 @@ class Simulation:
             of_all = look.trigger != "series"
             if of_all:
                 more = more.and_(self._emphasis(verdict, version.last_arrival))
-            left = [one for one in look.instances if look.trigger != "study" or one.id not in stopped]
+            left = [one for one in look.instances if one.id not in stopped]
             for one in left:
                 wanted = self._wanted(verdict, one.source, version.last_arrival, every=not of_all)
                 going += [Requested(one, destination, wish) for destination, wish in wanted.items()]
@@ -293,7 +293,7 @@ class Simulation:
         for key in self._tags_read[look.trigger]:
             attributes.pop(key, None)
         if run.tags:
-            attributes |= {f"{TAG}{name}": tag.value for name, tag in run.tags.items()}
+            attributes = with_tags(attributes, run.tags, look.trigger)
         return attributes
 
     def _evaluate(
@@ -313,9 +313,7 @@ class Simulation:
         verdict = self._verdict(trigger, evaluation)
         outcome.rules.update(verdict.rules)
         outcome.conflicts.update(verdict.conflicts)
-        for tag in verdict.tags:
-            if tag.name not in run.tags or tag.rank < run.tags[tag.name].rank:
-                run.tags[tag.name] = tag
+        run.tags += verdict.tags
         return verdict
 
     def _verdict(self, trigger: Trigger, evaluation: Evaluation) -> _Verdict:
@@ -367,7 +365,7 @@ class _Run:
     standing: dict[tuple[int, str], Requested] = field(default_factory=dict)
     ids: dict[Any, int] = field(default_factory=dict)
     aside: set[int] = field(default_factory=set)
-    tags: dict[str, Tag] = field(default_factory=dict)
+    tags: list[Tag] = field(default_factory=list)
 
 
 def left_out(definition: Definition) -> list[str]:

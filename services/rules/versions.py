@@ -9,15 +9,15 @@ from contracts.fact import Attributes
 from contracts.routing import Trigger
 from contracts.study import StudyCompleted
 from libs.clock import Clock
-from services.rules import action_rows, chronicle, history, repository, route
-from services.rules.action import Emphasis, emphasis, emphasized, tags
+from services.rules import action_rows, chronicle, discarding, history, repository, route
+from services.rules.action import Emphasis, Tag, emphasis, emphasized, tags
 from services.rules.actions import Actions
 from services.rules.glance import Glance
 from services.rules.hold import holding
 from services.rules.in_force import InForce
 from services.rules.occasion import occasions
 from services.rules.plan import Known, Requested, gathered, united, wishes, within_sites, without_loops
-from services.rules.reading import CARRIED, Reading, known, named, read_by, shown
+from services.rules.reading import CARRIED, Reading, known, named, read_by, shown, with_tags
 from services.rules.record import recorded
 from services.rules.repository import Completion, Study
 from services.rules.teller import Teller
@@ -56,15 +56,22 @@ class Versions:
         looks = occasions(in_force.needs.triggers, said.version, free, timed=timed is not None)
         # All that the object store is needed for comes before anything is written.
         attributes = [await self._reading.looked_at(tx, study, said, look, in_force) for look in looks]
+        tagged = await action_rows.tags_of(tx, study.id) if in_force.needs.tags else []
         inputs = in_force.rules.circumstances(said.source, study.tenant, self._clock())
         held = holding(said.last_arrival, in_force.timezone)
         glances: dict[Trigger, Glance] = {}
         going: list[Requested] = []
         more = Emphasis()
-        for look, (seen, unread) in zip(looks, attributes, strict=True):
+        for place, look in enumerate(looks):
+            seen, unread = attributes[place]
             glance = glances.get(look.trigger)
             if glance is None:
                 glance = glances[look.trigger] = Glance(*await known(tx, study, look.trigger, in_force))
+            if look.trigger in in_force.needs.tags:
+                # A series is looked at in the same decision as its study.
+                now_tagged = [*tagged, *_set_by(glances, in_force)]
+                seen = {name: with_tags(each, now_tagged, look.trigger) for name, each in seen.items()}
+                attributes[place] = seen, unread
             evaluation = in_force.rules.evaluate(
                 look.trigger,
                 shown(inputs, seen, glance.unhealthy),
@@ -107,16 +114,15 @@ class Versions:
         await self._actions.tag(
             tx,
             study,
-            [
-                tag
-                for trigger, glance in glances.items()
-                for tag in tags(glance.matches, trigger, in_force.rules.definition)
-            ],
+            _set_by(glances, in_force),
             in_force.version,
         )
-        for trigger, glance in glances.items():
+        for glance in glances.values():
             for end, put in glance.ended.values():
                 await self._actions.put_aside(tx, study, end, put, said.source, in_force.version, version=said.version)
+        ended = [(end.rule, put) for glance in glances.values() for end, put in glance.ended.values()]
+        discarded = await discarding.why(tx, study, chosen, ended, in_force) if not everything else None
+        for trigger, glance in glances.items():
             kept = recorded(inputs, glance.seen, unhealthy=glance.unhealthy, lifted=glance.lifted)
             decided = glance.tally.decided(
                 "study",
@@ -129,6 +135,7 @@ class Versions:
                 inputs_hash=kept.hash,
                 unhealthy=glance.unhealthy if trigger in in_force.needs.health else None,
                 unmatched=unmatched and trigger == "study",
+                discarded=discarded if trigger == "study" else None,
                 more_problems=changed if trigger in ("study", "timer") else (),
             )
             more_problems = changed if trigger in ("study", "timer") else ()
@@ -182,3 +189,9 @@ class Versions:
             decided_at=now,
         )
         await history.keep(tx, study.id, now, chronicle.added(earlier, made, routes))
+
+
+def _set_by(glances: Mapping[Trigger, Glance], in_force: InForce) -> list[Tag]:
+    """Give the tags that a decision sets so far."""
+    definition = in_force.rules.definition
+    return [tag for trigger, glance in glances.items() for tag in tags(glance.matches, trigger, definition)]
