@@ -6,7 +6,7 @@ a description, is looked at only where all else has left the rule open.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -90,7 +90,7 @@ class Memory:
         if not timed:
             return found
         clock, calendars = self._moment(self._rules.timezone_of(source.site), at)
-        return replace(found, now=at, clock=clock, calendars=calendars)
+        return found.having(now=at, clock=clock, calendars=calendars)
 
     def _moment(self, timezone: str, at: datetime) -> tuple[dict[str, str], dict[str, bool]]:
         """Give clock and calendars, which know of no seconds."""
@@ -145,7 +145,12 @@ class _Group:
 
     def look(self, inputs: Inputs, attributes: Attributes, rules: int) -> _Seen:
         """Give what is known of the values, for some rules at least."""
-        key = self._key(inputs, attributes)
+        if self._only is not None:
+            key: Any = attributes.get(self._only)
+            if type(key) is list:
+                key = tuple(key)
+        else:
+            key = self._key(inputs, attributes)
         seen = self._seen.get(key)
         if seen is None:
             if len(self._seen) >= _MOST:
@@ -158,9 +163,6 @@ class _Group:
         return seen
 
     def _key(self, inputs: Inputs, attributes: Attributes) -> Any:
-        if self._only is not None:
-            value = attributes.get(self._only)
-            return tuple(value) if type(value) is list else value
         values = [attributes.get(keyword) for keyword in self._attributes]
         return (
             *[tuple(value) if type(value) is list else value for value in values],
@@ -286,11 +288,11 @@ def looking(inputs: Inputs, trigger: Trigger, attributes: Attributes) -> Inputs:
     """Give inputs in which the rules of a trigger look at something with these attributes."""
     match OBJECTS[trigger]:
         case "instance":
-            return replace(inputs, instance=attributes)
+            return inputs.having(instance=attributes)
         case "series":
-            return replace(inputs, series=attributes)
+            return inputs.having(series=attributes)
         case _:
-            return replace(inputs, study=attributes)
+            return inputs.having(study=attributes)
 
 
 def _depends_on_node(definition: Definition, names: Iterable[str], above: frozenset[str] = frozenset()) -> bool:
