@@ -12,8 +12,9 @@ from libs.telemetry import log
 from services.rules import metric, repository
 from services.rules.documents import documents
 from services.rules.in_force import InForce
-from services.rules.plan import NOTHING, Requested, requests
+from services.rules.plan import Requested
 from services.rules.repository import Study
+from services.rules.request import NOTHING, requests
 
 _LOG = log.get(__name__)
 

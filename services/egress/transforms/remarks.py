@@ -32,7 +32,7 @@ _TILE_DATA: Final = 0x93
 #: Of a comment: which character set it has.
 _REGISTRATION: Final = 2
 _CODESTREAM_BOX: Final = b"jp2c"
-_BOXES: Final = frozenset({b"jP  ", b"ftyp", b"jp2h", _CODESTREAM_BOX})
+_BOXES: Final = frozenset({b"jP  ", b"ftyp", b"rreq", b"jp2h", _CODESTREAM_BOX})
 
 
 def empty(file: BinaryIO, items: int) -> None:
@@ -165,7 +165,7 @@ def _comment(data: bytes, at: int) -> Iterator[tuple[int, int]]:
 
 def _of_boxes(data: bytes) -> Iterator[tuple[int, int]]:
     at = 0
-    while at < len(data):
+    while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         head = 8
         if length == 1:
@@ -179,6 +179,7 @@ def _of_boxes(data: bytes) -> Iterator[tuple[int, int]]:
         elif kind not in _BOXES:
             yield at + head, end
         at = end
+    yield at, len(data)
 
 
 def _unclear() -> UntransformableError:

@@ -237,6 +237,9 @@ def told(frame: bytes) -> bytes:
         icc = segment(0xE2, b"ICC_PROFILE\0\1\1profile")
         scan = frame.index(b"\xff\xda")
         return frame[:2] + exif + icc + frame[2:scan] + segment(0xFE, SECRET) + frame[scan:] + SECRET
+    if frame.startswith(b"\0\0\0\x0cjP  "):
+        boxes = b"".join(struct.pack(">I4s", 8 + len(SECRET), kind) + SECRET for kind in (b"xml ", b"uuid"))
+        return frame[:12] + boxes + frame[12:]
     first = frame.index(b"\xff\x90")
     tile = frame.index(b"\xff\x93", first)
     comment = segment(0x64, b"\0\1" + SECRET)
@@ -269,6 +272,17 @@ def test_a_compressed_frame_that_can_not_be_looked_through_is_not_passed_on(ct: 
     dataset["PixelData"].is_undefined_length = True
     with pytest.raises(UntransformableError, match="looked through"):
         changed(written(dataset), RESEARCH)
+
+
+def test_what_stands_in_boxes_around_a_codestream_goes(ct: Path) -> None:
+    dataset, frame = compressed(ct, JPEG_2000)
+    inside = told(frame)
+    boxed = told(b"\0\0\0\x0cjP  \r\n\x87\n" + struct.pack(">I4s", 8 + len(inside), b"jp2c") + inside)
+    dataset.PixelData = encapsulate([boxed + bytes(len(boxed) % 2)])
+    dataset["PixelData"].is_undefined_length = True
+    made, _ = changed(written(dataset), RESEARCH)
+    assert b"Bata" not in made
+    assert len(dcmread(BytesIO(made)).PixelData) == len(dataset.PixelData)
 
 
 @settings(max_examples=150, deadline=None)
