@@ -15,6 +15,7 @@ from services.rules.in_force import InForce
 from services.rules.plan import Requested
 from services.rules.repository import Study
 from services.rules.request import NOTHING, requests
+from services.rules.uses import Uses
 
 _LOG = log.get(__name__)
 
@@ -22,8 +23,9 @@ _LOG = log.get(__name__)
 class Teller:
     """Tells the others, in the transaction of the decision."""
 
-    def __init__(self, outbox: Outbox, clock: Clock) -> None:
+    def __init__(self, outbox: Outbox, clock: Clock, uses: Uses) -> None:
         self._outbox = outbox
+        self._uses = uses
         self._clock = clock
 
     async def say(
@@ -39,6 +41,7 @@ class Teller:
         metric.DECISIONS.labels(trigger=decided.trigger, outcome="matched" if decided.matches else "unmatched").inc()
         for match in decided.matches:
             metric.MATCHES.labels(rule=match.rule).inc()
+            self._uses.note(match.rule, self._clock())
         if problems:
             metric.PROBLEMS.labels(trigger=decided.trigger).inc()
             for problem in problems:
@@ -57,7 +60,7 @@ class Teller:
         closing: int | None = None,
         had: Mapping[str, Mapping[str, str]] = NOTHING,
     ) -> None:
-        """Request deliveries: see `plan.requests`."""
+        """Request deliveries: see `request.requests`."""
         for event in requests(
             study.study_instance_uid, in_force.version, made, closing, had, await documents(tx, made, in_force)
         ):
