@@ -29,6 +29,8 @@ _PATIENT_NAME: Final = 0x00100010
 _BIRTH_DATE: Final = 0x00100030
 _DOCUMENT: Final = 0x00420011
 _CONTENT: Final = 0x0040A730
+#: Before it are groups of commands, file meta information and directories, which have no place in an instance.
+_FIRST: Final = 0x00080000
 #: (50xx,xxxx) curves and (60xx,xxxx) overlays; even groups.
 _CURVES: Final = 0x5000
 _OVERLAYS: Final = 0x6000
@@ -147,11 +149,8 @@ class _Walk:
 
     def _level(self, dataset: Dataset) -> None:
         for tag in map(int, list(dataset.keys())):
-            if tag & 0x10000 or _CURVES <= tag >> 16 < _CURVES + 0x20 or _OVERLAYS <= tag >> 16 < _OVERLAYS + 0x20:
+            if _goes(tag):
                 del dataset[tag]
-                continue
-            if tag & 0xFFFF == 0:
-                del dataset[tag]  # a group length, retired, which would be wrong now
                 continue
             action = self._actions.get(tag)
             if action is None:
@@ -212,6 +211,16 @@ class _Walk:
             dataset.add_new(tag, vr, new if len(new) != 1 else new[0])
         else:
             dataset.add_new(tag, vr, None)
+
+
+def _goes(tag: int) -> bool:
+    """Tell whether an element goes whatever it is: private, of a curve or overlay, of a group that belongs elsewhere.
+
+    So do group lengths, retired, which would be wrong now.
+    """
+    group = tag >> 16
+    drawn = _CURVES <= group < _CURVES + 0x20 or _OVERLAYS <= group < _OVERLAYS + 0x20
+    return drawn or group % 2 == 1 or tag < _FIRST or not tag & 0xFFFF
 
 
 def _vr(dataset: Dataset, tag: int) -> str:

@@ -109,6 +109,9 @@ _DESCRIPTORS: Final = _listed(
     WaveformFilterDescription
     """
 )
+#: What the table does not list, as it belongs to no image: what it holds can't be looked into. Earlier values that
+#: whoever has the key could read (PS3.15 section E.1.1), and drawings.
+_OPAQUE: Final = _listed("EncryptedAttributesSequence HPGLDocument")
 _RETAINED: Final = {
     "retain-device": _DEVICE,
     "retain-institution": _INSTITUTION,
@@ -118,8 +121,9 @@ _RETAINED: Final = {
 
 @cache
 def basic() -> dict[int, Action]:
-    """Give the action of the basic profile by tag."""
-    return {
+    """Give the action of the basic profile by tag, and of what nobody can look into."""
+    opaque: dict[int, Action] = dict.fromkeys(_tags(_OPAQUE), "X")
+    return opaque | {
         # The dummy of a UID is the UID that stands for it.
         (number := tag[0] << 16 | tag[1]): "U" if action == "D" and _vr(number) == "UI" else action
         for name, action in _BASIC

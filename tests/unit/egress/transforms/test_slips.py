@@ -200,6 +200,18 @@ def test_elements_among_the_pixels_that_the_standard_does_not_know_are_refused(c
         changed(content + strange, RESEARCH)
 
 
+def test_what_nobody_can_look_into_goes(ct: Path) -> None:
+    encrypted, drawing = Dataset(), Dataset()
+    encrypted.EncryptedContentTransferSyntaxUID = "1.2.840.10008.1.2.1"
+    encrypted.EncryptedContent = SECRET
+    drawing.HPGLDocument = SECRET
+    made, _ = changed(
+        with_values(ct, EncryptedAttributesSequence=Sequence([encrypted]), HPGLDocumentSequence=Sequence([drawing])),
+        RESEARCH,
+    )
+    assert SECRET not in made
+
+
 def test_zeros_behind_the_dataset_are_no_damage(ct: Path) -> None:
     content = ct.read_bytes()
     for more in (1, 2, 8, 700):
