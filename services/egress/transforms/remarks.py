@@ -20,8 +20,9 @@ _END: Final = 0xD9
 _SCAN: Final = 0xDA
 _COMMENT: Final = 0xFE
 _APPLICATION: Final = range(0xE0, 0xF0)
-#: What decoders need of the segments of applications: JFIF, ICC profiles, and which colours the samples are.
-_NEEDED: Final = {0xE0: b"JFIF\0", 0xE2: b"ICC_PROFILE\0", 0xE8: b"mrfx", 0xEE: b"Adobe"}
+#: How the segments of applications begin that decoders need, and how much of them: JFIF without what is behind its
+#: size in small, ICC profiles, and which colours the samples are.
+_NEEDED: Final = {0xE0: (b"JFIF\0", 14), 0xE2: (b"ICC_PROFILE\0", 1 << 16), 0xE8: (b"mrfx", 5), 0xEE: (b"Adobe", 12)}
 #: Markers without a segment: restarts, and the start of an image.
 _ALONE: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 #: In coded data a marker's second byte has its high bit set, and is no restart.
@@ -112,10 +113,8 @@ def _of_jpeg(data: bytes) -> Iterator[tuple[int, int]]:
             at += 1 if marker == 0xFF else 2  # noqa: PLR2004
             continue
         start, end = _segment(data, at)
-        if marker == _COMMENT or (
-            marker in _APPLICATION and not data.startswith(_NEEDED.get(marker, data[:1] * 8), start)
-        ):
-            yield start, end
+        if marker == _COMMENT or marker in _APPLICATION:
+            yield min(start + _needed(marker, data, start), end), end
         at = end
         if marker == _SCAN:
             following = _MARKER.search(data, end)
@@ -124,6 +123,12 @@ def _of_jpeg(data: bytes) -> Iterator[tuple[int, int]]:
                 return
             at = following.start()
     yield at + 2, len(data)
+
+
+def _needed(marker: int, data: bytes, start: int) -> int:
+    """Give how many bytes of a segment stay."""
+    beginning, length = _NEEDED.get(marker, (b"", 0))
+    return length if data.startswith(beginning, start) else 0
 
 
 def _segment(data: bytes, at: int) -> tuple[int, int]:

@@ -245,7 +245,8 @@ JPEG_LS, JPEG_2000 = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90"
 def told(frame: bytes) -> bytes:
     """Give a frame into which programs have written whom it shows."""
     if frame.startswith(b"\xff\xd8"):
-        exif = segment(0xE1, b"Exif\0\0" + SECRET) + segment(0xED, SECRET) + segment(0xFE, SECRET)
+        exif = segment(0xE1, b"Exif\0\0" + SECRET) + segment(0xED, b"\xff" * 8 + SECRET) + segment(0xFE, SECRET)
+        exif += segment(0xE0, b"JFIF\0\1\1\0\0\1\0\1\0\0" + SECRET)
         icc = segment(0xE2, b"ICC_PROFILE\0\1\1profile")
         scan = frame.index(b"\xff\xda")
         return frame[:2] + exif + icc + frame[2:scan] + segment(0xFE, SECRET) + frame[scan:] + SECRET
