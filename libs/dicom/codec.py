@@ -71,8 +71,7 @@ def decode(transfer_syntax: str, data: bytes, picture: Picture) -> tuple[Frame, 
         return _inflated(data, picture), None
     coded = codestream.coded(data)
     _check(coded, data, picture)
-    samples = _samples(transfer_syntax, data, coded)
-    return _in_cells(samples.reshape(picture.rows, picture.columns, picture.samples), coded, picture), coded
+    return _in_cells(_shaped(_samples(transfer_syntax, data, coded), picture), coded, picture), coded
 
 
 def decode_again(transfer_syntax: str, data: bytes, picture: Picture) -> Frame | None:
@@ -85,7 +84,7 @@ def decode_again(transfer_syntax: str, data: bytes, picture: Picture) -> Frame |
             samples = _jpeg(data, coded)
         except _NotInstalledError:
             return None
-        return _in_cells(samples.reshape(picture.rows, picture.columns, picture.samples), coded, picture)
+        return _in_cells(_shaped(samples, picture), coded, picture)
     return None
 
 
@@ -179,6 +178,12 @@ def _jpeg(data: bytes, coded: Coded) -> Frame:
         return np.frombuffer(decode_pixel_data(data, version=2), _narrowest(coded))
     except (RuntimeError, ValueError) as error:
         raise _undecodable(error) from error
+
+
+def _shaped(samples: Frame, picture: Picture) -> Frame:
+    if samples.size != picture.rows * picture.columns * picture.samples:
+        raise NotTranscodableError("damaged", "the decoder gives another number of pixels than the frame's header says")
+    return samples.reshape(picture.rows, picture.columns, picture.samples)
 
 
 def _undecodable(error: Exception) -> NotTranscodableError:

@@ -193,6 +193,11 @@ class Dispatch:
             self._returned += returned
             self._record_soon()
 
+    def renew(self) -> None:
+        """Put into nobody's hand what was made ready by what the destination's transform no longer says."""
+        if self._preparation.outdated():
+            self.give_back()
+
     def pause(self) -> None:
         """Let nothing begin for now; what is under way comes to its end."""
         self.give_back()

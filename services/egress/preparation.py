@@ -57,9 +57,18 @@ class Preparation:
         self._under_way: dict[int, Parcel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._made: dict[int, tuple[Parcel, Parcel]] = {}
+        self._own = self._said()
 
     def __len__(self) -> int:
         return len(self._under_way)
+
+    def outdated(self) -> bool:
+        """Tell, once, whether the destination's transform says something else than when it was last asked."""
+        before, self._own = self._own, self._said()
+        return before != self._own
+
+    def _said(self) -> str:
+        return "" if self._transforming is None else self._transforming.own(self._key)
 
     def begin(self, parcels: Iterable[Parcel]) -> list[Parcel]:
         """Have those transformed that must be; give the others, which may go as they are."""

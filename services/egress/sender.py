@@ -67,7 +67,7 @@ class Sender:
         self._windowless: set[str] = set()
         self._wake = asyncio.Event()
         database.on_commit(lambda session: self._wake.set() if session.info.get(WORK) else None)
-        network.on_change(lambda _snapshot: self._apply_soon())
+        network.on_change(lambda _snapshot: self._applied())
 
     async def run(self) -> None:
         """Send until cancelled; then let each association finish the instance that is under way. May be run again."""
@@ -121,8 +121,11 @@ class Sender:
             await self._work.follow_clock()
             await asyncio.sleep(60)
 
-    def _apply_soon(self) -> None:
+    def _applied(self) -> None:
         self._network_changed = True
+        # At once: what an association takes next is changed as the definition says now.
+        for dispatch in self._dispatches.values():
+            dispatch.renew()
         self._wake.set()
 
     async def _turn(self) -> float | None:

@@ -1,9 +1,6 @@
 """What was made of instances before they were sent: written down before the first byte leaves."""
 
-from collections.abc import Iterable
-from typing import Any
-
-from sqlalchemy import Row, delete, select
+from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.egress.models import transformed
@@ -28,9 +25,3 @@ async def note(tx: AsyncSession, item: int, version: str, made: Transformed) -> 
 async def forget(tx: AsyncSession, item: int) -> None:
     """Write down that an item is about to be sent as it is kept."""
     await tx.execute(delete(transformed).where(transformed.c.item == item))
-
-
-async def of_items(tx: AsyncSession, ids: Iterable[int]) -> dict[int, Row[Any]]:
-    """Read what was made of items; those that went as they are kept are left out."""
-    found = await tx.execute(select(transformed).where(transformed.c.item.in_(list(ids))))
-    return {row.item: row for row in found}

@@ -141,6 +141,14 @@ class Transforming:
         definition = None if snapshot is None else snapshot.definition
         return decided.steps(definition, destination, parcel.transform, parcel.said)
 
+    def own(self, destination: str) -> str:
+        """Give what tells a destination's own transform apart from what it said before; empty for none."""
+        snapshot = self._network.current
+        definition = None if snapshot is None else snapshot.definition
+        found = None if definition is None else definition.destinations.get(destination)
+        step = None if found is None or found.transform is None else self.step(found.transform)
+        return "" if step is None else version([step])
+
     def step(self, name: str) -> Step | None:
         """Give a transform of the definition in force."""
         snapshot = self._network.current

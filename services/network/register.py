@@ -11,7 +11,7 @@ from contracts.definition import Definition
 from contracts.fact import Fact
 from contracts.network import NetworkApplied
 from libs.clock import Clock
-from libs.definition import lint
+from libs.definition import finding, lint
 from libs.definition.difference import Change, difference
 from libs.definition.document import DefinitionError
 from libs.definition.force import not_in_force
@@ -42,7 +42,7 @@ class Finding(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    level: lint.Level = Field(description="warning: likely a mistake; note: good to know.")
+    level: finding.Level = Field(description="warning: likely a mistake; note: good to know.")
     kind: str = Field(description="never, always, unreachable, overlap, loop, unknown, or retired.")
     line: int
     column: int
@@ -51,7 +51,7 @@ class Finding(BaseModel):
     hint: str = Field(description="What to do about it; empty where the message says it.")
 
     @classmethod
-    def of(cls, found: lint.Finding) -> Self:
+    def of(cls, found: finding.Finding) -> Self:
         """Say what was found."""
         said = found.problem
         return cls(

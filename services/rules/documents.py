@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from contracts.definition import Transform
 from services.rules import history
 from services.rules.in_force import InForce
-from services.rules.plan import Documents, Requested
+from services.rules.plan import Requested
+from services.rules.request import Documents
 
 
 async def documents(tx: AsyncSession, made: Iterable[Requested], in_force: InForce) -> Documents:

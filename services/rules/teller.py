@@ -12,8 +12,9 @@ from libs.telemetry import log
 from services.rules import metric, repository
 from services.rules.documents import documents
 from services.rules.in_force import InForce
-from services.rules.plan import NOTHING, Requested, requests
+from services.rules.plan import Requested
 from services.rules.repository import Study
+from services.rules.request import NOTHING, requests
 from services.rules.uses import Uses
 
 _LOG = log.get(__name__)
@@ -59,7 +60,7 @@ class Teller:
         closing: int | None = None,
         had: Mapping[str, Mapping[str, str]] = NOTHING,
     ) -> None:
-        """Request deliveries: see `plan.requests`."""
+        """Request deliveries: see `request.requests`."""
         for event in requests(
             study.study_instance_uid, in_force.version, made, closing, had, await documents(tx, made, in_force)
         ):

@@ -1,26 +1,21 @@
 """Decides on versions of studies, in the caller's transaction."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from contracts.definition import Rule
-from contracts.fact import Attributes
-from contracts.routing import Trigger
-from contracts.study import StudyCompleted
 from libs.clock import Clock
 from services.rules import action_rows, chronicle, discarding, history, repository, route
-from services.rules.action import Emphasis, Tag, emphasis, emphasized, tags
 from services.rules.actions import Actions
 from services.rules.glance import Glance
-from services.rules.hold import holding
 from services.rules.in_force import InForce
 from services.rules.occasion import occasions
-from services.rules.plan import Known, Requested, gathered, united, wishes, within_sites, without_loops
-from services.rules.reading import CARRIED, Reading, known, named, read_by, shown, with_tags
+from services.rules.plan import Known, Requested, gathered, united
+from services.rules.reading import CARRIED, Reading, known, named, with_tags
 from services.rules.record import recorded
 from services.rules.repository import Completion, Study
+from services.rules.sight import Case, Sight, evaluate
 from services.rules.teller import Teller
 
 
@@ -33,7 +28,7 @@ class Versions:
         self._actions = actions
         self._clock = clock
 
-    async def decide(  # noqa: PLR0915 - its steps belong to one transaction, in this order
+    async def decide(
         self,
         tx: AsyncSession,
         study: Study,
@@ -51,83 +46,86 @@ class Versions:
         timed
             The rules that the clock triggers now; None: the version is decided as such.
         """
-        said = completion.completed
-        # What was put aside or discarded when it came goes nowhere by what else is decided.
-        free = [one for one in chosen if one.aside is None]
-        looks = occasions(in_force.needs.triggers, said.version, free, timed=timed is not None)
-        # All that the object store is needed for comes before anything is written.
-        attributes = [await self._reading.looked_at(tx, study, said, look, in_force) for look in looks]
-        tagged = await action_rows.tags_of(tx, study.id) if in_force.needs.tags else []
-        inputs = in_force.rules.circumstances(said.source, study.tenant, self._clock())
-        held = holding(said.last_arrival, in_force.timezone)
-        glances: dict[Trigger, Glance] = {}
-        going: list[Requested] = []
-        more = Emphasis()
-        for place, look in enumerate(looks):
-            seen, unread = attributes[place]
-            glance = glances.get(look.trigger)
-            if glance is None:
-                glance = glances[look.trigger] = Glance(*await known(tx, study, look.trigger, in_force))
-            if look.trigger in in_force.needs.tags:
-                # A series is looked at in the same decision as its study.
-                now_tagged = [*tagged, *_set_by(glances, in_force)]
-                seen = {name: with_tags(each, now_tagged, look.trigger) for name, each in seen.items()}
-                attributes[place] = seen, unread
-            evaluation = in_force.rules.evaluate(
-                look.trigger,
-                shown(inputs, seen, glance.unhealthy),
-                lifted=glance.lifted | _not_yet(in_force.needs.timers, timed or ()),
-                unhealthy=glance.unhealthy,
-            )
-            matches = [match for match in evaluation.matches if timed is None or match.rule in timed]
-            stopped = {one.id for each in glances.values() for _, put in each.ended.values() for one in put}
-            left = [one for one in look.instances if one.id not in stopped]
-            wanted, notes = wishes(matches, held)
-            if look.trigger == "series":
-                wanted = emphasized(wanted, emphasis(matches, held))
-            else:
-                more = more.and_(emphasis(matches, held))
-            now_going, left_out = without_loops(left, wanted, in_force.rules.returns)
-            now_going, withheld = within_sites(now_going, in_force.rules.may_have)
-            going += now_going
-            glance.take(matches, look, {name: read_by(each, in_force, look.trigger) for name, each in seen.items()})
-            glance.tally.add(
-                matches,
-                evaluation.rules_evaluated,
-                problems=(*unread, *evaluation.errors, *notes),
-                notes=(*left_out, *withheld),
-                count=len(look.instances) or len(chosen),
-            )
-        going = gathered(going)
+        case = Case(study, completion, chosen, in_force, timed)
+        sight = await self._look(tx, case)
+        going = gathered(sight.going)
         before = await repository.requested_of(tx, chosen)
         everything, changed = united(before, going)
-        everything = [replace(one, wish=more.of(one.wish)) for one in everything]
-        had = await repository.requested_before(tx, study, said.version)
+        everything = [replace(one, wish=sight.more.of(one.wish)) for one in everything]
+        had = await repository.requested_before(tx, study, case.said.version)
         await repository.keep_requests(tx, going, in_force.version)
-        matched = [match for glance in glances.values() for match in glance.matches]
-        unmatched = False
-        if timed is None:
-            await repository.close_completion(tx, study, completion, in_force.version)
-            await self._actions.set_timers(tx, study, in_force.needs.timers, said.version)
-            unmatched = await self._actions.is_unmatched(tx, study, chosen, matched, goes=bool(everything))
-        elif everything and study.unmatched_at is not None:
+        unmatched = await self._close(tx, case, sight, goes=bool(everything))
+        await self._act(tx, case, sight)
+        await self._say(tx, case, sight, everything, changed, unmatched=unmatched)
+        # The clock asks for some destinations only: what the others get is closed already.
+        asked = {one.destination for one in going}
+        all_of_it = timed is None or sight.more.rules
+        told = everything if all_of_it else [one for one in everything if one.destination in asked]
+        await self._teller.request(tx, study, told, in_force, closing=case.said.version, had=had)
+        await self._record(tx, case, sight, before, everything)
+        return bool(sight.matches)
+
+    async def _look(self, tx: AsyncSession, case: Case) -> Sight:
+        """Have the rules look, on one occasion after the other; nothing is written."""
+        needs = case.in_force.needs
+        looks = occasions(needs.triggers, case.said.version, case.free, timed=case.timed is not None)
+        # All that the object store is needed for comes before anything is written.
+        attributes = [await self._reading.looked_at(tx, case.study, case.said, look, case.in_force) for look in looks]
+        tagged = await action_rows.tags_of(tx, case.study.id) if needs.tags else []
+        inputs = case.in_force.rules.circumstances(case.said.source, case.study.tenant, self._clock())
+        sight = Sight(inputs, attributes)
+        for place, look in enumerate(looks):
+            if look.trigger not in sight.glances:
+                sight.glances[look.trigger] = Glance(*await known(tx, case.study, look.trigger, case.in_force))
+            if look.trigger in needs.tags:
+                # A series is looked at in the same decision as its study.
+                now_tagged = [*tagged, *sight.tags(case.in_force)]
+                seen, unread = attributes[place]
+                tagged_too = {name: with_tags(each, now_tagged, look.trigger) for name, each in seen.items()}
+                attributes[place] = tagged_too, unread
+            evaluate(case, sight, look, *attributes[place])
+        return sight
+
+    async def _close(self, tx: AsyncSession, case: Case, sight: Sight, *, goes: bool) -> bool:
+        """Note that the version is decided; give whether no rule wants the study."""
+        study = case.study
+        if case.timed is None:
+            await repository.close_completion(tx, study, case.completion, case.in_force.version)
+            await self._actions.set_timers(tx, study, case.in_force.needs.timers, case.said.version)
+            return await self._actions.is_unmatched(tx, study, case.chosen, sight.matches, goes=goes)
+        if goes and study.unmatched_at is not None:
             await action_rows.set_unmatched(tx, study, None)
-        await self._actions.tag(
-            tx,
-            study,
-            _set_by(glances, in_force),
-            in_force.version,
-        )
-        for glance in glances.values():
-            for end, put in glance.ended.values():
-                await self._actions.put_aside(tx, study, end, put, said.source, in_force.version, version=said.version)
-        ended = [(end.rule, put) for glance in glances.values() for end, put in glance.ended.values()]
-        discarded = await discarding.why(tx, study, chosen, ended, in_force) if not everything else None
-        for trigger, glance in glances.items():
-            kept = recorded(inputs, glance.seen, unhealthy=glance.unhealthy, lifted=glance.lifted)
+        return False
+
+    async def _act(self, tx: AsyncSession, case: Case, sight: Sight) -> None:
+        """Set tags, and put aside what is put aside."""
+        version = case.in_force.version
+        await self._actions.tag(tx, case.study, sight.tags(case.in_force), version)
+        for end, put in sight.ends:
+            await self._actions.put_aside(
+                tx, case.study, end, put, case.said.source, version, version=case.said.version
+            )
+
+    async def _say(
+        self,
+        tx: AsyncSession,
+        case: Case,
+        sight: Sight,
+        everything: Sequence[Requested],
+        changed: Sequence[str],
+        *,
+        unmatched: bool,
+    ) -> None:
+        """Tell what was decided, trigger by trigger."""
+        in_force, said = case.in_force, case.said
+        ended = [(end.rule, put) for end, put in sight.ends]
+        discarded = None if everything else await discarding.why(tx, case.study, case.chosen, ended, in_force)
+        for trigger, glance in sight.glances.items():
+            kept = recorded(sight.inputs, glance.seen, unhealthy=glance.unhealthy, lifted=glance.lifted)
+            more_problems = changed if trigger in ("study", "timer") else ()
             decided = glance.tally.decided(
                 "study",
-                study.study_instance_uid,
+                case.study.study_instance_uid,
                 in_force.version,
                 said.source,
                 said.version,
@@ -137,48 +135,38 @@ class Versions:
                 unhealthy=glance.unhealthy if trigger in in_force.needs.health else None,
                 unmatched=unmatched and trigger == "study",
                 discarded=discarded if trigger == "study" else None,
-                more_problems=changed if trigger in ("study", "timer") else (),
+                more_problems=more_problems,
             )
-            more_problems = changed if trigger in ("study", "timer") else ()
-            await self._teller.say(tx, study, decided, (*glance.tally.problems, *more_problems), kept.document)
-        # The clock asks for some destinations only: what the others get is closed already.
-        named = {one.destination for one in going}
-        told = everything if timed is None or more.rules else [one for one in everything if one.destination in named]
-        await self._teller.request(tx, study, told, in_force, closing=said.version, had=had)
-        await self._record(tx, study, said, chosen, in_force, attributes, glances, before, everything)
-        return bool(matched)
+            await self._teller.say(tx, case.study, decided, (*glance.tally.problems, *more_problems), kept.document)
 
     async def _record(
         self,
         tx: AsyncSession,
-        study: Study,
-        said: StudyCompleted,
-        chosen: Sequence[Known],
-        in_force: InForce,
-        looked_at: Sequence[tuple[Mapping[str, Attributes], list[str]]],
-        glances: Mapping[Trigger, Glance],
+        case: Case,
+        sight: Sight,
         before: Sequence[Requested],
         everything: Sequence[Requested],
     ) -> None:
         """Record what the rules saw and where it goes, for people who ask why, and for trying other rules on it."""
-        if "timer" in glances:
+        if case.timed is not None:
             # What the clock asks for is no answer to what arrived.
             return
+        study, said, in_force = case.study, case.said, case.in_force
         earlier = await history.record_of(tx, study.id) if said.version > 1 else None
         beyond = {*in_force.rules.attributes("instance"), *in_force.rules.attributes("series")} - CARRIED - {"Sites"}
-        more, _ = await self._reading.more(chosen, beyond)
+        more, _ = await self._reading.more(case.chosen, beyond)
         now = self._clock()
         looked_for = {*beyond, *in_force.rules.attributes("study"), *in_force.rules.attributes("amended")}
         health = in_force.needs.health
         timers = in_force.needs.timers
-        attributes = {key: value for seen, _ in looked_at for key, value in seen.get("study", {}).items()}
+        attributes = {key: value for seen, _ in sight.attributes for key, value in seen.get("study", {}).items()}
         made = chronicle.version(
-            *(said.version, now, in_force.version, said.last_arrival, said.source, attributes, chosen),
+            *(said.version, now, in_force.version, said.last_arrival, said.source, attributes, case.chosen),
             named=lambda one: named(study, one),
             more=more,
             looked_for=looked_for - CARRIED,
             before=earlier,
-            unhealthy=frozenset().union(*(each.unhealthy for each in glances.values())) if health else None,
+            unhealthy=frozenset().union(*(each.unhealthy for each in sight.glances.values())) if health else None,
             # Of any trigger: what a person released when it came counts no more either.
             lifted=await action_rows.lifted(tx, study) if in_force.needs.aside else frozenset(),
         )
@@ -191,16 +179,3 @@ class Versions:
             decided_at=now,
         )
         await history.keep(tx, study.id, now, chronicle.added(earlier, made, routes))
-
-
-def _set_by(glances: Mapping[Trigger, Glance], in_force: InForce) -> list[Tag]:
-    """Give the tags that a decision sets so far."""
-    definition = in_force.rules.definition
-    return [tag for trigger, glance in glances.items() for tag in tags(glance.matches, trigger, definition)]
-
-
-def _not_yet(timers: Mapping[str, Rule], timed: Collection[str]) -> frozenset[str]:
-    """Name the timers that come later than those that look now: they end nothing before their time."""
-    waits = {name: rule.after or rule.every or 0 for name, rule in timers.items()}
-    latest = max((waits[name] for name in timed), default=None)
-    return frozenset(name for name, wait in waits.items() if latest is not None and wait > latest)

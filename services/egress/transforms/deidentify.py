@@ -5,7 +5,7 @@ go, names lose their value, UIDs of instances are replaced wherever they stand, 
 which was removed elsewhere loses its value.
 """
 
-from collections.abc import Sequence as Values
+import re
 from datetime import date, timedelta
 from typing import Final
 
@@ -26,8 +26,11 @@ from services.egress.transforms.traces import Traces, empty_traces
 
 _PATIENT_ID: Final = 0x00100020
 _PATIENT_NAME: Final = 0x00100010
+_BIRTH_DATE: Final = 0x00100030
 _DOCUMENT: Final = 0x00420011
 _CONTENT: Final = 0x0040A730
+#: Before it are groups of commands, file meta information and directories, which have no place in an instance.
+_FIRST: Final = 0x00080000
 #: (50xx,xxxx) curves and (60xx,xxxx) overlays; even groups.
 _CURVES: Final = 0x5000
 _OVERLAYS: Final = 0x6000
@@ -49,6 +52,14 @@ _LONG_TEXTS: Final = frozenset({"LT", "ST", "UC", "UR", "UT"})
 #: VRs of identifiers, besides names of people.
 _IDENTIFY: Final = frozenset({"AE", "LO", "SH", "UC", "UR"})
 _DATES: Final = frozenset({"DA", "DT", "TM"})
+#: Of dates and times, PS3.5 section 6.2, without the dots that a date had once; times also with their colons of once.
+_FORMS: Final = {
+    "DA": re.compile(r"[0-9]{4}([0-9]{2}){0,2}"),
+    "DT": re.compile(r"[0-9]{4}([0-9]{2}){0,5}(\.[0-9]{1,6})?([+-][0-9]{4})?"),
+    "TM": re.compile(r"[0-9]{2}(:?[0-9]{2}(:?[0-9]{2}(\.[0-9]{1,6})?)?)?"),
+}
+#: Of what was done to dates, the later the less is left of them.
+_TEMPORAL: Final = ("UNMODIFIED", "MODIFIED", "REMOVED")
 _DEEPEST: Final = 64
 
 
@@ -83,7 +94,7 @@ def remap(dataset: Dataset, key: Key) -> None:
         if is_sequence(dataset, int(tag)):
             for item in dataset[tag].value:
                 remap(item, key)
-        elif _vr(dataset, int(tag)) == "UI":
+        elif _vr(dataset, int(tag)) == "UI" and not _names_a_class(int(tag)):
             _replace_uids(dataset, int(tag), key)
 
 
@@ -112,10 +123,10 @@ class _Walk:
         self._actions = profile.actions(options)
         self._cleans = "clean-descriptors" in options
         self._keeps_uids = "retain-uids" in options
-        self._keeps_dates = "retain-dates" in options
         self._keep = frozenset(word.lower() for word in wanted.keep_words)
         self._patient = _first(dataset, "PatientID"), _first(dataset, "IssuerOfPatientID")
-        self._shift = timedelta(key.days(*self._patient)) if "shift-dates" in options else None
+        days = {"shift-dates": key.days(*self._patient), "retain-dates": 0}
+        self._shift = next((timedelta(by) for option, by in days.items() if option in options), None)
         self._traces = Traces()
 
     def whole(self) -> None:
@@ -133,16 +144,13 @@ class _Walk:
             if is_sequence(dataset, tag):
                 for item in dataset[tag].value:
                     self._collect(item, depth + 1)
-            elif vr == "PN" or (vr in _IDENTIFY and self._actions.get(tag) in ("X", "Z", "D")):
+            elif vr == "PN" or tag == _BIRTH_DATE or (vr in _IDENTIFY and self._actions.get(tag) in ("X", "Z", "D")):
                 self._traces.add(vr, texts(dataset[tag]))
 
     def _level(self, dataset: Dataset) -> None:
         for tag in map(int, list(dataset.keys())):
-            if tag & 0x10000 or _CURVES <= tag >> 16 < _CURVES + 0x20 or _OVERLAYS <= tag >> 16 < _OVERLAYS + 0x20:
+            if _goes(tag):
                 del dataset[tag]
-                continue
-            if tag & 0xFFFF == 0:
-                del dataset[tag]  # a group length, retired, which would be wrong now
                 continue
             action = self._actions.get(tag)
             if action is None:
@@ -187,9 +195,9 @@ class _Walk:
             del dataset[tag]
         elif vr in ("AE", "PN"):
             dataset.add_new(tag, vr, None)
-        elif vr == "UI" and not self._keeps_uids:
+        elif vr == "UI" and not self._keeps_uids and not _names_a_class(tag):
             _replace_uids(dataset, tag, self._key)
-        elif (vr in _DATES and not self._keeps_dates) or vr in _LONG_TEXTS:
+        elif vr in _DATES or vr in _LONG_TEXTS:
             self._clean(dataset, tag, vr)
 
     def _clean(self, dataset: Dataset, tag: int, vr: str) -> None:
@@ -205,6 +213,16 @@ class _Walk:
             dataset.add_new(tag, vr, None)
 
 
+def _goes(tag: int) -> bool:
+    """Tell whether an element goes whatever it is: private, of a curve or overlay, of a group that belongs elsewhere.
+
+    So do group lengths, retired, which would be wrong now.
+    """
+    group = tag >> 16
+    drawn = _CURVES <= group < _CURVES + 0x20 or _OVERLAYS <= group < _OVERLAYS + 0x20
+    return drawn or group % 2 == 1 or tag < _FIRST or not tag & 0xFFFF
+
+
 def _vr(dataset: Dataset, tag: int) -> str:
     element = dataset.get_item(tag)
     vr = getattr(element, "VR", None)
@@ -214,13 +232,16 @@ def _vr(dataset: Dataset, tag: int) -> str:
 
 
 def _first(dataset: Dataset, keyword: str) -> str:
+    found = _all(dataset, keyword)
+    return found[0] if found else ""
+
+
+def _all(dataset: Dataset, keyword: str) -> list[str]:
     found = texts(dataset[keyword]) if keyword in dataset else []
-    return found[0].strip() if found else ""
+    return [value.strip() for value in found if value.strip()]
 
 
 def _replace_uids(dataset: Dataset, tag: int, key: Key) -> None:
-    if _names_a_class(tag):
-        return
     new = [uid if not uid or uid in UID_dictionary else key.uid(uid) for uid in texts(dataset[tag])]
     dataset.add_new(tag, "UI", new if len(new) != 1 else new[0])
 
@@ -234,9 +255,14 @@ def _shifted(vr: str, value: str, by: timedelta | None) -> str:
     """Give a date or time so much later, the time of the day as it was; a dummy without a shift."""
     if by is None:
         return _DUMMIES[vr] if value else ""
-    if vr == "TM" or not value:
-        return value
     text = value.strip().replace(".", "") if vr == "DA" else value.strip()
+    if not text:
+        return text
+    if not _FORMS[vr].fullmatch(text):
+        # It may say anything.
+        return _DUMMIES[vr]
+    if vr == "TM":
+        return text
     try:
         moved = date(int(text[:4]), int(text[4:6] or 1), int(text[6:8] or 1)) + by
     except (ValueError, OverflowError):
@@ -263,17 +289,25 @@ def _dummies(item: Dataset) -> None:
 
 
 def _describe(dataset: Dataset, wanted: Deidentify, *, blanked: bool) -> None:
-    """Say that it was de-identified, and how: PS3.15 sections E.1.1, E.2, E.3 and PS3.3 section C.7.1.1."""
+    """Say that it was de-identified, and how: PS3.15 sections E.1.1, E.2, E.3 and PS3.3 section C.7.1.1.
+
+    What was said of earlier times stays: several values and items tell of successive ones.
+    """
     dataset.PatientIdentityRemoved = "YES"
     codes = [profile.BASIC, *(profile.CODES[option] for option in sorted(set(wanted.options)))]
     if blanked:
         codes.append(profile.CLEAN_PIXELS)
         dataset.BurnedInAnnotation = "NO"
-    dataset.DeidentificationMethod = ["Kivuko", *(meaning[:64] for _, meaning in codes)]
-    dataset.DeidentificationMethodCodeSequence = Sequence([_code(value, meaning) for value, meaning in codes])
+    methods = [*_all(dataset, "DeidentificationMethod"), "Kivuko", *(meaning[:64] for _, meaning in codes)]
+    dataset.DeidentificationMethod = list(dict.fromkeys(methods))
+    there = list(dataset.get("DeidentificationMethodCodeSequence") or ())
+    known = {(str(item.get("CodeValue", "")), str(item.get("CodingSchemeDesignator", ""))) for item in there}
+    new = [_code(value, meaning) for value, meaning in codes if (value, "DCM") not in known]
+    dataset.DeidentificationMethodCodeSequence = Sequence([*there, *new])
     kinds = {"shift-dates": "MODIFIED", "retain-dates": "UNMODIFIED"}
-    said: Values[str] = [word for option, word in kinds.items() if option in wanted.options]
-    dataset.LongitudinalTemporalInformationModified = said[0] if said else "REMOVED"
+    done = next((word for option, word in kinds.items() if option in wanted.options), "REMOVED")
+    before = [word for word in _all(dataset, "LongitudinalTemporalInformationModified") if word in _TEMPORAL]
+    dataset.LongitudinalTemporalInformationModified = max([done, *before], key=_TEMPORAL.index)
 
 
 def _code(value: str, meaning: str) -> Dataset:

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from contracts.definition import Mapping, Replacement, Transform
-from libs.definition.address import Address, address
+from libs.definition.address import Address, Step, address
 from libs.definition.fitting import SETTABLE, TEXT, misfit, values_of
 from libs.definition.pattern import PatternError, substitute
 from services.egress.transforms.errors import UntransformableError
@@ -46,6 +46,8 @@ class Edits:
         no element.
     secret
         Tags whose values were removed or hashed: nobody may note what they were.
+    hidden
+        The same as they are addressed, whether or not the dataset has them: notes of earlier changes may.
     """
 
     def __init__(self, dataset: Dataset, transform: Transform, keys: Keys) -> None:
@@ -55,6 +57,7 @@ class Edits:
         self._encodings = _encodings(dataset)
         self.before: dict[int, DataElement | None] = {}
         self.secret: set[int] = set()
+        self.hidden: list[Step] = []
 
     def apply(self) -> None:
         """Change what is to be changed. Raises UntransformableError."""
@@ -85,6 +88,8 @@ class Edits:
 
     def _change(self, what: str, target: str, change: Change, *, empty_too: bool = False, secret: bool = False) -> None:
         where = address(target)
+        if secret:
+            self.hidden.append(where.last)
         for place in list(places(self._dataset, where)):
             if place.tag not in place.dataset:
                 continue
@@ -106,6 +111,7 @@ class Edits:
             self._put("set", target, place, values)
 
     def _remove(self, target: Address) -> None:
+        self.hidden.append(target.last)
         for place in list(places(self._dataset, target)):
             self.secret.add(place.tag)
             if place.tag in place.dataset:
@@ -153,8 +159,9 @@ def typed(vr: str, values: Sequence[str]) -> Any:
 
 
 def _text(value: Any) -> str:
+    # Of a number, as it was written; of a name of a person these are its bytes.
     original = getattr(value, "original_string", None)
-    return str(value) if original is None else str(original)
+    return original if isinstance(original, str) else str(value)
 
 
 def _replacing(target: str, replacement: Replacement) -> Change:

@@ -14,7 +14,7 @@ from libs.dicom import part10
 from libs.dicom.transcode import TARGETS, NotTranscodableError, transcode
 from libs.dicom.uid import is_valid
 from services.egress.transforms import instance as instances
-from services.egress.transforms import pixels, provenance
+from services.egress.transforms import pixels, provenance, remarks
 from services.egress.transforms.deidentify import deidentify, remap
 from services.egress.transforms.edits import Edits
 from services.egress.transforms.errors import UntransformableError
@@ -24,6 +24,10 @@ from services.egress.transforms.pseudonym import Key, Keys, derived_uid
 #: Part of every version: higher when the same definition gives other bytes.
 ENGINE: Final = 1
 _CHUNK: Final = 1 << 20
+_MAC_PARAMETERS: Final = 0x4FFE0001
+_ICON: Final = 0x00880200
+_BLANKED: Final = "Areas with burned-in text made black"
+_LONGEST_DERIVATION: Final = 1024
 #: Makes an empty file that is gone when it is closed.
 Scratch = Callable[[], BinaryIO]
 
@@ -110,7 +114,9 @@ def _step(source: BinaryIO, result: BinaryIO, step: Step, keys: Keys, at: dateti
     with scratch() as inflated, scratch() as plain, scratch() as changed:
         source.seek(0)
         found = instances.read(source, inflated)
-        device = pixels.fitting(transform.blank, found.header)
+        # A report of a device has no pixels that something could be burned into.
+        shows = found.pixels.end > found.pixels.start or "Rows" in found.header
+        device = pixels.fitting(transform.blank, found.header) if shows else None
         compressed = found.transfer_syntax_uid not in UNCOMPRESSED
         if device is not None and device.areas and compressed:
             source.seek(0)
@@ -122,6 +128,8 @@ def _step(source: BinaryIO, result: BinaryIO, step: Step, keys: Keys, at: dateti
         where = instances.write(found, target)
         if device is not None and device.areas:
             pixels.blank(target, where, found.header, device.areas, little_endian=found.form.little_endian)
+        if transform.deidentify is not None and where.items >= 0:
+            remarks.empty(target, where.items)
         if transform.transfer_syntax is not None:
             changed.seek(0)
             transcode(changed, result, TARGETS[transform.transfer_syntax], ratio=transform.ratio)
@@ -139,12 +147,14 @@ def _change(found: Instance, transform: Transform, keys: Keys, at: datetime, dev
         if noted:
             provenance.note_originals(header, noted, at)
     # Inside what was just noted as well.
-    provenance.forget(header, edits.secret)
+    provenance.forget(header, edits.hidden)
     if remapped:
         key = keys[str(transform.project)]
         remap(header, key)
         remap(found.tail, key)
     if transform.deidentify is not None:
+        if found.pixels.strange:
+            raise UntransformableError("group 7FE0, of its pixel data, holds what the Standard does not know")
         key = keys[str(transform.deidentify.project or transform.project)]
         deidentify(header, transform.deidentify, key, blanked=device is not None)
     if device is not None and device.areas:
@@ -154,6 +164,7 @@ def _change(found: Instance, transform: Transform, keys: Keys, at: datetime, dev
         told = None if transform.deidentify is not None else at
         provenance.note_equipment(header, said, told, deidentified=transform.deidentify is not None)
         # What was signed is not what is sent.
+        header.pop(_MAC_PARAMETERS, None)
         found.tail = _private_only(found.tail, keep=transform.deidentify is None)
 
 
@@ -181,7 +192,10 @@ def _mark_blanked(header: Dataset, transform: Transform, device: Blank) -> None:
         header.SOPInstanceUID = derived_uid(str(header.get("SOPInstanceUID", "")), f"blank {device.areas}")
     kind = [str(value) for value in (header.get("ImageType") or [])] or ["DERIVED", "SECONDARY"]
     header.ImageType = ["DERIVED", *kind[1:]]
-    header.DerivationDescription = "Areas with burned-in text made black"
+    said = str(header.get("DerivationDescription") or "")
+    header.DerivationDescription = f"{said}; {_BLANKED}"[-_LONGEST_DERIVATION:] if said else _BLANKED
+    # It shows what was there, small.
+    header.pop(_ICON, None)
 
 
 def _described(result: BinaryIO, study: str) -> Transformed:

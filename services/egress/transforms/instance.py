@@ -90,7 +90,7 @@ def read(file: BinaryIO, scratch: BinaryIO) -> Instance:
     if not header:
         raise UntransformableError(_DAMAGED)
     where = span(file, form, size)
-    tail = _elements(file, form, before=None, size=size)
+    tail = Dataset() if _only_zeros(file) else _elements(file, form, before=None, size=size)
     if any(int(tag) < _PIXELS for tag in tail.keys()):  # noqa: SIM118 (a dataset iterates over elements)
         raise UntransformableError("its elements are not in the order of their tags (PS3.5 section 7.1)")
     return Instance(file, syntax, form, header, where, tail)
@@ -112,11 +112,8 @@ def write(instance: Instance, result: BinaryIO) -> Span:
     instance.file.seek(instance.pixels.start)
     _copy(instance.file, result, instance.pixels.end - instance.pixels.start)
     moved = start - instance.pixels.start
-    end = result.tell()
     _write(instance.tail, instance.form, result)
-    pixels = instance.pixels
-    value = pixels.value if pixels.value < 0 else pixels.value + moved
-    return Span(start, end, value, pixels.length)
+    return instance.pixels.moved(moved)
 
 
 def _inflate(file: BinaryIO, scratch: BinaryIO) -> None:
@@ -144,6 +141,15 @@ def _elements(file: BinaryIO, form: Form, *, before: int | None, size: int) -> D
         if isinstance(element, RawDataElement) and _cut_off(element, size):
             raise UntransformableError(_DAMAGED)
     return found
+
+
+def _only_zeros(file: BinaryIO) -> bool:
+    """Tell whether nothing is left but zeros, which some writers leave behind the dataset; the file stays in place."""
+    start = file.tell()
+    while (piece := file.read(_CHUNK)) and not piece.strip(b"\0"):
+        pass
+    file.seek(start)
+    return not piece
 
 
 def _cut_off(element: RawDataElement, size: int) -> bool:

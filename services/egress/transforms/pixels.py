@@ -13,10 +13,14 @@ from services.egress.transforms.errors import UntransformableError
 
 _GROUP: Final = 0x7FE0
 _PIXEL_DATA: Final = (0x0008, 0x0009, 0x0010)
+#: Group length, offset tables and pixel data: PS3.6.
+_KNOWN: Final = frozenset({0x0000, 0x0001, 0x0002, 0x0003, *_PIXEL_DATA})
 _ITEM: Final = 0xFFFEE000
 _END: Final = 0xFFFEE0DD
 _UNDEFINED: Final = 0xFFFFFFFF
 _LONG_VRS: Final = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"UN", b"UT"})
+_FULL: Final = "YBR_FULL"
+_HALF: Final = "YBR_FULL_422"
 _DAMAGED: Final = "its pixel data are damaged: they end too early, or hold what is no fragment"
 
 
@@ -30,42 +34,77 @@ class Span:
         Of all of them.
     value, length
         Of the pixel data; -1 if they are encapsulated or there are none.
+    items
+        Where the first item of encapsulated ones is; else -1.
+    strange
+        Whether there are elements among them that the Standard does not know.
     """
 
     start: int
     end: int
     value: int = -1
     length: int = -1
+    items: int = -1
+    strange: bool = False
+
+    def moved(self, by: int) -> "Span":
+        """Give the same further on in a file."""
+        return Span(
+            self.start + by,
+            self.end + by,
+            self.value if self.value < 0 else self.value + by,
+            self.length,
+            self.items if self.items < 0 else self.items + by,
+            self.strange,
+        )
 
 
 def span(file: BinaryIO, form: Form, size: int) -> Span:
     """Find the elements of the pixel data from where a file stands; leave it behind them. Nothing is read but heads."""
     start = at = file.tell()
-    value = length = -1
-    order = "<" if form.little_endian else ">"
-    while head := file.read(8):
-        if len(head) < 8:  # noqa: PLR2004 (tag, VR and length)
-            raise UntransformableError(_DAMAGED)
-        group, element = struct.unpack_from(order + "HH", head)
+    value = length = items = -1
+    found: set[int] = set()
+    while (head := _head(file, form)) is not None:
+        group, element, count = head
         if group != _GROUP:
             break
-        if form.implicit:
-            (count,) = struct.unpack_from(order + "L", head, 4)
-        elif head[4:6] in _LONG_VRS:
-            (count,) = struct.unpack(order + "L", _take(file, 4))
-        else:
-            (count,) = struct.unpack_from(order + "H", head, 6)
-        if element in _PIXEL_DATA and count != _UNDEFINED:
-            value, length = file.tell(), count
+        if element in _PIXEL_DATA and found.intersection(_PIXEL_DATA):
+            raise UntransformableError("it has pixel data more than once")
+        found.add(element)
         if count == _UNDEFINED:
-            _skip_fragments(file, order, size)
+            items = file.tell()
+            _skip_fragments(file, _order(form), size)
         else:
+            if element in _PIXEL_DATA:
+                value, length = file.tell(), count
             file.seek(count, 1)
         at = file.tell()
         if at > size:
             raise UntransformableError(_DAMAGED)
     file.seek(at)
-    return Span(start, at, value, length)
+    return Span(start, at, value, length, items, strange=not found <= _KNOWN)
+
+
+def _order(form: Form) -> str:
+    return "<" if form.little_endian else ">"
+
+
+def _head(file: BinaryIO, form: Form) -> tuple[int, int, int] | None:
+    """Read group, element and length of what comes next; none at the end, and at zeros behind it."""
+    head = file.read(8)
+    if len(head) < 8:  # noqa: PLR2004 (tag, VR and length)
+        if head.strip(b"\0"):
+            raise UntransformableError(_DAMAGED)
+        return None
+    order = _order(form)
+    group, element = struct.unpack_from(order + "HH", head)
+    if form.implicit:
+        (count,) = struct.unpack_from(order + "L", head, 4)
+    elif head[4:6] in _LONG_VRS and group == _GROUP:
+        (count,) = struct.unpack(order + "L", _take(file, 4))
+    else:
+        (count,) = struct.unpack_from(order + "H", head, 6)
+    return group, element, count
 
 
 def _skip_fragments(file: BinaryIO, order: str, size: int) -> None:
@@ -145,10 +184,17 @@ def blank(
     """
     rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     frames = int(dataset.get("NumberOfFrames") or 1)
-    planes, frame = _planes(dataset, rows, columns, little_endian=little_endian)
+    kind = str(dataset.get("PhotometricInterpretation") or "")
+    # Some say that chrominance is shared, and it is not.
+    subsampled = kind == _HALF and where.length < 3 * rows * columns * frames
+    planes, frame = _planes(dataset, kind if subsampled or kind != _HALF else _FULL, rows, columns, little_endian)
     if where.value < 0 or frame <= 0 or frames < 1 or frame * frames > where.length:
         raise UntransformableError("its pixel data are not as long as its rows, columns and frames say")
-    subsampled = str(dataset.get("PhotometricInterpretation")) == "YBR_FULL_422"
+    spare = where.length - frame * frames
+    if spare >= frame:
+        raise UntransformableError("it holds more frames than its header says, and nobody knows what they show")
+    file.seek(where.value + frame * frames)
+    file.write(bytes(spare))
     for number in range(frames):
         for left, top, width, height in areas:
             right, bottom = min(left + width, columns), min(top + height, rows)
@@ -163,13 +209,18 @@ def blank(
                     file.write(line)
 
 
-def _planes(dataset: Dataset, rows: int, columns: int, *, little_endian: bool) -> tuple[list[_Plane], int]:
+def _planes(
+    dataset: Dataset,
+    kind: str,
+    rows: int,
+    columns: int,
+    little_endian: bool,
+) -> tuple[list[_Plane], int]:
     bits, samples = int(dataset.get("BitsAllocated") or 0), int(dataset.get("SamplesPerPixel") or 1)
-    kind = str(dataset.get("PhotometricInterpretation") or "")
     if bits % 8 or not bits or not rows or not columns:
         raise UntransformableError(f"areas of an image of {bits} bits a pixel can't be blanked")
     size = bits // 8
-    if kind == "YBR_FULL_422":
+    if kind == _HALF:
         # PS3.3 section C.7.6.3.1.2: two pixels are Y1 Y2 CB CR.
         if size != 1 or columns % 2:
             raise UntransformableError("its colours are subsampled in a way in which areas can't be blanked")
@@ -188,6 +239,6 @@ def _black(dataset: Dataset, kind: str, size: int, samples: int, order: Literal[
         stored = int(dataset.get("BitsStored") or size * 8)
         high = (1 << (stored - 1 if dataset.get("PixelRepresentation") == 1 else stored)) - 1
         return [high.to_bytes(size, order)]
-    if kind == "YBR_FULL" and size == 1 and samples == 3:  # noqa: PLR2004 (Y, CB and CR)
+    if kind == _FULL and size == 1 and samples == 3:  # noqa: PLR2004 (Y, CB and CR)
         return [b"\0", b"\x80", b"\x80"]
     return [bytes(size)] * samples

@@ -109,6 +109,9 @@ _DESCRIPTORS: Final = _listed(
     WaveformFilterDescription
     """
 )
+#: What the table does not list, as it belongs to no image: what it holds can't be looked into. Earlier values that
+#: whoever has the key could read (PS3.15 section E.1.1), and drawings.
+_OPAQUE: Final = _listed("EncryptedAttributesSequence HPGLDocument")
 _RETAINED: Final = {
     "retain-device": _DEVICE,
     "retain-institution": _INSTITUTION,
@@ -118,9 +121,11 @@ _RETAINED: Final = {
 
 @cache
 def basic() -> dict[int, Action]:
-    """Give the action of the basic profile by tag."""
-    return {
-        tag[0] << 16 | tag[1]: action
+    """Give the action of the basic profile by tag, and of what nobody can look into."""
+    opaque: dict[int, Action] = dict.fromkeys(_tags(_OPAQUE), "X")
+    return opaque | {
+        # The dummy of a UID is the UID that stands for it.
+        (number := tag[0] << 16 | tag[1]): "U" if action == "D" and _vr(number) == "UI" else action
         for name, action in _BASIC
         for tag in getattr(edition, name)
         if len(tag) == 2  # noqa: PLR2004 (the others are repeating groups, which go as a whole)
@@ -134,9 +139,8 @@ def actions(options: frozenset[str]) -> dict[int, Action]:
     if "clean-descriptors" in options:
         found |= dict.fromkeys(_tags(_DESCRIPTORS) & found.keys(), "C")
     if options & {"shift-dates", "retain-dates"}:
-        # C of a date is its shift.
-        action: Action = "K" if "retain-dates" in options else "C"
-        found |= {tag: action for tag in found if _vr(tag) in _DATE_VRS and tag not in _tags(_NO_OPTION)}
+        # C of a date is its shift; not shifted, it stays if it is a date.
+        found |= {tag: "C" for tag in found if _vr(tag) in _DATE_VRS and tag not in _tags(_NO_OPTION)}
     for option in options & _RETAINED.keys():
         found |= dict.fromkeys(_tags(_RETAINED[option]) & found.keys(), "K")
     if "retain-uids" in options:

@@ -9,8 +9,9 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from libs.definition.address import Step
 from libs.dicom.uid import IMPLEMENTATION_VERSION_NAME
-from services.egress.transforms.selection import nested
+from services.egress.transforms.selection import nested, tag_of
 
 _SYSTEM: Final = "Kivuko"
 #: CID 7005: code value and meaning, coding scheme DCM.
@@ -41,15 +42,17 @@ def note_originals(dataset: Dataset, before: Mapping[int, DataElement | None], a
     _append(dataset, _ORIGINALS, item)
 
 
-def forget(dataset: Dataset, tags: Iterable[int]) -> None:
+def forget(dataset: Dataset, hidden: Iterable[Step]) -> None:
     """Take elements out of what is noted of earlier changes: what is removed or hashed must not stand there."""
-    gone = set(tags)
-    if not gone or _ORIGINALS not in dataset:
+    steps = set(hidden)
+    if not steps or _ORIGINALS not in dataset:
         return
     for item in dataset[_ORIGINALS].value:
         for each in nested(item):
-            for tag in gone & {int(tag) for tag in each.keys()}:  # noqa: SIM118 (a dataset iterates over elements)
-                del each[tag]
+            # Each dataset has its own numbers for private elements.
+            for tag in [tag_of(each, step) for step in steps]:
+                if tag is not None and tag in each:
+                    del each[tag]
 
 
 def note_equipment(dataset: Dataset, what: Iterable[str], at: datetime | None, *, deidentified: bool) -> None:

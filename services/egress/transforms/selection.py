@@ -75,7 +75,7 @@ def is_sequence(dataset: Dataset, tag: int) -> bool:
 
 def _follow(dataset: Dataset, steps: tuple[Step, ...], root: int | None, *, create: bool) -> Iterator[Place]:
     step, rest = steps[0], steps[1:]
-    tag = _tag(dataset, step, create=create)
+    tag = tag_of(dataset, step, create=create)
     if tag is None:
         return
     top = tag if root is None else root
@@ -94,7 +94,8 @@ def _follow(dataset: Dataset, steps: tuple[Step, ...], root: int | None, *, crea
             yield from _follow(item, rest, top, create=create)
 
 
-def _tag(dataset: Dataset, step: Step, *, create: bool) -> int | None:
+def tag_of(dataset: Dataset, step: Step, *, create: bool = False) -> int | None:
+    """Give the tag that a step has in a dataset; none for a private one whose creator it does not name."""
     if step.creator is None:
         return step.tag
     group, element = step.tag >> 16, step.tag & 0xFF

@@ -13,6 +13,9 @@ from services.egress.transforms.edits import texts
 _SHORTEST: Final = 4
 _SHORTEST_NAME: Final = 3
 _WORD: Final = re.compile(r"[^\W_]+")
+#: Scripts that write words without spaces, and names with few characters: Han, kana, Hangul.
+_DENSE: Final = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]")
+_SHORTEST_DENSE: Final = 2
 
 
 class Traces:
@@ -47,12 +50,16 @@ class Traces:
             return False
         if self._found is None:
             known = sorted(self.words | self.values, key=len, reverse=True)
-            self._found = re.compile(rf"(?<![^\W_])(?:{'|'.join(map(re.escape, known))})(?![^\W_])")
+            dense = "|".join(re.escape(each) for each in known if _DENSE.search(each))
+            spaced = "|".join(re.escape(each) for each in known if not _DENSE.search(each))
+            parts = [rf"(?<![^\W_])(?:{spaced})(?![^\W_])"] if spaced else []
+            self._found = re.compile("|".join([*parts, dense] if dense else parts))
         return self._found.search(text.lower()) is not None
 
 
 def _tells(word: str) -> bool:
-    return len(word) >= _SHORTEST_NAME and not word.isdecimal()
+    shortest = _SHORTEST_DENSE if _DENSE.search(word) else _SHORTEST_NAME
+    return len(word) >= shortest and not word.isdecimal()
 
 
 #: VRs whose values are looked through: free text, and what people put names and numbers into.

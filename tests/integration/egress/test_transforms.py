@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,30 @@ async def test_an_association_carries_what_was_made(tmp_path: Path) -> None:
             row = await egress.until_state("done")
             assert row.attempts == 1
     assert sorted(peer.received) == sorted(each.sop_instance_uid for each in wanted)
+
+
+async def test_what_was_made_ready_before_a_definition_came_into_force_is_made_anew(tmp_path: Path) -> None:
+    """However much is in hand for a slow destination: but for what is under way, nothing goes as it was to go."""
+    came, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def answer(_uid: str) -> int:
+        loop.call_soon_threadsafe(came.set)
+        return 0x0000 if go_on.wait(30) else 0xC000
+
+    with receiver(answer) as peer:
+        before = network(1, {"archive": {"node": "PACS"}}, {"PACS": {"port": peer.port, "associations": 1}})
+        after = network(2, {"archive": {"node": "PACS", "transform": "ids"}}, {"PACS": {"port": peer.port}})
+        async with stand(tmp_path, before) as egress:
+            await egress.request(egress.keep(make_study(tmp_path, 12, **WHO)))
+            await came.wait()
+            assert {item.leased_by for item in await egress.items()} == {"a"}
+            await egress.apply(with_transforms(after, {"ids": {"set": {"IssuerOfPatientID": "BATA"}}}))
+            go_on.set()
+            await egress.until_state("done")
+            made = await made_of(egress)
+    assert len(set(peer.received)) == 12
+    assert len(made) >= 11
 
 
 async def test_what_cannot_be_changed_is_parked_and_never_sent_as_it_is(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
-"""Every example of rules in the guides is one that applies: people copy them."""
+"""Every example of rules and transforms in the guides is one that applies: people copy them."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pytest
@@ -14,9 +16,11 @@ from libs.definition.reading import read
 from libs.definition.validation import check
 
 DOCS = Path(__file__).parents[3] / "docs"
-GUIDES = ("rules", "conditions", "rule-actions", "trying-rules", "transforms")
+GUIDES = ("rules", "conditions", "rule-actions", "trying-rules", "transforms", "transfer-syntaxes")
 _BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")
+#: A row of a table that begins with a key, or with what it may say.
+_ROW = re.compile(r"^\| `(?P<key>[^`]+)` \| `(?P<example>[^`]+)` \|", re.MULTILINE)
 #: What the guides' examples name.
 NETWORK = """\
 kivuko: 1
@@ -47,6 +51,15 @@ def examples(key: str) -> list[Any]:
     ]
 
 
+def said() -> list[Any]:
+    """Give what the guide says that a transform can say: the rows with an example, and the addresses."""
+    text = (DOCS / "transforms.md").read_text()
+    rows = [f"{row['key']}: {row['example']}" for row in _ROW.finditer(text) if not row["key"].startswith("KIVUKO_")]
+    table = text.partition("| address | means |")[2].partition("\n\n")[0]
+    addresses = [each.strip('"') for each in _CODE.findall(table) if "." in each and "…" not in each]
+    return [pytest.param(each, id=each) for each in (*rows, *(f"remove: ['{each}']" for each in addresses))]
+
+
 def conditions() -> list[Any]:
     """Give what stands between backquotes and names something that only a condition has."""
     found = dict.fromkeys(
@@ -64,6 +77,25 @@ def test_rules_of_the_guides_apply(block: str) -> None:
     assert isinstance(found, Definition), "\n".join(map(str, found))
     # As services hand it on, and keep it: with all keys.
     assert Definition.model_validate_json(found.model_dump_json(by_alias=True)) == found
+
+
+@pytest.mark.parametrize("block", examples("transforms"))
+def test_transforms_of_the_guides_apply(block: str) -> None:
+    together = dict(read(NETWORK).data)
+    for key, value in read(block).data.items():
+        # An example that names destinations of its own names them beside those of the network.
+        together[key] = {**together.get(key, {}), **value} if isinstance(value, dict) else value
+    found = check(read(json.dumps(together)))
+    assert isinstance(found, Definition), "\n".join(map(str, found))
+    # As services hand it on, and keep it: with all keys.
+    assert Definition.model_validate_json(found.model_dump_json(by_alias=True)) == found
+
+
+@pytest.mark.parametrize("block", [*examples("blank"), *said()])
+def test_what_the_guide_says_that_a_transform_can_say_applies(block: str) -> None:
+    example = indent(f"{block}\nproject: tb-study\n", "    ")
+    found = check(read(f"{NETWORK}transforms:\n  example:\n{example}"))
+    assert isinstance(found, Definition), "\n".join(map(str, found))
 
 
 @pytest.mark.parametrize("block", examples("tests"))
@@ -99,4 +131,6 @@ def test_what_only_a_study_has_can_be_tested() -> None:
 def test_there_are_such_examples() -> None:
     assert len(examples("rules")) >= 2
     assert len(examples("when")) >= 2
+    assert len(examples("transforms")) >= 2
+    assert len(said()) >= 10
     assert len(conditions()) >= 12

@@ -10,8 +10,9 @@ from ruamel.yaml import YAML
 
 from contracts.definition import Definition
 from libs.definition.condition import compile_condition
+from libs.definition.finding import Finding
 from libs.definition.inputs import Inputs
-from libs.definition.lint import Finding, Use, lint, unused
+from libs.definition.lint import Use, lint, unused
 from libs.definition.reading import read
 from libs.definition.truth import formula, implies, is_possible
 from libs.definition.validation import check

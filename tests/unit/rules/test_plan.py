@@ -18,12 +18,12 @@ from services.rules.plan import (
     Wish,
     aggregate,
     of_version,
-    requests,
     united,
     wishes,
     within_sites,
     without_loops,
 )
+from services.rules.request import requests
 from services.rules.tally import Tally
 from tests.unit.rules.scene import CT1, NOW, PACS, STUDY
 
