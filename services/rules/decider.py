@@ -313,7 +313,8 @@ class Decider:
             problems = (*unread, *evaluation.errors, *notes)
             tally.add(evaluation.matches, evaluation.rules_evaluated, problems=problems, notes=(*left_out, *withheld))
         await repository.keep_requests(tx, made, in_force.version)
-        await repository.mark_decided(tx, undecided, in_force.version)
+        asked = unhealthy if "instance" in in_force.needs.health else None
+        await repository.mark_decided(tx, undecided, in_force.version, asked)
         matched = [match for evaluation in evaluations.values() for match in evaluation.matches]
         await self._actions.tag(tx, study, tags(matched, "instance", in_force.rules.definition), in_force.version)
         for source, tally in decisions.items():
@@ -331,7 +332,7 @@ class Decider:
                 in_force.version,
                 source,
                 inputs_hash=inputs_kept.hash,
-                unhealthy=unhealthy if "instance" in in_force.needs.health else None,
+                unhealthy=asked,
             )
             await self._teller.say(tx, study, decided, tally.problems, inputs_kept.document)
         await self._teller.request(tx, study, made, in_force)

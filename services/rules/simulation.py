@@ -130,7 +130,7 @@ class Simulation:
         arrived = datetime.fromtimestamp(kind.arrivals[0][0] * _MINUTE, UTC)
         if self._memory.reads_time("instance"):
             at = arrived
-        matches = self._evaluate("instance", version, kind.source, at, kind.attributes, run)
+        matches = self._evaluate("instance", version, kind.source, at, kind.attributes, kind.unhealthy, run)
         if not matches:
             return
         held = holding(arrived, self._rules.definition.timezone)
@@ -150,7 +150,9 @@ class Simulation:
         stopped: set[int] = set()
         for look in occasions(self._needs.triggers, version.number, free):
             attributes = self._attributes(look, version, run)
-            matches = self._evaluate(look.trigger, version, version.source, version.decided_at, attributes, run)
+            matches = self._evaluate(
+                look.trigger, version, version.source, version.decided_at, attributes, version.unhealthy, run
+            )
             if not matches:
                 continue
             wanted, _ = wishes(matches, held)
@@ -206,9 +208,21 @@ class Simulation:
         return attributes
 
     def _evaluate(
-        self, trigger: Trigger, version: Version, source: Source, at: datetime, attributes: Attributes, run: "_Run"
+        self,
+        trigger: Trigger,
+        version: Version,
+        source: Source,
+        at: datetime,
+        attributes: Attributes,
+        recorded: frozenset[str] | None,
+        run: "_Run",
     ) -> tuple[Match, ...]:
-        unhealthy = (version.unhealthy or _NONE) if trigger in self._needs.health else _NONE
+        unhealthy = _NONE
+        if trigger in self._needs.health:
+            # Of images whose rules did not ask, what was known when the study was decided comes next to the truth.
+            unhealthy = (version.unhealthy if recorded is None else recorded) or _NONE
+            if recorded is None:
+                run.outcome.unknown.add("health of destinations")
         evaluation = self._memory.evaluate(
             trigger, source, run.tenant, at, attributes, lifted=version.lifted, unhealthy=unhealthy
         )
@@ -232,8 +246,6 @@ class Simulation:
             yield "study.Delivered"
         if version.left and trigger in ("instance", "series"):
             yield from (f"{trigger}.{keyword}" for keyword in read & version.left.keys())
-        if trigger in self._needs.health and version.unhealthy is None:
-            yield "health of destinations"
 
 
 #: A row that stands for a kind, the kind, and whether it is new in the version.
@@ -273,7 +285,9 @@ def conflicts(matches: tuple[Match, ...]) -> Iterator[Conflict]:
 def _kinds(version: Version, run: _Run, *, alone: bool) -> Iterator[_Each]:
     """Give the kinds of a version, each with a row that stands for it in all versions, and whether it is new."""
     for position, kind in enumerate(version.kinds):
-        identity = position if alone else (kind.source, kind.since, repr(sorted(kind.attributes.items())))
+        identity = (
+            position if alone else (kind.source, kind.since, kind.unhealthy, repr(sorted(kind.attributes.items())))
+        )
         new = identity not in run.ids
         row = run.ids.setdefault(identity, len(run.ids) + 1)
         yield _known(row, kind, version), kind, new

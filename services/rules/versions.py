@@ -169,7 +169,7 @@ class Versions:
         more, _ = await self._reading.more(chosen, beyond)
         now = self._clock()
         looked_for = {*beyond, *in_force.rules.attributes("study"), *in_force.rules.attributes("amended")}
-        health = in_force.needs.health
+        asked = in_force.needs.health & glances.keys()
         timers = in_force.needs.timers
         attributes = {key: value for seen, _ in looked_at for key, value in seen.get("study", {}).items()}
         made = chronicle.version(
@@ -178,7 +178,7 @@ class Versions:
             more=more,
             looked_for=looked_for - CARRIED,
             before=earlier,
-            unhealthy=frozenset().union(*(each.unhealthy for each in glances.values())) if health else None,
+            unhealthy=frozenset().union(*(glances[one].unhealthy for one in asked)) if asked else None,
             # Of any trigger: what a person released when it came counts no more either.
             lifted=await action_rows.lifted(tx, study) if in_force.needs.aside else frozenset(),
         )
