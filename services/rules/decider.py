@@ -126,8 +126,9 @@ class Decider:
     async def expired(self, event: Event[StudyExpired], tx: AsyncSession) -> None:
         """Forget the version whose copy is gone; what came again since may now be a whole version by itself."""
         study = await repository.open_study(tx, event.tenant, event.data.study_instance_uid, event.site)
+        is_new = event.data.version > study.expired_version
         study = await repository.expire(tx, study, event.data.version, event.data.kept_since)
-        if study.unmatched_at is not None:
+        if is_new and study.unmatched_at is not None:
             await action_rows.set_unmatched(tx, study, None)
         await self._decide(tx, study, [])
 
