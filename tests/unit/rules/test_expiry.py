@@ -188,3 +188,12 @@ async def test_what_is_released_after_its_copy_expired_goes_nowhere_and_stops_no
     await scene.take(stored(LATE, after_version=1), completed(LATE, version=2))
     assert {("pacs", LATE.sop_instance_uid), ("telerad", LATE.sop_instance_uid)} <= items(await scene.requested())
     await scene.database.close()
+
+
+async def test_a_version_that_comes_after_its_expiry_is_not_kept(tmp_path: Path) -> None:
+    scene = await make_scene(tmp_path)
+    await scene.apply(definition(*RULES))
+    await scene.take(expired(ONE, TWO), completed(ONE, TWO))
+    async with scene.database.reading() as tx:
+        assert (await tx.execute(select(completions))).all() == []
+    await scene.database.close()
