@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from ipaddress import ip_network
 from typing import Any, Final, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -163,7 +164,7 @@ def compile_condition(
     ConditionError
         With the place and a sentence.
     """
-    known = Known(calendars, destinations)
+    known = Known(frozenset(calendars), frozenset(destinations))
     if when is None:
         return _compile("true", trigger, known)
     if isinstance(when, str):
@@ -184,6 +185,8 @@ def compile_expression(text: str, *, trigger: Trigger, known: Known) -> Expressi
     return Expression(text, trigger, reads, reads, serialized, _program(trigger, reads, serialized))
 
 
+#: An apply checks conditions, has the tests run them, and looks for mistakes in them: they are compiled once for all.
+@lru_cache(maxsize=2048)
 def _compile(text: str, trigger: Trigger, known: Known) -> Condition:
     result, reads, serialized = _checked(text, trigger, known)
     if result != cel.Type.BOOL:

@@ -23,18 +23,21 @@ _MARKS = {True: "[green]yes[/]", False: "[red]no[/] ", None: "[yellow]?[/]  "}
 
 @app.command("list", epilog=_LIST)
 def list_rules(*, json_output: Json = False) -> None:
-    """List the rules in force, in the order in which they count."""
+    """List the rules in force, in the order in which they count, and when each last matched."""
     found = connect(json_output=json_output).get("/v1/rules/list")
     if json_output:
         print_json(found)
         return
     rows = [
-        (each["position"], each["rule"]["name"], each["rule"]["trigger"], asked(each["rule"]), _when(each["rule"]))
+        (
+            *(each["position"], each["rule"]["name"], each["rule"]["trigger"], asked(each["rule"])),
+            *(_when(each["rule"]), _matched(each)),
+        )
         for each in found["rules"]
     ]
     print_table(
         f"Rules of version {found['network_version']}",
-        ("", "rule", "trigger", "does", "when"),
+        ("", "rule", "trigger", "does", "when", "last matched"),
         rows,
         empty="The network definition has no rules: nothing goes anywhere.",
     )
@@ -129,6 +132,12 @@ def _said(rule: Mapping[str, Any]) -> str:
         return "cannot be told" if rule["matched"] is None else "did not match"
     which = "" if rule["instances"] == rule["of"] else f"for {rule['instances']} of {rule['of']} instances: "
     return escape(which + asked(rule["asks"]))
+
+
+def _matched(each: Mapping[str, Any]) -> str:
+    if each["last_matched"]:
+        return local_time(each["last_matched"])
+    return f"not since {local_time(each['since'])}" if each["since"] else "not known"
 
 
 def _when(rule: Mapping[str, Any]) -> str:

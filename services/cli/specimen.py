@@ -20,10 +20,11 @@ from libs.dicom.excerpt import pick
 from libs.dicom.identity import UnreadableDatasetError
 from services.ingest.assembly import study_attributes
 from services.rules import chronicle
-from services.rules.chronicle import Record, Route
+from services.rules.chronicle import Record
 from services.rules.explanation import document, explain
 from services.rules.plan import Known
 from services.rules.reading import CARRIED
+from services.rules.route import Route
 from services.rules.simulation import Simulation
 
 

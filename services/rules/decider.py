@@ -39,6 +39,7 @@ from services.rules.record import recorded
 from services.rules.repository import Study
 from services.rules.tally import Tally
 from services.rules.teller import Teller
+from services.rules.uses import Uses
 from services.rules.versions import Versions
 
 _LOG = log.get(__name__)
@@ -62,13 +63,19 @@ class Decider:
         Where the full headers are.
     clock
         The time in UTC.
+
+    Attributes
+    ----------
+    uses
+        Which rules matched when.
     """
 
     def __init__(self, network: NetworkView, outbox: Outbox, objects: ObjectStore, clock: Clock) -> None:
         self._network = network
         self._clock = clock
         self._reading = Reading(objects)
-        self._teller = Teller(outbox, clock)
+        self.uses = Uses()
+        self._teller = Teller(outbox, clock, self.uses)
         self._actions = Actions(outbox, clock)
         self._versions = Versions(self._reading, self._teller, self._actions, clock)
         self._in_force: InForce | None = None

@@ -16,7 +16,7 @@ from libs.web.permission import requires
 from libs.web.principal import Principal, principal
 from libs.web.problem import Problem
 from libs.web.recording import use_of
-from services.rules import chronicle, history
+from services.rules import history, transcript, uses
 from services.rules.chronicle import Record
 from services.rules.explanation import Said, document, explain, written
 from services.rules.history import Recorded
@@ -32,6 +32,8 @@ class RuleView(BaseModel):
 
     position: int
     rule: dict[str, Any] = Field(description="The rule; what it does not say is left out.")
+    since: datetime | None = Field(description="Since when a rule of this name is in force, as far as it is known.")
+    last_matched: datetime | None = Field(description="When it last matched; none: not since then.")
 
 
 class RuleList(BaseModel):
@@ -110,12 +112,19 @@ def make_explain_router(database: Database, in_force: Callable[[], InForce | Non
 
     @router.get("/list", dependencies=[requires("rules.read"), Depends(whole_network)])
     async def list_rules() -> RuleList:
-        """The rules in force, in order."""
+        """The rules in force, in order, and when each last matched."""
         rules = current()
+        async with database.reading() as tx:
+            known = await uses.known(tx)
         return RuleList(
             network_version=rules.version,
             rules=[
-                RuleView(position=position, rule=written(rule))
+                RuleView(
+                    position=position,
+                    rule=written(rule),
+                    since=known[rule.name].since if rule.name in known else None,
+                    last_matched=known[rule.name].matched if rule.name in known else None,
+                )
                 for position, rule in enumerate(rules.rules.definition.rules, start=1)
             ],
         )
@@ -136,7 +145,7 @@ def make_explain_router(database: Database, in_force: Callable[[], InForce | Non
             rows = await history.named(tx, study)
         found = _one(rows, caller, study, tenant)
         use_of(request).concerns(study, found.tenant)
-        record = chronicle.from_json(found.record)
+        record = transcript.from_json(found.record)
         last = record.versions[-1]
         async with database.reading() as tx:
             kept = None if under == "in-force" else await history.definition_of(tx, last.network_version)

@@ -205,6 +205,15 @@ definitions = Table(
     Column("document", LargeBinary, nullable=False),
 )
 
+#: Since when rules are in force, and when they last matched, by name.
+uses = Table(
+    "uses",
+    metadata,
+    Column("rule", Text, primary_key=True),
+    Column("since", Instant, nullable=False),
+    Column("matched_at", Instant, nullable=True),
+)
+
 replays = Table(
     "replays",
     metadata,

@@ -14,6 +14,7 @@ from services.rules.documents import documents
 from services.rules.in_force import InForce
 from services.rules.plan import NOTHING, Requested, requests
 from services.rules.repository import Study
+from services.rules.uses import Uses
 
 _LOG = log.get(__name__)
 
@@ -21,8 +22,9 @@ _LOG = log.get(__name__)
 class Teller:
     """Tells the others, in the transaction of the decision."""
 
-    def __init__(self, outbox: Outbox, clock: Clock) -> None:
+    def __init__(self, outbox: Outbox, clock: Clock, uses: Uses) -> None:
         self._outbox = outbox
+        self._uses = uses
         self._clock = clock
 
     async def say(
@@ -38,6 +40,7 @@ class Teller:
         metric.DECISIONS.labels(trigger=decided.trigger, outcome="matched" if decided.matches else "unmatched").inc()
         for match in decided.matches:
             metric.MATCHES.labels(rule=match.rule).inc()
+            self._uses.note(match.rule, self._clock())
         if problems:
             metric.PROBLEMS.labels(trigger=decided.trigger).inc()
             for problem in problems:

@@ -10,7 +10,7 @@ from contracts.fact import Attributes
 from contracts.routing import Trigger
 from contracts.study import StudyCompleted
 from libs.clock import Clock
-from services.rules import action_rows, chronicle, discarding, history, repository
+from services.rules import action_rows, chronicle, discarding, history, repository, route
 from services.rules.action import Emphasis, Tag, emphasis, emphasized, tags
 from services.rules.actions import Actions
 from services.rules.glance import Glance
@@ -182,11 +182,11 @@ class Versions:
             # Of any trigger: what a person released when it came counts no more either.
             lifted=await action_rows.lifted(tx, study) if in_force.needs.aside else frozenset(),
         )
-        routes = chronicle.routed(
+        routes = route.routed(
             {} if earlier is None else earlier.routes,
             [one for one in everything if any(rule not in timers for rule in one.wish.rules)],
             asked=[(one.instance.id, one.destination) for one in before],
-            arrivals=chronicle.arrival,
+            arrivals=route.arrival,
             is_new=lambda one: chronicle.since(one.received_at, made.number, earlier) == made.number,
             decided_at=now,
         )

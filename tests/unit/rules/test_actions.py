@@ -11,7 +11,7 @@ from sqlalchemy import select
 from contracts.delivery import DeliveryHold
 from contracts.routing import RoutingQuarantined
 from contracts.study import StudyTagged
-from services.rules import action_rows, chronicle, history, repository
+from services.rules import action_rows, history, repository, transcript
 from services.rules.action import effective
 from services.rules.models import decisions, studies
 from tests.unit.rules.scene import (
@@ -236,7 +236,7 @@ async def test_what_is_put_aside_waits_for_a_person_and_then_goes_like_the_rest(
     async with scene.database.reading() as tx:
         (known,) = await history.named(tx, STUDY)
     # So that it can be told why it goes somewhere now.
-    assert chronicle.from_json(known.record).versions[-1].lifted == {"look"}
+    assert transcript.from_json(known.record).versions[-1].lifted == {"look"}
     count = 3 if late else 2
     assert await closing(scene) == {"pacs": ("routine", count), "telerad": ("routine", count)}
     assert {("pacs", one), ("telerad", one)} <= items(await scene.requested())

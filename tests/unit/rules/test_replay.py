@@ -13,7 +13,7 @@ from contracts.definition import Definition
 from contracts.envelope import Event
 from contracts.instances import StoredInstance
 from libs.definition.ruleset import RuleSet
-from services.rules import chronicle, history
+from services.rules import history, transcript
 from services.rules.chronicle import Record
 from services.rules.findings import changes
 from services.rules.simulation import Outcome, Simulation
@@ -116,7 +116,7 @@ async def lived(events: list[Event[Any]], under: Definition) -> Record:
             found = await history.named(tx, STUDY)
         await scene.database.close()
         assert [one.tenant for one in found] == [TENANT]
-        return chronicle.from_json(found[0].record)
+        return transcript.from_json(found[0].record)
 
 
 def replayed(record: Record, under: Definition) -> Outcome:
@@ -171,6 +171,6 @@ async def test_an_image_that_is_decided_anew_saw_what_is_known_now(tmp_path: Pat
     async with scene.database.reading() as tx:
         (found,) = await history.named(tx, STUDY)
     await scene.database.close()
-    record = chronicle.from_json(found.record)
+    record = transcript.from_json(found.record)
     assert [kind.unhealthy for kind in record.versions[-1].kinds] == [frozenset()]
     assert set(record.routes) == {"telerad"} == set(replayed(record, under).routes)
