@@ -188,7 +188,9 @@ async def undecide(tx: AsyncSession, study: Study) -> None:
 
 async def _reopen(tx: AsyncSession, study_id: int) -> None:
     decided = (completions.c.study_id == study_id, completions.c.state == "decided")
-    last = select(func.max(completions.c.version)).where(*decided).scalar_subquery()
+    # A version whose copy has expired is not decided again: its instances are gone.
+    gone = select(studies.c.expired_version).where(studies.c.id == study_id).scalar_subquery()
+    last = select(func.max(completions.c.version)).where(*decided, completions.c.version > gone).scalar_subquery()
     await tx.execute(update(completions).where(*decided, completions.c.version == last).values(state="open"))
 
 

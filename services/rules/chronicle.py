@@ -33,12 +33,15 @@ class Kind:
         Base attributes and others that a rule read, by DICOM keyword, without those that were left out.
     arrivals
         How many came when, by minute.
+    unhealthy
+        Destinations that were not healthy when rules for images decided on them; none if none of them asked.
     """
 
     source: Source
     since: int
     attributes: Attributes
     arrivals: tuple[Arrival, ...]
+    unhealthy: frozenset[str] | None = None
 
     @property
     def count(self) -> int:
@@ -76,7 +79,7 @@ class Version:
     looked_for
         Keywords beyond the base attributes that were looked for: what is not there was absent.
     unhealthy
-        Destinations that were not healthy; none if no rule asked.
+        Destinations that were not healthy when it was decided; none if no rule for series or studies asked.
     lifted
         Rules that did not count, as a person had released what they put aside.
     """
@@ -155,16 +158,19 @@ def version(
     kept, left = _kept(own, varying, most_kinds)
     shared = {keyword: value for keyword, value in own[0].items() if keyword not in varying} if own else {}
     groups: dict[Any, list[Known]] = {}
-    values: dict[Any, tuple[Source, int, Attributes]] = {}
+    values: dict[Any, tuple[Source, int, Attributes, frozenset[str] | None]] = {}
     for one, said in zip(chosen, own, strict=True):
         new_in = since(one.received_at, number, before)
-        key = (one.source, new_in, *(_hashable(said.get(keyword)) for keyword in kept))
+        key = (one.source, new_in, one.unhealthy, *(_hashable(said.get(keyword)) for keyword in kept))
         if key not in groups:
             groups[key] = []
             mine = {keyword: said[keyword] for keyword in kept if keyword in said}
-            values[key] = (one.source, new_in, {**shared, **mine})
+            values[key] = (one.source, new_in, {**shared, **mine}, one.unhealthy)
         groups[key].append(one)
-    kinds = tuple(Kind(*values[key], _arrivals(group)) for key, group in groups.items())
+    kinds = tuple(
+        Kind(source, new_in, said, _arrivals(groups[key]), unhealthy)
+        for key, (source, new_in, said, unhealthy) in values.items()
+    )
     return Version(
         *(number, decided_at, network_version, last_arrival, source, attributes, kinds, left, frozenset(looked_for)),
         unhealthy=unhealthy,

@@ -133,8 +133,9 @@ class Decider:
     async def expired(self, event: Event[StudyExpired], tx: AsyncSession) -> None:
         """Forget the version whose copy is gone; what came again since may now be a whole version by itself."""
         study = await repository.open_study(tx, event.tenant, event.data.study_instance_uid, event.site)
+        is_new = event.data.version > study.expired_version
         study = await repository.expire(tx, study, event.data.version, event.data.kept_since)
-        if study.unmatched_at is not None:
+        if is_new and study.unmatched_at is not None:
             await action_rows.set_unmatched(tx, study, None)
         await self._decide(tx, study, [])
 
@@ -320,7 +321,8 @@ class Decider:
             problems = (*unread, *evaluation.errors, *notes)
             tally.add(evaluation.matches, evaluation.rules_evaluated, problems=problems, notes=(*left_out, *withheld))
         await repository.keep_requests(tx, made, in_force.version)
-        await repository.mark_decided(tx, undecided, in_force.version)
+        asked = unhealthy if "instance" in in_force.needs.health else None
+        await repository.mark_decided(tx, undecided, in_force.version, asked)
         matched = [match for evaluation in evaluations.values() for match in evaluation.matches]
         await self._actions.tag(tx, study, tags(matched, "instance", in_force.rules.definition), in_force.version)
         for source, tally in decisions.items():
@@ -338,7 +340,7 @@ class Decider:
                 in_force.version,
                 source,
                 inputs_hash=inputs_kept.hash,
-                unhealthy=unhealthy if "instance" in in_force.needs.health else None,
+                unhealthy=asked,
             )
             await self._teller.say(tx, study, decided, tally.problems, inputs_kept.document)
         await self._teller.request(tx, study, made, in_force)

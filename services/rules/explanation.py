@@ -119,13 +119,14 @@ def _each(rules: Sequence[tuple[Rule, Condition]], looks: Sequence[_Look], lifte
 
 
 def _looks(rules: RuleSet, trigger: Trigger, tenant: str, version: Version) -> Iterator[_Look]:
-    health = dict.fromkeys(version.unhealthy or (), False)
     if trigger == "instance":
         for kind in version.kinds:
             at = datetime.fromtimestamp(kind.arrivals[0][0] * _MINUTE, UTC)
-            inputs = replace(rules.circumstances(kind.source, tenant, at), destinations=health)
+            away = version.unhealthy if kind.unhealthy is None else kind.unhealthy
+            inputs = rules.circumstances(kind.source, tenant, at, dict.fromkeys(away or (), False))
             yield _Look(looking(inputs, trigger, kind.attributes), kind.count)
         return
+    health = dict.fromkeys(version.unhealthy or (), False)
     inputs = rules.circumstances(version.source, tenant, version.decided_at, health)
     if trigger == "series":
         for kinds in _series(version.kinds):

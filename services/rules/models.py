@@ -67,6 +67,8 @@ instances = Table(
     Column("origin", String(63), nullable=True),
     # The rule that put it aside, or discarded it, when it came.
     Column("aside", Text, nullable=True),
+    # Destinations that were not healthy when rules with trigger `instance` decided; none if no such rule asked.
+    Column("unhealthy", JSON(none_as_null=True), nullable=True),
     UniqueConstraint("study_id", "sop_instance_uid", "content_hash", name="instances_business_key"),
 )
 

@@ -40,6 +40,8 @@ class Known:
         Object with the full headers of its batch.
     aside
         The rule that put it aside or discarded it when it came, if one did: no other trigger delivers it.
+    unhealthy
+        Destinations that were not healthy when it was decided on; none if no rule for images asked.
     """
 
     id: int
@@ -50,6 +52,7 @@ class Known:
     attributes: Attributes
     headers_key: str
     aside: str | None = None
+    unhealthy: frozenset[str] | None = None
 
     @property
     def identity(self) -> tuple[str, str]:

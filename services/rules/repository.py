@@ -125,11 +125,14 @@ async def instances_of(tx: AsyncSession, study: Study, *, undecided: bool = Fals
     return [_known(row) for row in rows]
 
 
-async def mark_decided(tx: AsyncSession, decided: Sequence[Known], network_version: int) -> None:
-    """Note under which version of the definition instances were decided."""
+async def mark_decided(
+    tx: AsyncSession, decided: Sequence[Known], network_version: int, unhealthy: frozenset[str] | None
+) -> None:
+    """Note under which version of the definition instances were decided, and which destinations were not healthy."""
+    away = None if unhealthy is None else sorted(unhealthy)
     for start in range(0, len(decided), _IDS_A_STATEMENT):
         ids = [one.id for one in decided[start : start + _IDS_A_STATEMENT]]
-        await tx.execute(statements.MARK_DECIDED, {"ids": ids, "under": network_version})
+        await tx.execute(statements.MARK_DECIDED, {"ids": ids, "under": network_version, "away": away})
 
 
 async def keep_completion(tx: AsyncSession, study: Study, completed: StudyCompleted | StudyAmended) -> None:
@@ -302,6 +305,7 @@ def _known(row: Row[Any]) -> Known:
         attributes=row.attributes,
         headers_key=row.headers_key,
         aside=row.aside,
+        unhealthy=None if row.unhealthy is None else frozenset(row.unhealthy),
     )
 
 

@@ -181,13 +181,15 @@ class Simulation:
         asked: list[Mapping[str, Wish]] = []
         for kind in version.kinds:
             arrived = datetime.fromtimestamp(kind.arrivals[0][0] * _MINUTE, UTC) if timed else version.decided_at
-            verdict = self._evaluate("instance", version, kind.source, arrived, kind.attributes, run)
+            verdict = self._evaluate("instance", version, kind.source, arrived, kind.attributes, kind.unhealthy, run)
             if verdict is not None and (verdict.wanted is None or verdict.ended is not None):
                 return None
             asked.append({} if verdict is None else self._wanted(verdict, kind.source, arrived, every=True))
         looked = Occasion("study", tuple(_known(0, kind, version) for kind in version.kinds))
         attributes = self._attributes(looked, version, run)
-        verdict = self._evaluate("study", version, version.source, version.decided_at, attributes, run)
+        verdict = self._evaluate(
+            "study", version, version.source, version.decided_at, attributes, version.unhealthy, run
+        )
         if verdict is None:
             then: list[Mapping[str, Wish]] = [{}] * len(asked)
             return routed_at_once(version.kinds, asked, then, version.decided_at, None)
@@ -201,7 +203,7 @@ class Simulation:
     def _instance(self, version: Version, known: Known, kind: Kind, run: "_Run") -> None:
         arrived = datetime.fromtimestamp(kind.arrivals[0][0] * _MINUTE, UTC)
         at = arrived if self._memory.reads_time("instance") else version.decided_at
-        verdict = self._evaluate("instance", version, kind.source, at, kind.attributes, run)
+        verdict = self._evaluate("instance", version, kind.source, at, kind.attributes, kind.unhealthy, run)
         if verdict is None:
             return
         if verdict.ended is not None:
@@ -220,7 +222,9 @@ class Simulation:
         looks = occasions(self._needs.triggers, version.number, free)
         for look in looks:
             attributes = self._attributes(look, version, run)
-            verdict = self._evaluate(look.trigger, version, version.source, version.decided_at, attributes, run)
+            verdict = self._evaluate(
+                look.trigger, version, version.source, version.decided_at, attributes, version.unhealthy, run
+            )
             if verdict is None:
                 continue
             of_all = look.trigger != "series"
@@ -297,10 +301,22 @@ class Simulation:
         return attributes
 
     def _evaluate(
-        self, trigger: Trigger, version: Version, source: Source, at: datetime, attributes: Attributes, run: "_Run"
+        self,
+        trigger: Trigger,
+        version: Version,
+        source: Source,
+        at: datetime,
+        attributes: Attributes,
+        recorded: frozenset[str] | None,
+        run: "_Run",
     ) -> _Verdict | None:
         """Have the rules of a trigger look; give what follows, if any matched."""
-        unhealthy = (version.unhealthy or _NONE) if trigger in self._needs.health else _NONE
+        unhealthy = _NONE
+        if trigger in self._needs.health:
+            # Of images whose rules did not ask, what was known when the study was decided comes next to the truth.
+            unhealthy = (version.unhealthy if recorded is None else recorded) or _NONE
+            if recorded is None:
+                run.outcome.unknown.add("health of destinations")
         evaluation = self._memory.evaluate(
             trigger, source, run.tenant, at, attributes, lifted=version.lifted, unhealthy=unhealthy
         )
@@ -347,8 +363,6 @@ class Simulation:
             yield "study.Delivered"
         if version.left and trigger in ("instance", "series"):
             yield from (f"{trigger}.{keyword}" for keyword in read & version.left.keys())
-        if trigger in self._needs.health and version.unhealthy is None:
-            yield "health of destinations"
 
 
 #: A row that stands for a kind, the kind, and whether it is new in the version.
@@ -388,7 +402,9 @@ def conflicts(matches: tuple[Match, ...]) -> Iterator[Conflict]:
 def _kinds(version: Version, run: _Run, *, alone: bool) -> Iterator[_Each]:
     """Give the kinds of a version, each with a row that stands for it in all versions, and whether it is new."""
     for position, kind in enumerate(version.kinds):
-        identity = position if alone else (kind.source, kind.since, repr(sorted(kind.attributes.items())))
+        identity = (
+            position if alone else (kind.source, kind.since, kind.unhealthy, repr(sorted(kind.attributes.items())))
+        )
         new = identity not in run.ids
         row = run.ids.setdefault(identity, len(run.ids) + 1)
         yield _known(row, kind, version), kind, new

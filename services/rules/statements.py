@@ -81,11 +81,11 @@ INSTANCES: Final[Select[Any]] = (
 )
 #: As `INSTANCES`.
 UNDECIDED_INSTANCES: Final[Select[Any]] = INSTANCES.where(instances.c.network_version.is_(None))
-#: `ids`, `under`: the version of the definition.
+#: `ids`, `under`: the version of the definition, `away`: destinations that were not healthy.
 MARK_DECIDED: Final[Update] = (
     update(instances)
     .where(instances.c.id.in_(bindparam("ids", expanding=True)))
-    .values(network_version=bindparam("under"))
+    .values(network_version=bindparam("under"), unhealthy=bindparam("away", type_=instances.c.unhealthy.type))
 )
 
 #: A row.

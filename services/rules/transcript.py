@@ -63,6 +63,7 @@ def _version_json(each: Version) -> dict[str, Any]:
                 "own": {key: value for key, value in kind.attributes.items() if key not in shared},
                 "arrivals": [list(one) for one in kind.arrivals],
                 **({} if kind.source == each.source else {"source": kind.source.model_dump(mode="json")}),
+                **({} if kind.unhealthy is None else {"unhealthy": sorted(kind.unhealthy)}),
             }
             for kind in each.kinds
         ],
@@ -89,6 +90,7 @@ def _version_of(data: Mapping[str, Any]) -> Version:
                 kind["since"],
                 {**shared, **kind["own"]},
                 tuple(map(tuple, kind["arrivals"])),
+                frozenset(kind["unhealthy"]) if "unhealthy" in kind else None,
             )
             for kind in data["kinds"]
         ),

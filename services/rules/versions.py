@@ -157,7 +157,7 @@ class Versions:
         more, _ = await self._reading.more(case.chosen, beyond)
         now = self._clock()
         looked_for = {*beyond, *in_force.rules.attributes("study"), *in_force.rules.attributes("amended")}
-        health = in_force.needs.health
+        asked = in_force.needs.health & sight.glances.keys()
         timers = in_force.needs.timers
         attributes = {key: value for seen, _ in sight.attributes for key, value in seen.get("study", {}).items()}
         made = chronicle.version(
@@ -166,7 +166,7 @@ class Versions:
             more=more,
             looked_for=looked_for - CARRIED,
             before=earlier,
-            unhealthy=frozenset().union(*(each.unhealthy for each in sight.glances.values())) if health else None,
+            unhealthy=frozenset().union(*(sight.glances[one].unhealthy for one in asked)) if asked else None,
             # Of any trigger: what a person released when it came counts no more either.
             lifted=await action_rows.lifted(tx, study) if in_force.needs.aside else frozenset(),
         )

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete, select
 
+from contracts.definition import Definition
 from contracts.delivery import DeliveryHold
 from contracts.envelope import Event
 from contracts.routing import RoutingQuarantined
@@ -37,6 +38,7 @@ from tests.unit.rules.scene import (
     act,
     completed,
     definition,
+    health,
     instance,
     items,
     make_scene,
@@ -54,16 +56,19 @@ RULES = definition(
     act("odd", when="instance.InstanceNumber == 1", quarantine="odd"),
     act("scouts", when="instance.InstanceNumber == 2", discard="a scout image", tag={"scout": "yes"}),
     delivering("all", hold="30m"),
+    delivering("first", "readers", priority="bulk"),
     delivering("series", "telerad", "series", when='series.SeriesInstanceUID == "1.2.3.9"', priority="bulk"),
     act("large", "study", when="study.NumberOfStudyRelatedInstances > 5", priority="urgent", tag={"size": "large"}),
     delivering("late", "telerad", "timer", after="1h", when='study.Tags.size == "large"'),
 )
+#: Says nothing of it.
+OTHERS = definition(delivering("others", when='instance.Modality == "MR"'))
 
 
 class Machine(RuleBasedStateMachine):
     """Events to one study of a tenant of its own."""
 
-    number = 0
+    number = heard = 0
 
     def __init__(self, runner: asyncio.Runner, scene: Scene) -> None:
         super().__init__()
@@ -78,7 +83,8 @@ class Machine(RuleBasedStateMachine):
         self.left = list(ALL)
         self.versions = [completed(*FIRST, Modality="CT"), completed(*ALL, version=2, Modality="CT")]
         self.taken: list[Event[Any]] = []
-        self.released = False
+        self.released = self.discarded = False
+        self.others = False
         self._scene.clock.now = NOW
         self._scene.snapshots.clear()
         self._scene.decider._in_force = None
@@ -103,8 +109,42 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def apply(self) -> None:
         """Bring the definition into force, and decide on what waits."""
-        self._run(self._scene.apply(RULES))
+        self._apply(RULES)
+
+    def _apply(self, rules: Definition) -> None:
+        self._run(self._scene.apply(rules))
         self._run(self._scene.decider.catch_up(self._scene.database))
+
+    @precondition(lambda self: not self._scene.snapshots)
+    @rule()
+    def apply_others(self) -> None:
+        """Bring a definition into force that no study here matches."""
+        self.others = True
+        self._apply(OTHERS)
+
+    @precondition(lambda self: self.others)
+    @rule()
+    def route(self) -> None:
+        """Bring the definition into force once the study is known to be unmatched, and have it routed again."""
+        rows = [row for row in self._run(self._unmatched()) if row.tenant == self.tenant]
+        if rows:
+            self.others = False
+            self._apply(RULES)
+            assert self._run(self._again(rows[0].id))
+
+    async def _unmatched(self) -> Any:
+        async with self._scene.database.reading() as tx:
+            return await action_rows.unmatched(tx, 0, 1000)
+
+    async def _again(self, study: int) -> bool:
+        async with self._scene.database.transaction() as tx:
+            return await self._scene.decider.again(tx, study)
+
+    @rule(where=st.sampled_from(["pacs", "telerad"]), healthy=st.booleans())
+    def hear(self, where: str, healthy: bool) -> None:
+        """Hear how a destination is; it is known from then on, for all studies."""
+        Machine.heard += 1
+        self._run(self._scene.take(health(where, healthy=healthy, minutes=Machine.heard)))
 
     @precondition(lambda self: self.left)
     @rule(data=st.data())
@@ -132,9 +172,17 @@ class Machine(RuleBasedStateMachine):
     def release(self) -> None:
         """Have a person release what was put aside, if anything is."""
         told = self._run(self._scene.emitted(RoutingQuarantined))
-        if told:
+        if told and not self.discarded:
             self.released = True
             self._take(resolved(told[0].quarantine_id))
+
+    @rule()
+    def discard(self) -> None:
+        """Have a person discard what was put aside, if anything is."""
+        told = self._run(self._scene.emitted(RoutingQuarantined))
+        if told and not self.released:
+            self.discarded = True
+            self._take(resolved(told[0].quarantine_id, "discarded"))
 
     @rule(minutes=st.sampled_from([10, 60]))
     def wait(self, minutes: int) -> None:
@@ -170,11 +218,16 @@ class Machine(RuleBasedStateMachine):
             self._take(stored(*self.left, Modality="CT"))
         for version in list(self.versions):
             self._take(version)
+        if self.others:
+            self.route()
+        assert not self.others, "a study that no rule matches is known as such"
         self.release()
         for _ in range(2):
             self.wait(60)
         requests = self._run(self._scene.requested())
         everything = {one.sop_instance_uid for one in ALL} - {SCOUT.sop_instance_uid}
+        if self.discarded:
+            everything.remove(ODD.sop_instance_uid)
         assert items(requests) == {(where, uid) for where in ("pacs", "telerad") for uid in everything}
         final = {
             one.destination: (one.expected_count, one.priority)

@@ -251,13 +251,18 @@ class Scene:
         return [event for event in await self._emitted(model) if isinstance(event, model)]
 
     async def _emitted(self, model: type[Fact]) -> Sequence[object]:
-        async with self.database.reading() as tx:
-            bodies = await tx.scalars(
-                select(messaging.outbox.c.body)
-                .where(messaging.outbox.c.type == BY_MODEL[model].type)
-                .order_by(messaging.outbox.c.id)
-            )
-            return [Event[model].model_validate_json(body).data for body in bodies]  # type: ignore[valid-type]  # a variable
+        return [event.data for event in await outbox_of(self, model)]
+
+
+async def outbox_of(scene: Scene, model: type[Fact]) -> list[Event[Any]]:
+    """Give the events of a kind in the outbox, in their order."""
+    async with scene.database.reading() as tx:
+        bodies = await tx.scalars(
+            select(messaging.outbox.c.body)
+            .where(messaging.outbox.c.type == BY_MODEL[model].type)
+            .order_by(messaging.outbox.c.id)
+        )
+        return [Event[model].model_validate_json(body) for body in bodies]  # type: ignore[valid-type]  # a variable
 
 
 async def make_scene(folder: Path, database_url: str | None = None) -> Scene:

@@ -1,6 +1,7 @@
 """What is recorded of a study: kinds of instances, what is left out of them, versions, routes."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -108,8 +109,10 @@ many = st.lists(st.dictionaries(st.sampled_from("ABCDE"), values, max_size=5), m
 @given(many)
 def test_nothing_is_lost_and_what_is_written_is_read(said: list[dict[str, Any]]) -> None:
     chosen = [known(number, **attributes) for number, attributes in enumerate(said, start=1)]
+    chosen[0] = replace(chosen[0], unhealthy=frozenset({"telerad"}))
     made = version(*chosen, unhealthy=frozenset({"pacs"}), lifted=frozenset({"few"}))
-    assert len(made.kinds) <= MOST_KINDS
+    assert len(made.kinds) <= MOST_KINDS + 1
+    assert [(kind.count, kind.unhealthy) for kind in made.kinds if kind.unhealthy] == [(1, chosen[0].unhealthy)]
     assert made.count == len(chosen)
     assert made.size == sum(one.item.size for one in chosen)
     for kind in made.kinds:

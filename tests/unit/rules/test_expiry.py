@@ -15,17 +15,21 @@ from contracts.envelope import Event
 from contracts.fact import Source
 from contracts.instances import StoredInstance
 from contracts.manifest import set_hash
+from contracts.routing import RoutingQuarantined
+from services.rules import action_rows
 from services.rules.models import completions, instances
 from tests.unit.rules.scene import (
     CT1,
     PACS,
     Scene,
+    act,
     completed,
     definition,
     expired,
     instance,
     items,
     make_scene,
+    resolved,
     rule,
     stored,
 )
@@ -131,4 +135,65 @@ async def test_an_instance_decision_does_not_say_where_everything_goes(tmp_path:
     scene = await scene_after(tmp_path, [])
     said = {one.trigger: one.destinations for one in await scene.decided()}
     assert said == {"instance": None, "study": ("pacs", "telerad")}
+    await scene.database.close()
+
+
+async def unmatched(scene: Scene) -> bool:
+    async with scene.database.reading() as tx:
+        return await action_rows.count_unmatched(tx) == 1
+
+
+async def route(scene: Scene) -> bool:
+    """Do what `kivuko rule route` has done for a study."""
+    async with scene.database.transaction() as tx:
+        return await scene.decider.again(tx, 1)
+
+
+async def test_what_expired_unmatched_is_not_routed_again_and_what_comes_later_is(tmp_path: Path) -> None:
+    scene = await make_scene(tmp_path)
+    await scene.apply(definition(rule("none", when='instance.Modality == "MR"')))
+    await scene.take(*BEFORE)
+    assert await unmatched(scene)
+    await scene.take(expired(ONE, TWO))
+    assert not await unmatched(scene), "of a copy that is gone nobody has to say where it goes"
+    await scene.apply(definition(*RULES))
+    assert await route(scene)
+    assert await scene.requested() == []
+    await scene.apply(definition(rule("none", when='instance.Modality == "MR"')))
+    new = [stored(LATE, after_version=1), completed(LATE, version=2)]
+    # Whatever comes once more takes back nothing of that the new version is unmatched.
+    await scene.take(*new, expired(ONE, TWO), *BEFORE, *new)
+    assert await unmatched(scene)
+    await scene.apply(definition(*RULES))
+    assert await route(scene)
+    assert not await unmatched(scene)
+    assert items(await scene.requested()) == {(where, LATE.sop_instance_uid) for where in ("pacs", "telerad")}
+    closing = {one.destination: (one.study_version, one.expected_count) for one in await scene.requested()}
+    assert closing == {"pacs": (2, 1), "telerad": (2, 1)}
+    await scene.database.close()
+
+
+@pytest.mark.parametrize("trigger", ["instance", "study"])
+async def test_what_is_released_after_its_copy_expired_goes_nowhere_and_stops_nothing(
+    tmp_path: Path, trigger: str
+) -> None:
+    scene = await make_scene(tmp_path)
+    first = f'{trigger}.SOPInstanceUID == "{ONE.sop_instance_uid}"'
+    await scene.apply(definition(act("odd", trigger, when=first, quarantine="odd"), *RULES))
+    await scene.take(*BEFORE)
+    (told,) = await scene.emitted(RoutingQuarantined)
+    before = await scene.requested()
+    await scene.take(expired(ONE, TWO), resolved(told.quarantine_id))
+    assert await scene.requested() == before
+    await scene.take(stored(LATE, after_version=1), completed(LATE, version=2))
+    assert {("pacs", LATE.sop_instance_uid), ("telerad", LATE.sop_instance_uid)} <= items(await scene.requested())
+    await scene.database.close()
+
+
+async def test_a_version_that_comes_after_its_expiry_is_not_kept(tmp_path: Path) -> None:
+    scene = await make_scene(tmp_path)
+    await scene.apply(definition(*RULES))
+    await scene.take(expired(ONE, TWO), completed(ONE, TWO))
+    async with scene.database.reading() as tx:
+        assert (await tx.execute(select(completions))).all() == []
     await scene.database.close()

@@ -71,3 +71,13 @@ def test_a_rule_for_the_study_says_what_of_it_was_kept_back_before() -> None:
     _, stop, readers = explained(SCOUTS, {"stop": True, **ALL}, {"trigger": "study", **ALL})
     assert stop.ended_by is None
     assert readers.problem == "1 of the instances go nowhere by it: they were kept back when they came, by `r1` (1)"
+
+
+def test_an_image_is_explained_by_the_health_that_was_known_when_it_came() -> None:
+    away = replace(VERSION.kinds[0], unhealthy=frozenset({"archive"}))
+    there = replace(VERSION.kinds[1], unhealthy=frozenset())
+    version = replace(VERSION, kinds=(away, there))
+    (said,) = explained({"when": 'destination["archive"].healthy', **ALL}, version=version)
+    assert (said.count, said.of) == (9, 10)
+    assert said.why is not None
+    assert said.why.root.values == {'destination["archive"].healthy': "not healthy"}
