@@ -1,7 +1,6 @@
 """Changes as JSON, for the journal. Pure."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, get_args
 
 from services.worklist.attributes import Attributes
@@ -74,6 +73,11 @@ def read_said(body: Mapping[str, Any]) -> Said:
     }
 
 
+def plain(value: Any) -> Any:
+    """Give a value as JSON gives it back: lists for tuples."""
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, tuple | list) else value
 
 
 def _number(number: Number) -> list[str]:

@@ -4,13 +4,20 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from contracts.routing import Priority
 from services.worklist.attributes import Attributes
 from services.worklist.change import Number
 from services.worklist.identity import SHORT, short_number, study_instance_uid
 from services.worklist.order import Order, Step
 
-_UID: Final = re.compile(r"^(?=.{1,64}$)[0-2](\.(0|[1-9][0-9]*))+$")
-_PRIORITIES: Final = {"STAT": "stat", "HIGH": "urgent", "ROUTINE": "routine", "MEDIUM": "routine", "LOW": "bulk"}
+_UID: Final = re.compile(r"^(?=.{1,64}$)[0-9]+(\.[0-9]+)*$")
+_PRIORITIES: Final[dict[str, Priority]] = {
+    "STAT": "stat",
+    "HIGH": "urgent",
+    "ROUTINE": "routine",
+    "MEDIUM": "routine",
+    "LOW": "bulk",
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,11 @@ def first(attributes: Attributes, keyword: str) -> str:
     return values[0].strip() if values and isinstance(values[0], str) else ""
 
 
+def stations(step: Attributes) -> list[str]:
+    """Give the AE titles that a step is scheduled on."""
+    return [one.strip() for one in step.get("ScheduledStationAETitle", ()) if isinstance(one, str) and one.strip()]
+
+
 def start(step: Attributes) -> str:
     """Give the start of a step, YYYYMMDDHHMMSS by the clock of its site; empty if it has no date."""
     date = re.sub(r"\D", "", first(step, "ScheduledProcedureStepStartDate"))[:8]
@@ -84,7 +96,7 @@ def start(step: Attributes) -> str:
     return date + time.ljust(6, "0") if len(date) == len("YYYYMMDD") else ""
 
 
-def priority(order: Order) -> str:
+def priority(order: Order) -> Priority:
     """Give the lane of an order's priority, Requested Procedure Priority (0040,1003)."""
     return _PRIORITIES.get(first(order.attributes, "RequestedProcedurePriority").upper(), "routine")
 

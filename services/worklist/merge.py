@@ -1,25 +1,26 @@
 """Which patients may be merged, and whose everything is then. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
 
-#: Row of a merged patient to the row of the one that it was merged into.
-Forward = Mapping[int, int]
+#: What names a patient: a merged one is mapped to the one that it was merged into.
+T = TypeVar("T", bound=Hashable)
 
 
-def root(patient: int, forward: Forward) -> int:
+def root(patient: T, forward: Mapping[T, T]) -> T:
     """Give the patient that is kept in the end."""
     while patient in forward:
         patient = forward[patient]
     return patient
 
 
-def family(patient: int, forward: Forward) -> set[int]:
+def family(patient: T, forward: Mapping[T, T]) -> set[T]:
     """Give all that are the same patient, the one that is kept included."""
     kept = root(patient, forward)
     return {kept, *(one for one in forward if root(one, forward) == kept)}
 
 
-def objection(kept: int, merged: int, forward: Forward) -> str | None:
+def objection(kept: T, merged: T, forward: Mapping[T, T]) -> str | None:
     """Say why two patients can't be merged, in words without personal data; none if they can be, or are already.
 
     What was taken before stands: whichever of two merges that contradict each other comes second is refused.

@@ -15,11 +15,17 @@ Said: TypeAlias = Mapping[str, tuple[Place, "tuple[str | Attributes, ...]"]]
 
 #: What tells who it is; it comes from the identifier that is kept, never from one that was merged into it.
 IDENTIFIERS: Final = frozenset(
-    ("PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "OtherPatientIDs")
-    + ("OtherPatientIDsSequence", "TypeOfPatientID")
+    (
+        "PatientID",
+        "IssuerOfPatientID",
+        "IssuerOfPatientIDQualifiersSequence",
+        "OtherPatientIDs",
+        "OtherPatientIDsSequence",
+        "TypeOfPatientID",
+    )
 )
-#: What is the same whichever of the patient's orders says it. All else, such as weight, allergies or the visit, an order
-#: says for itself alone; a message about the patient says it for all.
+#: What is the same whichever of the patient's orders says it. All else, such as weight, allergies or the visit, an
+#: order says for itself alone; a message about the patient says it for all.
 SHARED: Final = IDENTIFIERS | {
     "PatientName",
     "PatientBirthDate",
@@ -97,9 +103,7 @@ def attributes_for(person: Person, own: Said) -> Attributes:
     own
         What the order says of the patient besides.
     """
-    others = {
-        keyword: one for keyword, one in newest(person.merged).items() if keyword not in person.own
-    }
+    others = {keyword: one for keyword, one in newest(person.merged).items() if keyword not in person.own}
     shared = {
         keyword: values
         for keyword, (_, values) in {**others, **person.own}.items()
