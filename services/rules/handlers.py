@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from contracts.delivery import DeliveryCompleted, DestinationChanged
 from contracts.envelope import Event
 from contracts.instances import InstancesStored, QuarantineResolved
+from contracts.order import OrderCancelled, OrderChanged, OrderPlaced
 from contracts.study import StudyAmended, StudyCompleted, StudyExpired
 from libs.clock import Clock
 from libs.messaging.consume import consume
@@ -46,6 +47,18 @@ def register(broker: RabbitBroker, decider: Decider, database: Database, clock: 
     @consume(broker, "rules", DeliveryCompleted, database, messaging, clock, linger=_LINGER_S)
     async def on_delivery_completed(event: Event[DeliveryCompleted], tx: AsyncSession) -> None:
         await decider.delivered(event, tx)
+
+    @consume(broker, "rules", OrderPlaced, database, messaging, clock)
+    async def on_order_placed(event: Event[OrderPlaced], tx: AsyncSession) -> None:
+        await decider.told_of_order(event, tx, cancelled=False)
+
+    @consume(broker, "rules", OrderChanged, database, messaging, clock)
+    async def on_order_changed(event: Event[OrderChanged], tx: AsyncSession) -> None:
+        await decider.told_of_order(event, tx, cancelled=False)
+
+    @consume(broker, "rules", OrderCancelled, database, messaging, clock)
+    async def on_order_cancelled(event: Event[OrderCancelled], tx: AsyncSession) -> None:
+        await decider.told_of_order(event, tx, cancelled=True)
 
     @consume(broker, "rules", DestinationChanged, database, messaging, clock)
     async def on_destination_changed(event: Event[DestinationChanged], tx: AsyncSession) -> None:

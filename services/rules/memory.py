@@ -53,12 +53,15 @@ class Memory:
         *,
         lifted: Collection[str] = (),
         unhealthy: Collection[str] = (),
+        order: Mapping[str, str] | None = None,
     ) -> Evaluation:
         """Decide, as `RuleSet.evaluate` does on the circumstances of a source and attributes.
 
         The matches do not say what their conditions read.
         """
         inputs = self._surrounding(source, tenant, at)
+        if order:
+            inputs = replace(inputs, order=order)
         if lifted or unhealthy:
             # Too rare to be remembered.
             seen = replace(looking(inputs, trigger, attributes), destinations=dict.fromkeys(unhealthy, False))

@@ -21,12 +21,18 @@ class Needs:
         Triggers with a rule that puts aside: what a person released is not put aside again.
     timers
         Rules that the clock triggers, by name.
+    orders
+        Triggers with a rule that reads what was ordered.
+    late
+        Rules that an order triggers, by name.
     """
 
     triggers: frozenset[Trigger]
     health: frozenset[Trigger]
     aside: frozenset[Trigger]
     timers: dict[str, Rule]
+    orders: frozenset[Trigger] = frozenset()
+    late: frozenset[str] = frozenset()
 
 
 def needs(rules: RuleSet) -> Needs:
@@ -37,6 +43,8 @@ def needs(rules: RuleSet) -> Needs:
         health=frozenset(rule.trigger for rule in definition.rules if _by_health(definition, rule))
         | rules.reads_health,
         aside=frozenset(rule.trigger for rule in definition.rules if rule.quarantine is not None),
+        orders=rules.reads_orders,
+        late=frozenset(rule.name for rule in definition.rules if rule.trigger == "order"),
         timers={rule.name: rule for rule in definition.rules if rule.trigger == "timer"},
     )
 
