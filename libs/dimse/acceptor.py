@@ -328,17 +328,18 @@ class Association:
         """Take the C-CANCELs that have come, and tell whether one names this request; hear an abort."""
         link = self._link
         while not self._left:
-            waiting = link.look()
+            waiting = link.view[link.start : link.end]
             if waiting and waiting[0] == Kind.ABORT:
                 raise _AbortedError("the peer aborted")
             found = cancellation(waiting)
-            if found is None:
+            if found is not None:
+                taken, cancels = found
+                link.start += taken
+                if cancels == message_id:
+                    return True
+            elif not link.look():
                 # Nothing, or a request, which has to wait for this one to end: it stays in the buffer.
                 return False
-            taken, cancels = found
-            link.start += taken
-            if cancels == message_id:
-                return True
         return False
 
     def _send(self, context_id: int, response: Command | Reply) -> bool:

@@ -163,11 +163,12 @@ class Connection:
             raise LostError("the peer closed the connection")
         self.end += got
 
-    def look(self) -> memoryview:
-        """Give what has come and was not taken yet, as far as the buffer goes; waits for nothing. Raises as `fill`."""
-        if self.end - self.start < len(self.view) and self._waiting():
-            self.fill()
-        return self.view[self.start : self.end]
+    def look(self) -> bool:
+        """Add what has come to the buffer, as far as there is room, and tell whether any has. Raises as `fill`."""
+        if self.end - self.start == len(self.view) or not self._waiting():
+            return False
+        self.fill()
+        return True
 
     def need(self, count: int) -> None:
         """Wait until so many bytes, fewer than the buffer holds, stand at `start`. Raises as `fill`."""
