@@ -11,7 +11,7 @@ taken, kept and shown; a network can be told to be strict, and refuses it then.
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from typing import Final, Literal, TypeAlias
 
 from services.worklist.attributes import Attributes
@@ -464,7 +464,7 @@ _VALID_INSIDE: Final[dict[str, dict[str, Callable[[str], bool]]]] = {
 
 
 def moment(attributes: Attributes, which: Literal["Start", "End"], zone: tzinfo) -> datetime | None:
-    """Give when the step started or ended, with its offset; None if it does not say.
+    """Give when the step started or ended, in UTC; None if it does not say.
 
     Parameters
     ----------
@@ -475,7 +475,7 @@ def moment(attributes: Attributes, which: Literal["Start", "End"], zone: tzinfo)
     hour = time_of(text(attributes, f"PerformedProcedureStep{which}Time"))
     if day is None or hour is None:
         return None
-    return datetime.combine(day, hour, _offset(text(attributes, "TimezoneOffsetFromUTC")) or zone)
+    return datetime.combine(day, hour, _offset(text(attributes, "TimezoneOffsetFromUTC")) or zone).astimezone(UTC)
 
 
 def _offset(value: str) -> tzinfo | None:
