@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from contracts.delivery import DeliveryCompleted, DestinationChanged
 from contracts.envelope import Event
 from contracts.instances import InstancesStored, QuarantineResolved
+from contracts.procedure import ProcedureCompleted
 from contracts.study import StudyAmended, StudyCompleted, StudyExpired
 from libs.clock import Clock
 from libs.messaging.consume import consume
@@ -42,6 +43,10 @@ def register(broker: RabbitBroker, decider: Decider, database: Database, clock: 
     @consume(broker, "rules", QuarantineResolved, database, messaging, clock)
     async def on_quarantine_resolved(event: Event[QuarantineResolved], tx: AsyncSession) -> None:
         await decider.resolved(event, tx)
+
+    @consume(broker, "rules", ProcedureCompleted, database, messaging, clock)
+    async def on_procedure_completed(event: Event[ProcedureCompleted], tx: AsyncSession) -> None:
+        await decider.performed(event, tx)
 
     @consume(broker, "rules", DeliveryCompleted, database, messaging, clock, linger=_LINGER_S)
     async def on_delivery_completed(event: Event[DeliveryCompleted], tx: AsyncSession) -> None:

@@ -21,12 +21,15 @@ class Needs:
         Triggers with a rule that puts aside: what a person released is not put aside again.
     timers
         Rules that the clock triggers, by name.
+    apart
+        Names of rules that neither images nor versions of studies trigger.
     """
 
     triggers: frozenset[Trigger]
     health: frozenset[Trigger]
     aside: frozenset[Trigger]
     timers: dict[str, Rule]
+    apart: frozenset[str]
 
 
 def needs(rules: RuleSet) -> Needs:
@@ -38,6 +41,7 @@ def needs(rules: RuleSet) -> Needs:
         | rules.reads_health,
         aside=frozenset(rule.trigger for rule in definition.rules if rule.quarantine is not None),
         timers={rule.name: rule for rule in definition.rules if rule.trigger == "timer"},
+        apart=frozenset(rule.name for rule in definition.rules if rule.trigger in ("timer", "order", "procedure")),
     )
 
 

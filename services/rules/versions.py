@@ -9,13 +9,14 @@ from contracts.fact import Attributes
 from contracts.routing import Trigger
 from contracts.study import StudyCompleted
 from libs.clock import Clock
-from services.rules import action_rows, chronicle, history, repository
+from libs.definition.condition import Inputs
+from services.rules import action_rows, chronicle, history, procedure_rows, repository
 from services.rules.action import Emphasis, emphasis, emphasized, tags
 from services.rules.actions import Actions
 from services.rules.glance import Glance
 from services.rules.hold import holding
 from services.rules.in_force import InForce
-from services.rules.occasion import occasions
+from services.rules.occasion import Occasion, Step, occasions
 from services.rules.plan import Known, Requested, gathered, united, wishes, within_sites, without_loops
 from services.rules.reading import CARRIED, Reading, known, named, read_by, shown
 from services.rules.record import recorded
@@ -24,7 +25,7 @@ from services.rules.teller import Teller
 
 
 class Versions:
-    """Decides on whole studies: when they are complete or amended, and when it is time."""
+    """Decides on whole studies: when they are complete or amended, when it is time, and when a step of them is done."""
 
     def __init__(self, reading: Reading, teller: Teller, actions: Actions, clock: Clock) -> None:
         self._reading = reading
@@ -40,6 +41,7 @@ class Versions:
         chosen: Sequence[Known],
         in_force: InForce,
         timed: Collection[str] | None = None,
+        step: Step | None = None,
     ) -> bool:
         """Decide on a version of a study; give whether any rule matched. Raises StoreUnavailableError.
 
@@ -48,12 +50,19 @@ class Versions:
         tx, study, completion, chosen, in_force
             The version, its instances, and the rules.
         timed
-            The rules that the clock triggers now; None: the version is decided as such.
+            The rules that the clock triggers now.
+        step
+            The procedure step that triggers rules now. Neither: the version is decided as such.
         """
         said = completion.completed
         # What was put aside or discarded when it came goes nowhere by what else is decided.
         free = [one for one in chosen if one.aside is None]
-        looks = occasions(in_force.needs.triggers, said.version, free, timed=timed is not None)
+        afterwards = timed is not None or step is not None
+        if step is not None:
+            looks = [Occasion("procedure", tuple(free), step)]
+        else:
+            steps = await procedure_rows.steps_of(tx, study) if "procedure" in in_force.needs.triggers else []
+            looks = occasions(in_force.needs.triggers, said.version, free, timed=timed is not None, steps=steps)
         # All that the object store is needed for comes before anything is written.
         attributes = [await self._reading.looked_at(tx, study, said, look, in_force) for look in looks]
         inputs = in_force.rules.circumstances(said.source, study.tenant, self._clock())
@@ -67,7 +76,7 @@ class Versions:
                 glance = glances[look.trigger] = Glance(*await known(tx, study, look.trigger, in_force))
             evaluation = in_force.rules.evaluate(
                 look.trigger,
-                shown(inputs, seen, glance.unhealthy),
+                shown(self._around(look, inputs, study, in_force), seen, glance.unhealthy),
                 lifted=glance.lifted,
                 unhealthy=glance.unhealthy,
             )
@@ -98,7 +107,7 @@ class Versions:
         await repository.keep_requests(tx, going, in_force.version)
         matched = [match for glance in glances.values() for match in glance.matches]
         unmatched = False
-        if timed is None:
+        if not afterwards:
             await repository.close_completion(tx, study, completion, in_force.version)
             await self._actions.set_timers(tx, study, in_force.needs.timers, said.version)
             unmatched = await self._actions.is_unmatched(tx, study, chosen, matched, goes=bool(everything))
@@ -114,6 +123,7 @@ class Versions:
             ],
             in_force.version,
         )
+        says_changed = ("study", "timer", "procedure") if afterwards else ("study",)
         for trigger, glance in glances.items():
             for end, put in glance.ended.values():
                 await self._actions.put_aside(tx, study, end, put, said.source, in_force.version, version=said.version)
@@ -129,16 +139,24 @@ class Versions:
                 inputs_hash=kept.hash,
                 unhealthy=glance.unhealthy if trigger in in_force.needs.health else None,
                 unmatched=unmatched and trigger == "study",
-                more_problems=changed if trigger in ("study", "timer") else (),
+                more_problems=changed if trigger in says_changed else (),
             )
-            more_problems = changed if trigger in ("study", "timer") else ()
+            more_problems = changed if trigger in says_changed else ()
             await self._teller.say(tx, study, decided, (*glance.tally.problems, *more_problems), kept.document)
-        # The clock asks for some destinations only: what the others get is closed already.
+        # What asks afterwards asks for some destinations only: what the others get is closed already.
         named = {one.destination for one in going}
-        told = everything if timed is None or more.rules else [one for one in everything if one.destination in named]
+        told = everything if not afterwards or more.rules else [one for one in everything if one.destination in named]
         await self._teller.request(tx, study, told, in_force.version, closing=said.version, had=had)
         await self._record(tx, study, said, chosen, in_force, attributes, glances, before, everything)
         return bool(matched)
+
+    def _around(self, look: Occasion, inputs: Inputs, study: Study, in_force: InForce) -> Inputs:
+        """Give what surrounds an occasion: of a procedure step, that step and the modality that reported it."""
+        if look.step is None:
+            return inputs
+        if look.step.source is not None:
+            inputs = in_force.rules.circumstances(look.step.source, study.tenant, inputs.now)
+        return replace(inputs, procedure=look.step.facts)
 
     async def _record(
         self,
@@ -153,8 +171,8 @@ class Versions:
         everything: Sequence[Requested],
     ) -> None:
         """Record what the rules saw and where it goes, for people who ask why, and for trying other rules on it."""
-        if "timer" in glances:
-            # What the clock asks for is no answer to what arrived.
+        if "study" not in glances:
+            # What the clock or a procedure step asks for is no answer to what arrived.
             return
         earlier = await history.record_of(tx, study.id) if said.version > 1 else None
         beyond = {*in_force.rules.attributes("instance"), *in_force.rules.attributes("series")} - CARRIED - {"Sites"}
@@ -162,7 +180,7 @@ class Versions:
         now = self._clock()
         looked_for = {*beyond, *in_force.rules.attributes("study"), *in_force.rules.attributes("amended")}
         health = in_force.needs.health
-        timers = in_force.needs.timers
+        apart = in_force.needs.apart
         attributes = {key: value for seen, _ in looked_at for key, value in seen.get("study", {}).items()}
         made = chronicle.version(
             *(said.version, now, in_force.version, said.last_arrival, said.source, attributes, chosen),
@@ -175,7 +193,7 @@ class Versions:
         )
         routes = chronicle.routed(
             {} if earlier is None else earlier.routes,
-            [one for one in everything if any(rule not in timers for rule in one.wish.rules)],
+            [one for one in everything if any(rule not in apart for rule in one.wish.rules)],
             asked=[(one.instance.id, one.destination) for one in before],
             arrivals=chronicle.arrival,
             is_new=lambda one: chronicle.since(one.received_at, made.number, earlier) == made.number,
