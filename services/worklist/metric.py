@@ -25,3 +25,6 @@ STEPS = metric.counter(
 FORWARDS = metric.counter(
     "kivuko_worklist_forwarded_total", "Requests that were forwarded, by what became of them.", ["outcome"]
 )
+WAITING = metric.gauge(
+    "kivuko_worklist_forwards_waiting", "Steps that a node has not got, by why: open, or failed.", ["node", "state"]
+)
