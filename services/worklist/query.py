@@ -101,6 +101,22 @@ class Query:
         """Whether a key is private, or not in our dictionary: it is returned empty."""
         return any(key.keyword.startswith("(") for key in self.keys)
 
+    def may_name(self, name: str) -> bool:
+        """Tell whether an item with this first Patient's Name may match."""
+        return self._name is None or self._name((name,))
+
+    @cached_property
+    def _name(self) -> Test | None:
+        for key in self.keys:
+            if key.keyword == "PatientName" and not matching.is_universal("PN", key.values):
+                return matching.matcher("PN", key.values, self._names)
+        return None
+
+    @cached_property
+    def shape(self) -> tuple[object, ...]:
+        """What is asked for, whatever values it must have."""
+        return _shape(self.keys)
+
     @cached_property
     def by_item(self) -> bool:
         """Whether what is returned depends on the values: only the matching items of a sequence are."""
@@ -114,7 +130,8 @@ class Query:
         keyword
             Of an attribute of the item itself, or of its scheduled step.
         """
-        for key in (*self.keys, *self._steps):
+        levels = (("", self.keys), (f"{STEPS}.", self._steps))
+        for key in (key for path, keys in levels if _is_matched(path, keyword) for key in keys):
             if key.keyword != keyword or key.vr in ("PN", *matching.TIMES):
                 continue
             if matching.is_universal(key.vr, key.values) or any(
@@ -135,7 +152,7 @@ class Query:
     @cached_property
     def _steps(self) -> tuple[Key, ...]:
         for key in self.keys:
-            if key.keyword == STEPS and key.items:
+            if key.keyword == STEPS and key.items and len(key.items) == 1:
                 return key.items[0]
         return ()
 
@@ -146,6 +163,12 @@ def said(keys: Sequence[Key]) -> dict[str, object]:
         key.keyword: [said(item) for item in key.items] if key.items is not None else "\\".join(key.values)
         for key in keys
     }
+
+
+def _shape(keys: Sequence[Key]) -> tuple[object, ...]:
+    return tuple(
+        (key.tag, key.vr) if key.items is None else (key.tag, *(_shape(item) for item in key.items)) for key in keys
+    )
 
 
 def _asks(key: Key) -> bool:
