@@ -11,6 +11,7 @@ from services.worklist.merge_api import make_merge_router
 from services.worklist.models import messaging
 from services.worklist.order_api import make_order_router
 from services.worklist.orders import Orders
+from services.worklist.port import Port
 
 
 def build(platform: Platform) -> Service:
@@ -21,7 +22,18 @@ def build(platform: Platform) -> Service:
     router = make_router(platform.network)
     router.include_router(make_order_router(database, orders, platform.network, platform.clock))
     router.include_router(make_merge_router(database, orders))
-    return Service(name="worklist", database=database, tables=messaging, router=router)
+    port = Port(platform, database, outbox)
+    return Service(
+        name="worklist",
+        database=database,
+        tables=messaging,
+        router=router,
+        start=port.start,
+        stop=port.stop,
+        loops=(port.follow, port.record, port.resolve),
+        checks={"worklist": port.check},
+        addresses=port.addresses,
+    )
 
 
 def _zones(network: NetworkView) -> Zones:
