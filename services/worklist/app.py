@@ -1,9 +1,49 @@
 """What worklist is made of."""
 
+from zoneinfo import ZoneInfo
+
+from libs.messaging.outbox import Outbox
 from libs.service import Platform, Service
+from libs.snapshot import NetworkView
 from services.worklist.api import make_router
+from services.worklist.filing import Zones
+from services.worklist.merge_api import make_merge_router
+from services.worklist.models import messaging
+from services.worklist.order_api import make_order_router
+from services.worklist.orders import Orders
+from services.worklist.port import Port
 
 
 def build(platform: Platform) -> Service:
-    """Wire the service. It opens no port of its own and takes no events in this release: its status says so."""
-    return Service(name="worklist", router=make_router(platform.network))
+    """Wire the service, in the order in which an order goes through it."""
+    database = platform.database("worklist")
+    outbox = Outbox("worklist", platform.settings.region, platform.clock, messaging)
+    orders = Orders(database, outbox, _zones(platform.network), platform.clock)
+    router = make_router(platform.network)
+    router.include_router(make_order_router(database, orders, platform.network, platform.clock))
+    router.include_router(make_merge_router(database, orders))
+    port = Port(platform, database, outbox)
+    return Service(
+        name="worklist",
+        database=database,
+        tables=messaging,
+        router=router,
+        start=port.start,
+        stop=port.stop,
+        loops=(port.follow, port.record, port.resolve),
+        checks={"worklist": port.check},
+        addresses=port.addresses,
+    )
+
+
+def _zones(network: NetworkView) -> Zones:
+    """Tell by what clock a site lives."""
+
+    def zone(site: str) -> ZoneInfo:
+        if network.current is None:
+            return ZoneInfo("UTC")
+        definition = network.current.definition
+        known = definition.sites.get(site)
+        return ZoneInfo((known.timezone if known else None) or definition.timezone)
+
+    return zone

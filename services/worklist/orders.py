@@ -201,7 +201,7 @@ class Orders:
     async def _take(self, group: Sequence[_Waiting]) -> list[Taken]:
         async with self._database.transaction() as tx:
             counters = await repository.lock(tx)
-            before = await repository.answered(tx, [(one.received.source, one.received.control_id) for one in group])
+            before = await repository.answered(tx, map(_key, group))
             answers = {key: _read(row.outcomes) for key, row in before.items()}
             fresh = {_key(one): one for one in group if _key(one) not in answers}
             if fresh:
@@ -282,7 +282,7 @@ def _journal(ledger: Ledger, change: Change, order_id: int | None) -> dict[str, 
         "kind": kinds[type(change)],
         "order_id": order_id,
         "patient_id": ledger.patient(change.tenant, number).id,
-        "body": body.plain(body.written(change)),
+        "body": body.written(change),
     }
 
 
