@@ -11,7 +11,9 @@ from services.worklist.merge_api import make_merge_router
 from services.worklist.models import messaging
 from services.worklist.order_api import make_order_router
 from services.worklist.orders import Orders
+from services.worklist.performing import Performing
 from services.worklist.port import Port
+from services.worklist.step_api import make_step_router
 
 
 def build(platform: Platform) -> Service:
@@ -22,7 +24,9 @@ def build(platform: Platform) -> Service:
     router = make_router(platform.network)
     router.include_router(make_order_router(database, orders, platform.network, platform.clock))
     router.include_router(make_merge_router(database, orders))
-    port = Port(platform, database, outbox)
+    performing = Performing(platform, database, outbox)
+    router.include_router(make_step_router(database, performing.forwarding, platform.clock))
+    port = Port(platform, database, outbox, performing.steps)
     return Service(
         name="worklist",
         database=database,
@@ -30,7 +34,7 @@ def build(platform: Platform) -> Service:
         router=router,
         start=port.start,
         stop=port.stop,
-        loops=(port.follow, port.record, port.resolve),
+        loops=(port.follow, port.record, port.resolve, performing.forwarding.run),
         checks={"worklist": port.check},
         addresses=port.addresses,
     )
