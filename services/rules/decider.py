@@ -11,6 +11,7 @@ from contracts.delivery import DeliveryCompleted
 from contracts.envelope import Event
 from contracts.fact import Attributes, Source
 from contracts.instances import InstancesStored, QuarantineResolved
+from contracts.procedure import ProcedureCompleted
 from contracts.study import StudyAmended, StudyCompleted, StudyExpired
 from libs.clock import Clock
 from libs.definition.ruleset import Evaluation, Match, RuleSet, RuleSetError
@@ -20,7 +21,7 @@ from libs.storage.database import Database
 from libs.storage.objects import ObjectStore, StoreUnavailableError
 from libs.telemetry import log
 from libs.telemetry.trace import attached, study_context, tracer
-from services.rules import action_rows, metric, ordered, repository
+from services.rules import action_rows, metric, ordered, procedure_rows, repository
 from services.rules.action import emphasis, emphasized, ending, tags
 from services.rules.actions import Actions, next_look
 from services.rules.hold import holding
@@ -156,7 +157,7 @@ class Decider:
         if not await ordered.keep(tx, event.tenant, told, cancelled=cancelled, at=self._clock()):
             return
         in_force = self.in_force()
-        if cancelled or in_force is None or not in_force.needs.late:
+        if cancelled or in_force is None or "order" not in in_force.needs.triggers:
             return
         for study_id in await ordered.studies_of(tx, event.tenant, told):
             study = await repository.lock_study(tx, study_id)
@@ -169,7 +170,26 @@ class Decider:
             known = await repository.instances_of(tx, study)
             chosen = of_version(known, said.instance_count, said.content_hash, said.last_arrival)
             if chosen is not None:
-                await self._versions.decide(tx, study, completion, chosen, in_force, in_force.needs.late, "order")
+                await self._versions.decide(tx, study, completion, chosen, in_force, late_order=True)
+
+    async def performed(self, event: Event[ProcedureCompleted], tx: AsyncSession) -> None:
+        """Keep a procedure step, and decide on it if its study is decided. Raises StoreUnavailableError.
+
+        One whose study is not is decided with the study's next version.
+        """
+        study = await repository.open_study(tx, event.tenant, event.data.study_instance_uid, event.site)
+        step = await procedure_rows.keep(tx, study, event.data)
+        in_force = self.in_force()
+        if step is None or in_force is None or "procedure" not in in_force.needs.triggers:
+            return
+        completion = await repository.last_decided(tx, study)
+        if completion is None or completion.completed.version <= study.expired_version:
+            return
+        said = completion.completed
+        known = await repository.instances_of(tx, study)
+        chosen = of_version(known, said.instance_count, said.content_hash, said.last_arrival)
+        if chosen is not None and not await action_rows.is_aside(tx, study):
+            await self._versions.decide(tx, study, completion, chosen, in_force, step=step)
 
     async def look(self, tx: AsyncSession, study_id: int, timer: int, now: datetime) -> None:
         """Let a rule look at a study because it is time. Raises StoreUnavailableError."""

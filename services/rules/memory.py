@@ -5,7 +5,7 @@ that the few values of most attributes are looked at once for a whole history. W
 a description, is looked at only where all else has left the rule open.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final

@@ -240,3 +240,16 @@ replays = Table(
     Column("results", Text, nullable=True),
     Index("replays_asked", "asked_at"),
 )
+
+# Procedure steps that modalities have completed, of studies that may be complete already, or not have begun to come.
+procedures = Table(
+    "procedures",
+    metadata,
+    Column("study_id", _row_id, ForeignKey("studies.id"), primary_key=True, autoincrement=False),
+    Column("mpps_instance_uid", String(64), primary_key=True),
+    # What conditions read of it, by the names in `libs.definition.attributes`.
+    Column("facts", JSON, nullable=False),
+    # The modality that reported it, if that was said.
+    Column("source", JSON(none_as_null=True), nullable=True),
+    Column("ended_at", Instant, nullable=False),
+)

@@ -23,16 +23,16 @@ class Needs:
         Rules that the clock triggers, by name.
     orders
         Triggers with a rule that reads what was ordered.
-    late
-        Rules that an order triggers, by name.
+    apart
+        Names of rules that neither images nor versions of studies trigger.
     """
 
     triggers: frozenset[Trigger]
     health: frozenset[Trigger]
     aside: frozenset[Trigger]
     timers: dict[str, Rule]
-    orders: frozenset[Trigger] = frozenset()
-    late: frozenset[str] = frozenset()
+    apart: frozenset[str]
+    orders: frozenset[Trigger]
 
 
 def needs(rules: RuleSet) -> Needs:
@@ -44,8 +44,8 @@ def needs(rules: RuleSet) -> Needs:
         | rules.reads_health,
         aside=frozenset(rule.trigger for rule in definition.rules if rule.quarantine is not None),
         orders=rules.reads_orders,
-        late=frozenset(rule.name for rule in definition.rules if rule.trigger == "order"),
         timers={rule.name: rule for rule in definition.rules if rule.trigger == "timer"},
+        apart=frozenset(rule.name for rule in definition.rules if rule.trigger in ("timer", "order", "procedure")),
     )
 
 

@@ -84,7 +84,7 @@ async def of_study(tx: AsyncSession, tenant: str, uid: str, attributes: Attribut
 
 
 async def studies_of(tx: AsyncSession, tenant: str, told: Told) -> list[int]:
-    """Give the studies that an order is for, as far as they have come: by their UID, or by what was recorded of them."""
+    """Give the studies that an order is for, as far as they have come."""
     wanted = (studies.c.tenant == tenant) & (studies.c.study_instance_uid == told.study_instance_uid)
     found = set(await tx.scalars(select(studies.c.id).where(wanted)))
     if told.accession_number:

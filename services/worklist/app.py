@@ -17,6 +17,9 @@ from services.worklist.merge_api import make_merge_router
 from services.worklist.models import messaging
 from services.worklist.order_api import make_order_router
 from services.worklist.orders import Orders
+from services.worklist.performing import Performing
+from services.worklist.port import Port
+from services.worklist.step_api import make_step_router
 
 
 def build(platform: Platform) -> Service:
@@ -38,8 +41,19 @@ def build(platform: Platform) -> Service:
     router.include_router(make_order_router(database, orders, platform.network, platform.clock))
     router.include_router(make_merge_router(database, orders))
     router.include_router(make_matching_router(database, meeting))
+    performing = Performing(platform, database, outbox)
+    router.include_router(make_step_router(database, performing.forwarding, platform.clock))
+    port = Port(platform, database, outbox, performing.steps)
     return Service(
-        name="worklist", database=database, tables=messaging, router=router, loops=(partial(meeting.watch, database),)
+        name="worklist",
+        database=database,
+        tables=messaging,
+        router=router,
+        start=port.start,
+        stop=port.stop,
+        loops=(port.follow, port.record, port.resolve, performing.forwarding.run, partial(meeting.watch, database)),
+        checks={"worklist": port.check},
+        addresses=port.addresses,
     )
 
 
