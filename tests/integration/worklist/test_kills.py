@@ -18,7 +18,7 @@ KILLS = 6
 
 def killed(url: str, first: int, after: int) -> set[int]:
     """Let it take orders, and kill it after so many answers; give all that it has answered."""
-    command = [sys.executable, "-m", "tests.integration.worklist.victim", url, str(first)]
+    command = [sys.executable, "-m", "tests.integration.worklist.order_victim", url, str(first)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as victim:
         assert victim.stdout is not None
         answered = {int(victim.stdout.readline()) for _ in range(after)}

@@ -1,6 +1,6 @@
 """Takes orders as fast as it can, and says each number once it is answered, until it is killed.
 
-Usage: victim.py DATABASE_URL FIRST
+Usage: order_victim.py DATABASE_URL FIRST
 """
 
 import asyncio
