@@ -12,6 +12,7 @@ from services.worklist.models import messaging
 from services.worklist.order_api import make_order_router
 from services.worklist.orders import Orders
 from services.worklist.port import Port
+from services.worklist.query_api import make_query_router
 
 
 def build(platform: Platform) -> Service:
@@ -22,6 +23,7 @@ def build(platform: Platform) -> Service:
     router = make_router(platform.network)
     router.include_router(make_order_router(database, orders, platform.network, platform.clock))
     router.include_router(make_merge_router(database, orders))
+    router.include_router(make_query_router(database, platform.network))
     port = Port(platform, database, outbox)
     return Service(
         name="worklist",
