@@ -86,7 +86,7 @@ async def test_what_is_wrong_is_named_to_the_modality(worklist: Running) -> None
 
     wrong, missing, empty = await asyncio.to_thread(report)
     assert [hex_of(each) for each in (wrong, missing, empty)] == ["0106", "0120", "0121"]
-    assert missing.AttributeIdentifierList == 0x00400241
+    assert missing.ErrorComment == "PerformedStationAETitle is missing"
 
 
 async def test_a_modality_that_gives_no_uid_gets_one(worklist: Running) -> None:
@@ -208,7 +208,7 @@ async def test_what_a_killed_process_had_in_hand_is_sent_by_the_next(tmp_path: P
                     leased_until=row.created_at,
                 )
             )
-    async with running(tmp_path, network(ris.port)) as second:
+    async with running(tmp_path, network(ris.port), version=2) as second:
         await asyncio.to_thread(ris.until, 3)
         await until_forwarded(second)
 
