@@ -32,6 +32,7 @@ _ADD = (
 _EDIT = 'Example: kivuko worklist edit 17 --start "2026-11-22 09:00" --station US2'
 _CANCEL = 'Example: kivuko worklist cancel 17 --why "not fasting"'
 _IMPORT = "Example: kivuko worklist import tomorrow.csv --dry-run"
+_UNMATCHED = "Example: kivuko worklist unmatched --site bata"
 _MERGES = "Example: kivuko worklist merges"
 _UNMERGE = 'Example: kivuko worklist unmerge 23 --why "two persons"'
 _PATH = "/v1/worklist/orders"
@@ -263,6 +264,45 @@ def import_file(
         print_json(done)
         return
     out.print(f"{done['orders']} orders: {done['applied']} new or changed, {done['unchanged']} known just so.")
+
+
+@app.command(epilog=_UNMATCHED)
+def unmatched(
+    *,
+    site: Annotated[str | None, typer.Option(help="Of this site.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many of each, the newest first.")] = 100,
+    json_output: Json = False,
+) -> None:
+    """List studies without order, and orders without study after their time."""
+    found = connect(json_output=json_output).get("/v1/worklist/unmatched", site=site, limit=limit)
+    if json_output:
+        print_json(found)
+        return
+    columns = ("study", "site", "modality", "accession", "patient", "came", "order of another patient")
+    rows = [
+        (
+            one["study_instance_uid"],
+            one["site"],
+            one["modality"],
+            one["accession"],
+            one["patient"],
+            local_time(one["first_seen_at"]),
+            one["order_id"],
+        )
+        for one in found["studies"]
+    ]
+    print_table("Studies without order", columns, rows, empty="Every study has its order.")
+    overdue = [
+        (one["id"], one["site"], one["state"], _clock(one["start"]), one["accession"]) for one in found["orders"]
+    ]
+    print_table(
+        "Orders without study",
+        ("order", "site", "state", "start", "accession"),
+        overdue,
+        empty="Every order has its study.",
+    )
+    if overdue:
+        out.print("If an order is not done any more: `kivuko worklist cancel ID`.")
 
 
 @app.command(epilog=_MERGES)

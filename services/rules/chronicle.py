@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final
 
 from contracts.fact import Attributes, AttributeValue, Source
@@ -84,6 +85,8 @@ class Version:
         Destinations that were not healthy; none if no rule asked.
     lifted
         Rules that did not count, as a person had released what they put aside.
+    order
+        What was ordered, as far as rules asked for it.
     """
 
     number: int
@@ -97,6 +100,7 @@ class Version:
     looked_for: frozenset[str] = frozenset()
     unhealthy: frozenset[str] | None = None
     lifted: frozenset[str] = frozenset()
+    order: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -164,6 +168,7 @@ def version(
     *,
     unhealthy: frozenset[str] | None = None,
     lifted: frozenset[str] = frozenset(),
+    order: Mapping[str, str] = MappingProxyType({}),
     most_kinds: int = MOST_KINDS,
 ) -> Version:
     """Record a version.
@@ -182,7 +187,7 @@ def version(
         Their keywords.
     before
         What was recorded of the study before.
-    unhealthy, lifted
+    unhealthy, lifted, order
         As in `Version`.
     most_kinds
         How many kinds are told apart.
@@ -206,6 +211,7 @@ def version(
         *(number, decided_at, network_version, last_arrival, source, attributes, kinds, left, frozenset(looked_for)),
         unhealthy=unhealthy,
         lifted=lifted,
+        order=order,
     )
 
 
@@ -391,6 +397,7 @@ def _version_json(each: Version) -> dict[str, Any]:
         "looked_for": sorted(each.looked_for),
         **({} if each.unhealthy is None else {"unhealthy": sorted(each.unhealthy)}),
         **({"lifted": sorted(each.lifted)} if each.lifted else {}),
+        **({"order": dict(each.order)} if each.order else {}),
     }
 
 
@@ -417,6 +424,7 @@ def _version_of(data: Mapping[str, Any]) -> Version:
         looked_for=frozenset(data["looked_for"]),
         unhealthy=frozenset(data["unhealthy"]) if "unhealthy" in data else None,
         lifted=frozenset(data.get("lifted", ())),
+        order=data.get("order", {}),
     )
 
 

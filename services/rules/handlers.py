@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from contracts.delivery import DeliveryCompleted, DestinationChanged
 from contracts.envelope import Event
 from contracts.instances import InstancesStored, QuarantineResolved
+from contracts.order import OrderCancelled, OrderChanged, OrderPlaced
 from contracts.procedure import ProcedureCompleted
 from contracts.study import StudyAmended, StudyCompleted, StudyExpired
 from libs.clock import Clock
@@ -55,3 +56,19 @@ def register(broker: RabbitBroker, decider: Decider, database: Database, clock: 
     @consume(broker, "rules", DestinationChanged, database, messaging, clock)
     async def on_destination_changed(event: Event[DestinationChanged], tx: AsyncSession) -> None:
         await action_rows.note_health(tx, event.data)
+
+    _register_orders(broker, decider, database, clock)
+
+
+def _register_orders(broker: RabbitBroker, decider: Decider, database: Database, clock: Clock) -> None:
+    @consume(broker, "rules", OrderPlaced, database, messaging, clock)
+    async def on_order_placed(event: Event[OrderPlaced], tx: AsyncSession) -> None:
+        await decider.told_of_order(event, tx, cancelled=False)
+
+    @consume(broker, "rules", OrderChanged, database, messaging, clock)
+    async def on_order_changed(event: Event[OrderChanged], tx: AsyncSession) -> None:
+        await decider.told_of_order(event, tx, cancelled=False)
+
+    @consume(broker, "rules", OrderCancelled, database, messaging, clock)
+    async def on_order_cancelled(event: Event[OrderCancelled], tx: AsyncSession) -> None:
+        await decider.told_of_order(event, tx, cancelled=True)

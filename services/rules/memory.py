@@ -5,7 +5,7 @@ that the few values of most attributes are looked at once for a whole history. W
 a description, is looked at only where all else has left the rule open.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
@@ -53,12 +53,15 @@ class Memory:
         *,
         lifted: Collection[str] = (),
         unhealthy: Collection[str] = (),
+        order: Mapping[str, str] | None = None,
     ) -> Evaluation:
         """Decide, as `RuleSet.evaluate` does on the circumstances of a source and attributes.
 
         The matches do not say what their conditions read.
         """
         inputs = self._surrounding(source, tenant, at)
+        if order:
+            inputs = replace(inputs, order=order)
         if lifted or unhealthy:
             # Too rare to be remembered.
             seen = replace(looking(inputs, trigger, attributes), destinations=dict.fromkeys(unhealthy, False))

@@ -179,6 +179,24 @@ destinations = Table(
 # Only few match nothing: the others cost nothing here.
 _UNMATCHED = studies.c.unmatched_at.is_not(None)
 Index("studies_unmatched", studies.c.unmatched_at, postgresql_where=_UNMATCHED, sqlite_where=_UNMATCHED)
+#: What worklist told last of orders, by the study that each is for.
+orders = Table(
+    "orders",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("study_instance_uid", String(64), primary_key=True),
+    Column("accession", String(64), nullable=False),
+    Column("patient_id", Text, nullable=False),
+    Column("state", String(12), nullable=False),
+    # Of two events the one with the higher revision counts.
+    Column("revision", BigInteger, nullable=False),
+    # What conditions read of it: `order.priority` and so on.
+    Column("fields", JSON, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    Index("orders_accession", "tenant", "accession"),
+    Index("orders_changed", "changed_at"),
+)
+
 # What the rules saw of each study and where it went, kept when its instances are forgotten: for "why", and for trying
 # other rules on it.
 history = Table(

@@ -21,6 +21,8 @@ class Needs:
         Triggers with a rule that puts aside: what a person released is not put aside again.
     timers
         Rules that the clock triggers, by name.
+    orders
+        Triggers with a rule that reads what was ordered.
     apart
         Names of rules that neither images nor versions of studies trigger.
     """
@@ -30,6 +32,7 @@ class Needs:
     aside: frozenset[Trigger]
     timers: dict[str, Rule]
     apart: frozenset[str]
+    orders: frozenset[Trigger]
 
 
 def needs(rules: RuleSet) -> Needs:
@@ -40,6 +43,7 @@ def needs(rules: RuleSet) -> Needs:
         health=frozenset(rule.trigger for rule in definition.rules if _by_health(definition, rule))
         | rules.reads_health,
         aside=frozenset(rule.trigger for rule in definition.rules if rule.quarantine is not None),
+        orders=rules.reads_orders,
         timers={rule.name: rule for rule in definition.rules if rule.trigger == "timer"},
         apart=frozenset(rule.name for rule in definition.rules if rule.trigger in ("timer", "order", "procedure")),
     )

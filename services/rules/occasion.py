@@ -50,6 +50,7 @@ def occasions(
     *,
     timed: bool = False,
     steps: Sequence[Step] = (),
+    ordered: bool = False,
 ) -> list[Occasion]:
     """Give what is to be looked at, in this order.
 
@@ -67,6 +68,8 @@ def occasions(
         Whether the clock made rules look, and not the version.
     steps
         Completed procedure steps of the study.
+    ordered
+        Whether what was ordered is known.
     """
     if timed:
         return [Occasion("timer", tuple(instances))]
@@ -79,4 +82,6 @@ def occasions(
         found.append(Occasion("amended", tuple(instances)))
     if "procedure" in triggers:
         found += [Occasion("procedure", tuple(instances), step) for step in steps]
+    if "order" in triggers and ordered:
+        found.append(Occasion("order", tuple(instances)))
     return found

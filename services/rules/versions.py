@@ -10,7 +10,7 @@ from contracts.routing import Trigger
 from contracts.study import StudyCompleted
 from libs.clock import Clock
 from libs.definition.condition import Inputs
-from services.rules import action_rows, chronicle, history, procedure_rows, repository
+from services.rules import action_rows, chronicle, history, ordered, procedure_rows, repository
 from services.rules.action import Emphasis, emphasis, emphasized, tags
 from services.rules.actions import Actions
 from services.rules.glance import Glance
@@ -42,6 +42,8 @@ class Versions:
         in_force: InForce,
         timed: Collection[str] | None = None,
         step: Step | None = None,
+        *,
+        late_order: bool = False,
     ) -> bool:
         """Decide on a version of a study; give whether any rule matched. Raises StoreUnavailableError.
 
@@ -52,20 +54,22 @@ class Versions:
         timed
             The rules that the clock triggers now.
         step
-            The procedure step that triggers rules now. Neither: the version is decided as such.
+            The procedure step that triggers rules now.
+        late_order
+            Whether its order triggers rules now. None of the three: the version is decided as such.
         """
         said = completion.completed
         # What was put aside or discarded when it came goes nowhere by what else is decided.
         free = [one for one in chosen if one.aside is None]
-        afterwards = timed is not None or step is not None
-        if step is not None:
-            looks = [Occasion("procedure", tuple(free), step)]
+        afterwards = timed is not None or step is not None or late_order
+        asked = await self._asked(tx, study, said.attributes, in_force)
+        if late_order or step is not None:
+            looks = [Occasion("order" if late_order else "procedure", tuple(free), step)]
         else:
-            steps = await procedure_rows.steps_of(tx, study) if "procedure" in in_force.needs.triggers else []
-            looks = occasions(in_force.needs.triggers, said.version, free, timed=timed is not None, steps=steps)
+            looks = await self._occasions(tx, study, said.version, free, in_force, timed=timed is not None, asked=asked)
         # All that the object store is needed for comes before anything is written.
         attributes = [await self._reading.looked_at(tx, study, said, look, in_force) for look in looks]
-        inputs = in_force.rules.circumstances(said.source, study.tenant, self._clock())
+        inputs = replace(in_force.rules.circumstances(said.source, study.tenant, self._clock()), order=asked)
         held = holding(said.last_arrival, in_force.timezone)
         glances: dict[Trigger, Glance] = {}
         going: list[Requested] = []
@@ -123,7 +127,7 @@ class Versions:
             ],
             in_force.version,
         )
-        says_changed = ("study", "timer", "procedure") if afterwards else ("study",)
+        says_changed = ("study", "timer", "procedure", "order") if afterwards else ("study",)
         for trigger, glance in glances.items():
             for end, put in glance.ended.values():
                 await self._actions.put_aside(tx, study, end, put, said.source, in_force.version, version=said.version)
@@ -147,15 +151,39 @@ class Versions:
         named = {one.destination for one in going}
         told = everything if not afterwards or more.rules else [one for one in everything if one.destination in named]
         await self._teller.request(tx, study, told, in_force.version, closing=said.version, had=had)
-        await self._record(tx, study, said, chosen, in_force, attributes, glances, before, everything)
+        await self._record(tx, study, said, chosen, in_force, attributes, glances, before, everything, asked)
         return bool(matched)
+
+    async def _asked(
+        self, tx: AsyncSession, study: Study, attributes: Attributes, in_force: InForce
+    ) -> Mapping[str, str]:
+        """Give what was ordered, if any rule asks for it."""
+        if not in_force.needs.orders:
+            return {}
+        return await ordered.of_study(tx, study.tenant, study.study_instance_uid, attributes)
+
+    async def _occasions(
+        self,
+        tx: AsyncSession,
+        study: Study,
+        version: int,
+        free: Sequence[Known],
+        in_force: InForce,
+        *,
+        timed: bool,
+        asked: Mapping[str, str],
+    ) -> list[Occasion]:
+        triggers = in_force.needs.triggers
+        steps = await procedure_rows.steps_of(tx, study) if "procedure" in triggers else []
+        return occasions(triggers, version, free, timed=timed, steps=steps, ordered=bool(asked))
 
     def _around(self, look: Occasion, inputs: Inputs, study: Study, in_force: InForce) -> Inputs:
         """Give what surrounds an occasion: of a procedure step, that step and the modality that reported it."""
         if look.step is None:
             return inputs
         if look.step.source is not None:
-            inputs = in_force.rules.circumstances(look.step.source, study.tenant, inputs.now)
+            surrounding = in_force.rules.circumstances(look.step.source, study.tenant, inputs.now)
+            inputs = replace(surrounding, order=inputs.order)
         return replace(inputs, procedure=look.step.facts)
 
     async def _record(
@@ -169,6 +197,7 @@ class Versions:
         glances: Mapping[Trigger, Glance],
         before: Sequence[Requested],
         everything: Sequence[Requested],
+        order: Mapping[str, str],
     ) -> None:
         """Record what the rules saw and where it goes, for people who ask why, and for trying other rules on it."""
         if "study" not in glances:
@@ -190,6 +219,7 @@ class Versions:
             before=earlier,
             unhealthy=frozenset().union(*(each.unhealthy for each in glances.values())) if health else None,
             lifted=frozenset().union(*(each.lifted for each in glances.values())),
+            order=order,
         )
         routes = chronicle.routed(
             {} if earlier is None else earlier.routes,
