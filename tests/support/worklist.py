@@ -246,7 +246,7 @@ def find(
             *flags, "127.0.0.1", str(port), str(path),
         ]  # fmt: skip
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=60, env={"TCP_NODELAY": "1"}
+            command, capture_output=True, text=True, errors="replace", check=False, timeout=60, env={"TCP_NODELAY": "1"}
         )
         found = [dcmread(each, force=True) for each in sorted(answered.iterdir())]
         return found, done.stdout + done.stderr

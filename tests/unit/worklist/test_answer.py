@@ -44,7 +44,11 @@ def write(item: Attributes, *keys: Key, charset: tuple[str, ...] = (AUTOMATIC,),
         ("Люк^Иван", ("ISO_IR 144",), "ISO_IR 144"),
         ("Διονυσιος^Άννα", ("ISO_IR 126",), "ISO_IR 126"),
         ("قباني^لنزار", ("ISO_IR 127",), "ISO_IR 127"),
-        ("Yamada^Tarou=山田^太郎=やまだ^たろう", ("ISO 2022 IR 6", "ISO 2022 IR 87"), ["ISO 2022 IR 6", "ISO 2022 IR 87"]),
+        (
+            "Yamada^Tarou=山田^太郎=やまだ^たろう",
+            ("ISO 2022 IR 6", "ISO 2022 IR 87"),
+            ["ISO 2022 IR 6", "ISO 2022 IR 87"],
+        ),
         ("ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう", ("ISO 2022 IR 13", "ISO 2022 IR 87"), ["ISO 2022 IR 13", "ISO 2022 IR 87"]),
         ("Hong^Gildong=洪^吉洞=홍^길동", ("ISO 2022 IR 6", "ISO 2022 IR 149"), ["ISO 2022 IR 6", "ISO 2022 IR 149"]),
         ("Wang^XiaoDong=王^小东", ("GB18030",), "GB18030"),
@@ -88,7 +92,13 @@ def test_a_character_set_is_always_said() -> None:
 
 
 def test_only_what_was_asked_for_is_there_and_all_of_that() -> None:
-    keys = (NAME, Key(0x00100020, "LO"), Key(CODES, "SQ", items=()), Key(0x00080201, "SH"), Key(0x00091001, "LO", ("X",)))
+    keys = (
+        NAME,
+        Key(0x00100020, "LO"),
+        Key(CODES, "SQ", items=()),
+        Key(0x00080201, "SH"),
+        Key(0x00091001, "LO", ("X",)),
+    )
     found = read(write({"PatientName": ("A",), "PatientSex": ("F",)}, *keys))
     assert [each.tag for each in found] == [0x00080005, 0x00091001, 0x00100010, 0x00100020, CODES]
     assert (found.PatientName, found.PatientID, list(found[CODES].value)) == ("A", "", [])
@@ -128,7 +138,19 @@ def test_what_is_too_long_for_its_length_field_is_written_all_the_same() -> None
 
 @given(
     st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\\^="), max_size=20),
-    st.sampled_from([(ASCII,), ("ISO_IR 100",), ("ISO_IR 144",), ("ISO_IR 13",), ("ISO 2022 IR 6", "ISO 2022 IR 87"), ("GB18030",), ("GBK",), ("ISO_IR 192",), ("ISO 2022 IR 6", "ISO 2022 IR 149")]),
+    st.sampled_from(
+        [
+            (ASCII,),
+            ("ISO_IR 100",),
+            ("ISO_IR 144",),
+            ("ISO_IR 13",),
+            ("ISO 2022 IR 6", "ISO 2022 IR 87"),
+            ("GB18030",),
+            ("GBK",),
+            ("ISO_IR 192",),
+            ("ISO 2022 IR 6", "ISO 2022 IR 149"),
+        ]
+    ),
 )
 def test_no_text_can_not_be_written(text: str, charset: tuple[str, ...]) -> None:
     made = write({"PatientName": (text,)}, NAME, charset=charset)

@@ -205,8 +205,8 @@ def test_what_narrows_the_search_is_known() -> None:
     query = Query(
         [text(PATIENT, "LO", "P1"), step(text(STATION, "AE", "CT1", "CT2"), text(DA, "DA", "20261123-20261124"))]
     )
-    assert query.exact("PatientID") == {"P1"}
-    assert query.exact("ScheduledStationAETitle") == {"CT1", "CT2"}
+    assert query.exact("PatientID") == frozenset({"P1"})
+    assert query.exact("ScheduledStationAETitle") == frozenset({"CT1", "CT2"})
     assert query.days == matching.Span("20261123", "20261124")
     assert Query([text(PATIENT, "LO", "P*")]).exact("PatientID") is None
     # A key outside of the step is none of the step's.
