@@ -11,12 +11,17 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from services.cli import steps, worklist_query
 from services.cli.client import EXIT_REFUSED, Client, connect
 from services.cli.output import Json, err, fail, local_time, out, print_json, print_table
 
 app = typer.Typer(
     help="What is ordered, and what modalities are told of it: see docs/worklist.md.", no_args_is_help=True
 )
+
+app.command(epilog=worklist_query.QUERIES)(worklist_query.queries)
+app.command(epilog=worklist_query.EXPLAIN)(worklist_query.explain)
+app.command(epilog=steps.EXAMPLE)(steps.steps)
 
 _LIST = "Example: kivuko worklist list --day 2026-11-21 --site bata"
 _SHOW = "Example: kivuko worklist show 17"

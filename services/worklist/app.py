@@ -19,6 +19,7 @@ from services.worklist.order_api import make_order_router
 from services.worklist.orders import Orders
 from services.worklist.performing import Performing
 from services.worklist.port import Port
+from services.worklist.query_api import make_query_router
 from services.worklist.step_api import make_step_router
 
 
@@ -40,6 +41,7 @@ def build(platform: Platform) -> Service:
     router = make_router(platform.network)
     router.include_router(make_order_router(database, orders, platform.network, platform.clock))
     router.include_router(make_merge_router(database, orders))
+    router.include_router(make_query_router(database, platform.network))
     router.include_router(make_matching_router(database, meeting))
     performing = Performing(platform, database, outbox)
     router.include_router(make_step_router(database, performing.forwarding, platform.clock))

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, Select, Text, cast, or_, select
+from sqlalchemy import ColumnElement, Row, Select, Text, cast, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from services.worklist import listing
 from services.worklist.index import ENDED, SHOWN
-from services.worklist.models import counters, items
+from services.worklist.models import counters, items, orders
 
 
 async def newest_revision(tx: AsyncSession) -> int:
@@ -48,3 +49,26 @@ def _items() -> Select[Any]:
         items.c.changed_at,
         cast(items.c.attributes, Text).label("text"),
     )
+
+
+async def of_accession(tx: AsyncSession, accession: str, limit: int) -> Sequence[Row[Any]]:
+    """Give the items of orders with an accession number, shown or not, the newest first."""
+    ids = select(orders.c.id).where(orders.c.accession == accession)
+    return await _newest(tx, items.c.order_id.in_(ids), limit)
+
+
+async def of_patient(tx: AsyncSession, patient: str, limit: int) -> Sequence[Row[Any]]:
+    """Give the items of a patient by identifier, merged ones included, the newest first."""
+    return await _newest(tx, items.c.order_id.in_(select(orders.c.id).where(listing.of_patient(patient))), limit)
+
+
+async def named_like(tx: AsyncSession, name: str, limit: int) -> Sequence[Row[Any]]:
+    """Give items that may be of a patient with a part of a name, the newest first. It reads the whole table."""
+    pattern = f'%"PatientName":["%{listing.like(name)}%'
+    return await _newest(tx, cast(items.c.attributes, Text).ilike(pattern, escape="\\"), limit)
+
+
+async def _newest(tx: AsyncSession, condition: ColumnElement[bool], limit: int) -> Sequence[Row[Any]]:
+    statement = _items().where(condition).order_by(items.c.start.desc(), items.c.id.desc()).limit(limit)
+    rows: Sequence[Row[Any]] = (await tx.execute(statement)).all()
+    return rows

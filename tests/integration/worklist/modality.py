@@ -59,12 +59,14 @@ class Running:
 
 
 @asynccontextmanager
-async def running(home: Path, definition: dict[str, Any], database_url: str | None = None) -> AsyncIterator[Running]:
+async def running(
+    home: Path, definition: dict[str, Any], database_url: str | None = None, version: int = 1
+) -> AsyncIterator[Running]:
     """Run worklist in a folder until the block ends."""
     own = Settings(home=home, worklist_port=0, hl7_port=0, database_url=database_url, _env_file=None)
 
     async def fetch() -> Snapshot:
-        return Snapshot(version=1, document_hash="0" * 64, definition=Definition.model_validate(definition))
+        return Snapshot(version=version, document_hash="0" * 64, definition=Definition.model_validate(definition))
 
     async with AsyncExitStack() as stack:
         database = Database(own.database, "worklist")
@@ -180,7 +182,9 @@ class Ris:
 
     def close(self) -> None:
         """Go away."""
-        self._server.shutdown()
+        if self._server is not None:
+            self._server.shutdown()
+            self._server = None
 
     def until(self, count: int) -> list[tuple[str, str, Dataset]]:
         """Wait until it has heard so much; fails after a minute."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,7 +92,7 @@ class Room:
 
 
 @pytest.fixture
-async def room(desk: Desk) -> AsyncIterator[Room]:
+async def room(desk: Desk) -> Room:
     view = View(Snapshot(version=1, document_hash="h", definition=definition(mpps={"forward": ["RIS", "ALIEN"]})))
     outbox = Outbox("worklist", "local", lambda: NOON, messaging)
     steps = mpps.Steps(
@@ -103,7 +102,7 @@ async def room(desk: Desk) -> AsyncIterator[Room]:
         lambda: NOON,
         loop=asyncio.get_running_loop(),
     )
-    yield Room(desk, steps, view)
+    return Room(desk, steps, view)
 
 
 async def ordered(room: Room, *step_ids: str, study: str = STUDY, accession: str = "A1") -> None:
