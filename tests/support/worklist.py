@@ -198,7 +198,7 @@ class WlmScp:
         self.files.mkdir(parents=True)
         (self.files / "lockfile").touch()
         self.port = free_port()
-        command = [program("wlmscpfs", "dcmtk"), "-v", "-dfr", *flags, "-dfp", str(folder), str(self.port)]
+        command = [program("wlmscpfs", "dcmtk"), "-v", "-dfr", "-csk", *flags, "-dfp", str(folder), str(self.port)]
         self._server = Program(command, folder.parent, name="wlmscpfs")
 
     def start(self) -> None:
