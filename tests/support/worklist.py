@@ -223,7 +223,9 @@ def dataset(attributes: Attributes) -> Dataset:
         if keyword.endswith("Sequence"):
             setattr(found, keyword, [dataset(each) for each in values if not isinstance(each, str)])
         else:
-            setattr(found, keyword, list(values) if len(values) > 1 else "".join(cast("Sequence[str]", values)))
+            texts = cast("Sequence[str]", values)
+            number = keyword == "PregnancyStatus"
+            setattr(found, keyword, int(texts[0]) if number else list(texts) if len(texts) > 1 else "".join(texts))
     return found
 
 
