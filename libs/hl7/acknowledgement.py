@@ -163,7 +163,7 @@ def _err(fault: Fault) -> str:
     if found is not None and found[2] is None:
         place = f"{found[1]}^1"
     code = f"{fault.code}^{_MEANINGS.get(fault.code, '')}^HL70357"
-    return "|".join(["ERR", "", place, code, "E", "", "", "", escape(fault.said, DEFAULT)[:250]])
+    return "|".join(["ERR", "", place, code, "E", "", "", "", escape(fault.said[:250], DEFAULT)])
 
 
 def _minor(version: str) -> int:

@@ -11,11 +11,11 @@ _MOST_LINES: Final = 20
 
 
 def unescape(text: str, delimiters: Delimiters, codec: str = "utf_8") -> str:
-    """Give what a part of a field stands for.
+    r"""Give what a part of a field stands for.
 
-    Delimiters, `\\Xdd..\\` (bytes in the message's character set), `\\Cxxyy\\` and `\\Mxxyyzz\\` (code extensions), line
-    breaks and indents of formatted text. Highlighting and local sequences leave nothing. What is no sequence, such as
-    a path of Windows, stays as it stands.
+    Delimiters, `\Xdd..\` (bytes in the message's character set), `\Cxxyy\` and `\Mxxyyzz\` (code extensions),
+    line breaks and indents of formatted text. Highlighting and local sequences leave nothing. What is no sequence,
+    such as a path of Windows, stays as it stands.
 
     Parameters
     ----------

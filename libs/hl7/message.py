@@ -46,6 +46,12 @@ class Segment:
             return [text]
         return text.split(self.delimiters.repetition)
 
+    def only(self, number: int, repetition: str) -> "Segment":
+        """Give this segment as if a field had this one repetition."""
+        fields = [*self.fields]
+        fields[number] = repetition
+        return Segment(self.name, fields, self.delimiters)
+
 
 @dataclass(frozen=True, eq=False)
 class Message:

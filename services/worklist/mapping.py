@@ -1,0 +1,360 @@
+"""What a mapping of the network definition makes of a message: attributes, where each comes from, and what was lost."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import tzinfo
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Final
+
+from contracts.definition import Hl7Value
+from libs.dicom import dictionary
+from libs.hl7.message import NULL
+from services.worklist.attributes import Attributes
+from services.worklist.conversion import IDENTIFIERS, LostError, added, fit, measure, moment, person
+from services.worklist.place import Place, Scope, place
+
+#: Longest Code Value (0008,0100); longer ones have an attribute of their own, PS3.3 section 8.1.
+_LONGEST_CODE: Final = 16
+#: Coding scheme of codes whose sender names none: a local one, PS3.3 section 8.2.
+_LOCAL: Final = "L"
+#: Groups of a name by the code of its representation, XPN-8.
+_GROUPS: Final = {"A": 0, "I": 1, "P": 2}
+_REPRESENTATION: Final = 8
+_REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
+_TIMES: Final = frozenset({"DA", "TM", "DT"})
+_OFFSET: Final = "TimezoneOffsetFromUTC"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What is known of a sender besides its message.
+
+    Attributes
+    ----------
+    named
+        What a mapping can name of it: `node.key`, `node.issuer`, `site.key`, `site.name`.
+    zone
+        Time zone of its site.
+    stations
+        AE titles of the site's nodes that may ask for a worklist, by modality.
+    """
+
+    named: Mapping[str, str]
+    zone: tzinfo
+    stations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Element:
+    """An attribute as the dictionary has it (PS3.6 section 6)."""
+
+    tag: int
+    vr: str
+    single: bool
+
+
+@lru_cache(maxsize=1024)
+def element(keyword: str) -> Element:
+    """Look a keyword up. Raises KeyError."""
+    tag = dictionary.tags_of(frozenset({keyword}))[keyword]
+    return Element(tag, dictionary.known_vr(tag), dictionary.is_single(tag))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found for an attribute.
+
+    Attributes
+    ----------
+    values
+        None where the message says nothing of it; none in the tuple where it says that it is empty.
+    origin
+        The place, or what else it comes from.
+    notes
+        What was done to make it fit, and what was lost, one half sentence each, without the value.
+    """
+
+    values: tuple[str | Attributes, ...] | None
+    origin: str = ""
+    notes: tuple[str, ...] = ()
+
+
+_NOTHING: Final = Found(None)
+
+
+class Reading:
+    """A mapping on one scope of a message. Each attribute is read once, as others may refer to it."""
+
+    def __init__(self, rules: Mapping[str, Hl7Value | None], scope: Scope, surroundings: Surroundings) -> None:
+        self._rules = rules
+        self._scope = scope
+        self._surroundings = surroundings
+        self._known: dict[str, Found] = {}
+
+    def found(self, keyword: str) -> Found:
+        """Give what the mapping makes of an attribute."""
+        known = self._known.get(keyword)
+        if known is None:
+            rule = self._rules.get(keyword)
+            # While it is read it is nothing to itself: a definition is checked for such loops.
+            self._known[keyword] = _NOTHING
+            known = _NOTHING if rule is None else self._read(keyword, rule, self._scope)
+            self._known[keyword] = known
+        return known
+
+    def _read(self, keyword: str, rule: Hl7Value, scope: Scope) -> Found:
+        found = _NOTHING
+        if not any(scope.has(each) for each in rule.unless):
+            found = self._own(keyword, rule, scope)
+        if found.values is None and rule.otherwise is not None:
+            other = self._read(keyword, rule.otherwise, scope)
+            return Found(other.values, other.origin, (*found.notes, *other.notes))
+        return found
+
+    def _own(self, keyword: str, rule: Hl7Value, scope: Scope) -> Found:
+        if rule.value is not None:
+            return Found((rule.value,) if rule.value else (), "value")
+        if rule.set is not None:
+            return self._items(rule, rule.set, scope)
+        found = self._looked_up(rule, scope) if rule.by else self._first(keyword, rule, scope)
+        if found.values is None and rule.station:
+            modality = (self.found("Modality").values or ("",))[0]
+            titles = self._surroundings.stations.get(str(modality), ())
+            if titles:
+                return Found(titles, f"nodes of the site with modality {modality}", found.notes)
+        if found.values is None and rule.default is not None:
+            return Found((rule.default,) if rule.default else (), "default", found.notes)
+        return found
+
+    def _first(self, keyword: str, rule: Hl7Value, scope: Scope) -> Found:
+        notes: list[str] = []
+        for source in rule.from_:
+            found = self._source(keyword, rule, source, scope)
+            notes += found.notes
+            if found.values is not None:
+                return Found(found.values, found.origin, tuple(notes))
+        return Found(None, "", tuple(notes))
+
+    def _source(self, keyword: str, rule: Hl7Value, source: str, scope: Scope) -> Found:
+        at = place(source)
+        if at is None:
+            texts: list[str | None] = list(self._named(source))
+        elif rule.as_ == "code":
+            return _codes(scope, rule, at, source)
+        elif rule.unit is not None:
+            return _measured(scope, rule, at, source)
+        else:
+            read = _READERS[rule.as_]
+            texts = [read(scope, each, at) for each in scope.fields(at, rule.where)]
+            if rule.as_ == "name":
+                texts = _represented(scope, rule, at, texts)
+        texts = [text for text in texts if text != ""]
+        if not texts:
+            return _NOTHING
+        given = [text for text in texts if text is not None]
+        if not given:
+            return Found((), source)
+        return self._fitted(keyword, rule, source, given)
+
+    def _named(self, source: str) -> Sequence[str]:
+        if "." in source:
+            return (self._surroundings.named.get(source, ""),)
+        return tuple(value for value in self.found(source).values or () if isinstance(value, str))
+
+    def _fitted(self, keyword: str, rule: Hl7Value, source: str, given: Sequence[str]) -> Found:
+        kind = element(keyword)
+        joined = kind.vr in ("LT", "ST", "UT")
+        chosen = given if joined or not kind.single else given[:1]
+        made, notes = [], []
+        for text in chosen:
+            try:
+                value, note = self._value(keyword, kind.vr, rule, text)
+            except LostError as error:
+                notes.append(f"{source}: not taken over, because {error}")
+                continue
+            if note:
+                notes.append(f"{source}: {note}")
+            made.append(value)
+        if not made:
+            return Found(None, "", tuple(notes))
+        values = tuple(value for value in made if value)
+        if joined and len(values) > 1:
+            last = fit(keyword, kind.vr, "\n".join(value.replace("\r\n", "\n") for value in values))
+            return Found((last.value,), source, (*notes, *((f"{source}: {last.note}",) if last.note else ())))
+        return Found(values, source, tuple(notes))
+
+    def _value(self, keyword: str, vr: str, rule: Hl7Value, text: str) -> tuple[str, str]:
+        if rule.table is not None and not rule.by:
+            listed = rule.table.get(text, rule.table.get(text.upper()))
+            if listed is not None:
+                return listed, ""
+            if rule.unlisted == "drop":
+                return "", ""
+            if rule.unlisted == "warn":
+                raise LostError("the code is not in the table of the mapping")
+        if _REPLACED in text and (keyword in IDENTIFIERS or vr in ("UI", "AE", "CS", "DA", "TM")):
+            raise LostError("it has characters that are not of the character set of the message")
+        if vr in _TIMES or keyword == _OFFSET:
+            return self._time(keyword, vr, rule, text)
+        fitted = fit(keyword, vr, text)
+        if _REPLACED in text:
+            return fitted.value, "; ".join(
+                filter(None, (fitted.note, "has characters that are not of the character set of the message"))
+            )
+        return fitted.value, fitted.note
+
+    def _time(self, keyword: str, vr: str, rule: Hl7Value, text: str) -> tuple[str, str]:
+        # A day of birth is a day wherever one is.
+        found = moment(text[:8] if keyword == "PatientBirthDate" else text, self._surroundings.zone, added(rule.offset))
+        if keyword == _OFFSET:
+            return found.offset, ""
+        if vr == "DT":
+            return found.date + found.time, ""
+        value = found.date if vr == "DA" else found.time
+        if not value and vr == "DA":
+            raise LostError("it gives no day")
+        return value, ""
+
+    def _looked_up(self, rule: Hl7Value, scope: Scope) -> Found:
+        keys = []
+        for source in rule.by:
+            at = place(source)
+            texts = (
+                self._named(source) if at is None else [scope.text(each, at) for each in scope.fields(at, rule.where)]
+            )
+            keys.append(next((text for text in texts if text), ""))
+        if not any(keys):
+            return _NOTHING
+        key, origin = "/".join(keys), ", ".join(rule.by)
+        table = rule.table or {}
+        for listed, value in table.items():
+            if listed == key or fnmatchcase(key.upper(), listed.upper()):
+                return Found((value,) if value else (), origin)
+        if rule.unlisted == "keep":
+            return Found((keys[0],), origin)
+        lost = f"{origin}: not taken over, because the codes are not in the table of the mapping"
+        return Found(None, "", (lost,) if rule.unlisted == "warn" else ())
+
+    def _items(self, rule: Hl7Value, inner: Mapping[str, Hl7Value], scope: Scope) -> Found:
+        if rule.each is None:
+            scopes = [scope]
+        else:
+            at = place(rule.each) or Place("")
+            scopes = [
+                scope.with_layer({at.segment: [segment.only(at.field, repetition)]})
+                for segment in scope.segments(at.segment)
+                for repetition in segment.repetitions(at.field)
+            ]
+        items: list[Attributes] = []
+        origins: dict[str, None] = {}
+        notes: list[str] = []
+        for each in scopes:
+            reading = Reading(inner, each, self._surroundings)
+            found = {keyword: reading.found(keyword) for keyword in inner}
+            notes += [f"{keyword}: {note}" for keyword, one in found.items() for note in one.notes]
+            item = {keyword: one.values for keyword, one in found.items() if one.values}
+            # What is fixed says nothing by itself.
+            if any(found[keyword].origin not in ("value", "default") for keyword in item):
+                items.append(item)
+                origins |= dict.fromkeys(one.origin for one in found.values() if one.values)
+        if not items:
+            return Found(None, "", tuple(notes))
+        return Found(tuple(items), rule.each or ", ".join(origins), tuple(notes))
+
+
+def _text(scope: Scope, field: str, at: Place) -> str | None:
+    return scope.text(field, at)
+
+
+def _whole(scope: Scope, field: str, at: Place) -> str | None:
+    del at
+    return None if field == NULL else scope.message.plain(field).strip()
+
+
+def _name(scope: Scope, field: str, at: Place) -> str | None:
+    return None if field == NULL else person(scope.parts(field, at, first=True))
+
+
+def _staff(scope: Scope, field: str, at: Place) -> str | None:
+    # XCN and CNN begin with an identifier; a sender that knows only names leaves it empty.
+    return None if field == NULL else person(scope.parts(field, at, first=True)[1:])
+
+
+def _address(scope: Scope, field: str, at: Place) -> str | None:
+    if field == NULL:
+        return None
+    parts = scope.parts(field, at, first=True)[:6]
+    return ", ".join(part.strip() for part in parts if part.strip() and part != NULL)
+
+
+_READERS: Final[Mapping[str, Callable[[Scope, str, Place], str | None]]] = {
+    "text": _text,
+    "whole": _whole,
+    "name": _name,
+    "staff": _staff,
+    "address": _address,
+}
+
+
+def _represented(scope: Scope, rule: Hl7Value, at: Place, names: list[str | None]) -> list[str | None]:
+    """Put the repetitions of a name that are alphabetic, ideographic and phonetic into one with three groups."""
+    groups = ["", "", ""]
+    for each, name in zip(scope.fields(at, rule.where), names, strict=True):
+        parts = scope.parts(each, at)
+        code = parts[_REPRESENTATION - 1].strip().upper() if len(parts) >= _REPRESENTATION else ""
+        if code in _GROUPS and name and not groups[_GROUPS[code]]:
+            groups[_GROUPS[code]] = name
+    if not any(groups[1:]):
+        return names
+    if not groups[0]:
+        groups[0] = next((name for name in names if name and name not in groups), "")
+    return ["=".join(groups).rstrip("=")]
+
+
+def _codes(scope: Scope, rule: Hl7Value, at: Place, source: str) -> Found:
+    items: list[Attributes] = []
+    notes: list[str] = []
+    null = False
+    for each in scope.fields(at, rule.where):
+        if each == NULL:
+            null = True
+            continue
+        parts = ["" if part == NULL else part.strip() for part in scope.parts(each, at)]
+        code, meaning, scheme = (*parts, "", "", "")[:3]
+        if not code:
+            continue
+        if _REPLACED in code:
+            notes.append(f"{source}: the code has characters that are not of the character set of the message")
+            continue
+        keyword = "CodeValue" if len(code) <= _LONGEST_CODE else "LongCodeValue"
+        said, scheme_of = fit("CodeMeaning", "LO", meaning or code), fit("CodeMeaning", "SH", scheme or _LOCAL)
+        notes += [f"{source}: {part.note}" for part in (said, scheme_of) if part.note]
+        items.append({keyword: (code,), "CodingSchemeDesignator": (scheme_of.value,), "CodeMeaning": (said.value,)})
+    if not items:
+        return Found(() if null else None, source if null else "", tuple(notes))
+    return Found(tuple(items), source, tuple(notes))
+
+
+def _measured(scope: Scope, rule: Hl7Value, at: Place, source: str) -> Found:
+    unit_at = None if rule.unit is None else place(rule.unit.from_)
+    if rule.unit is None or unit_at is None:
+        return _NOTHING
+    notes: list[str] = []
+    for segment in scope.segments(at.segment):
+        # The unit of the same segment, not of another.
+        alone = scope.with_layer({at.segment: [segment]})
+        for each in alone.fields(at, rule.where):
+            text = alone.text(each, at)
+            if text is None:
+                return Found((), source)
+            if not text:
+                continue
+            unit = next((alone.text(found, unit_at) or "" for found in alone.fields(unit_at, {})), "")
+            try:
+                fitted = measure(text, unit, rule.unit.to)
+            except LostError as error:
+                notes.append(f"{source}: not taken over, because {error}")
+                continue
+            return Found((fitted.value,), source, (*notes, *((f"{source}: {fitted.note}",) if fitted.note else ())))
+    return Found(None, "", tuple(notes))
