@@ -123,7 +123,7 @@ def added(written: str | None) -> timedelta:
     return timedelta() if found is None else timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
 
 
-def measure(text: str, unit: str, to: str) -> Fitted:
+def measure(text: str, unit: str, to: str) -> str:
     """Convert a number to kg or m.
 
     Raises
@@ -141,8 +141,7 @@ def measure(text: str, unit: str, to: str) -> Fitted:
     value = number * factor
     if not number.is_finite() or not 0 < value <= _MOST[to]:
         raise LostError(f"it would be more than {_MOST[to]} {to}, or nothing: unit and value do not go together")
-    written = format(value.quantize(Decimal("0.0001")).normalize(), "f")
-    return Fitted(written, "" if factor == 1 else f"converted to {to}")
+    return format(value.quantize(Decimal("0.0001")).normalize(), "f")
 
 
 def person(parts: Sequence[str]) -> str:

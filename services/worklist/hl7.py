@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from contracts.definition import Hl7Mapping, OrderAction
+from contracts.definition import OrderAction
 from libs.hl7.acknowledgement import Fault
 from libs.hl7.message import NULL, Message, Segment
 from services.worklist.attributes import Attributes
 from services.worklist.change import Change, Number, OrderChange, Origin, PatientChange, PatientMerge, StepChange
 from services.worklist.conversion import LostError, moment
-from services.worklist.mapping import Found, Reading, Surroundings, element
+from services.worklist.mapping import Found, Reading, Rule, Surroundings
 from services.worklist.place import Place, Scope
 
 _ORDERS: Final = frozenset({"ORM^O01", "OMG^O19", "OMI^O23"})
@@ -97,8 +97,8 @@ class Sender:
     ----------
     node, site, tenant
         Keys.
-    mapping
-        Its mapping, with all that it extends.
+    rules, control
+        Of its mapping, with all that it extends.
     surroundings
         What the mapping can name besides the message.
     """
@@ -106,7 +106,8 @@ class Sender:
     node: str
     site: str
     tenant: str
-    mapping: Hl7Mapping
+    rules: Mapping[str, Rule]
+    control: Mapping[str, OrderAction]
     surroundings: Surroundings
 
 
@@ -203,12 +204,12 @@ class _Reader:
             self._merges()
         else:
             groups = list(_orders(self._message))
-            repeated = _repeated(self._reading(scope) for scope in groups)
+            repeated = len(groups) > 1 and _repeated(self._reading(scope) for scope in groups)
             for scope in groups:
                 self._order(scope, counted=repeated)
 
     def _reading(self, scope: Scope) -> Reading:
-        return Reading(self._sender.mapping.set, scope, self._sender.surroundings)
+        return Reading(self._sender.rules, scope, self._sender.surroundings)
 
     def _origin(self) -> Origin:
         control_id = self._message.header_value(10)
@@ -249,7 +250,7 @@ class _Reader:
         )
 
     def _action(self, scope: Scope) -> OrderAction | None:
-        control = self._sender.mapping.control
+        control = self._sender.control
         if self._kind in _APPOINTMENTS:
             keys, place = [self._kind.partition("^")[2]], "MSH-9"
         else:
@@ -268,10 +269,10 @@ class _Reader:
     def _attributes(self, reading: Reading) -> tuple[Attributes, Attributes]:
         about_patient: dict[str, tuple[str | Attributes, ...]] = {}
         about_order: dict[str, tuple[str | Attributes, ...]] = {}
-        for keyword in self._sender.mapping.set:
+        for keyword, rule in self._sender.rules.items():
             if keyword in STEP:
                 continue
-            of_patient = element(keyword).tag >> 16 in _PATIENT_GROUPS
+            of_patient = rule.element.tag >> 16 in _PATIENT_GROUPS
             found = self._noted(reading, keyword, "patient" if of_patient else "order")
             if found.values is not None:
                 (about_patient if of_patient else about_order)[keyword] = found.values
@@ -286,7 +287,7 @@ class _Reader:
     def _step(self, scope: Scope, number: int, *, counted: bool) -> StepChange:
         reading = self._reading(scope)
         attributes: dict[str, tuple[str | Attributes, ...]] = {}
-        for keyword in self._sender.mapping.set:
+        for keyword in self._sender.rules:
             if keyword not in STEP:
                 continue
             found = self._noted(reading, keyword, f"step {number}")
@@ -331,8 +332,8 @@ class _Reader:
                 self._made.changes.append(PatientChange(self._origin(), self._sender.tenant, kept, about))
 
     def _merge(self, scope: Scope, kept: Number) -> None:
-        identifiers = [self._identifier(scope, each, "PID") for each in scope.fields(Place("PID", 3), {})]
-        gone = [self._identifier(scope, each, "MRG") for each in scope.fields(Place("MRG", 1), {})]
+        identifiers = [self._identifier(scope, each, "PID") for each in scope.fields(Place("PID", 3))]
+        gone = [self._identifier(scope, each, "MRG") for each in scope.fields(Place("MRG", 1))]
         merged = [number for number in dict.fromkeys(gone) if number.value]
         if not merged:
             self._made.faults.append(Fault(101, "a merge needs who goes: MRG-1 is empty", "MRG-1"))

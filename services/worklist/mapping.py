@@ -12,7 +12,7 @@ from libs.dicom import dictionary
 from libs.hl7.message import NULL
 from services.worklist.attributes import Attributes
 from services.worklist.conversion import IDENTIFIERS, LostError, added, fit, measure, moment, person
-from services.worklist.place import Place, Scope, place
+from services.worklist.place import Condition, Place, Scope, place
 
 #: Longest Code Value (0008,0100); longer ones have an attribute of their own, PS3.3 section 8.1.
 _LONGEST_CODE: Final = 16
@@ -83,10 +83,53 @@ class Found:
 _NOTHING: Final = Found(None)
 
 
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """What a mapping says of one attribute, made ready: messages come by the hundred a second.
+
+    Attributes
+    ----------
+    said
+        As the definition has it.
+    sources
+        Each with its place; None for a keyword, or what is known of the sender.
+    """
+
+    keyword: str
+    element: Element
+    said: Hl7Value
+    sources: Sequence[tuple[str, Place | None]]
+    by: Sequence[tuple[str, Place | None]]
+    where: Sequence[Condition]
+    unless: Sequence[Place]
+    items: "Mapping[str, Rule] | None"
+    otherwise: "Rule | None"
+
+
+def rules(said: Mapping[str, Hl7Value | None]) -> dict[str, Rule]:
+    """Make a mapping's attributes ready."""
+    return {keyword: _rule(keyword, value) for keyword, value in said.items() if value is not None}
+
+
+def _rule(keyword: str, said: Hl7Value) -> Rule:
+    where = [(place(key), values) for key, values in said.where.items()]
+    return Rule(
+        keyword=keyword,
+        element=element(keyword),
+        said=said,
+        sources=[(source, place(source)) for source in said.from_],
+        by=[(source, place(source)) for source in said.by],
+        where=[Condition(at, frozenset(map(str.upper, values))) for at, values in where if at is not None],
+        unless=[at for at in map(place, said.unless) if at is not None],
+        items=None if said.set is None else rules(said.set),
+        otherwise=None if said.otherwise is None else _rule(keyword, said.otherwise),
+    )
+
+
 class Reading:
     """A mapping on one scope of a message. Each attribute is read once, as others may refer to it."""
 
-    def __init__(self, rules: Mapping[str, Hl7Value | None], scope: Scope, surroundings: Surroundings) -> None:
+    def __init__(self, rules: Mapping[str, Rule], scope: Scope, surroundings: Surroundings) -> None:
         self._rules = rules
         self._scope = scope
         self._surroundings = surroundings
@@ -99,77 +142,78 @@ class Reading:
             rule = self._rules.get(keyword)
             # While it is read it is nothing to itself: a definition is checked for such loops.
             self._known[keyword] = _NOTHING
-            known = _NOTHING if rule is None else self._read(keyword, rule, self._scope)
+            known = _NOTHING if rule is None else self._read(rule)
             self._known[keyword] = known
         return known
 
-    def _read(self, keyword: str, rule: Hl7Value, scope: Scope) -> Found:
+    def _read(self, rule: Rule) -> Found:
+        scope = self._scope
         found = _NOTHING
-        if not any(scope.has(each) for each in rule.unless):
-            found = self._own(keyword, rule, scope)
+        if not rule.unless or not any(scope.has(each) for each in rule.unless):
+            found = self._own(rule, scope)
         if found.values is None and rule.otherwise is not None:
-            other = self._read(keyword, rule.otherwise, scope)
-            return Found(other.values, other.origin, (*found.notes, *other.notes))
+            other = self._read(rule.otherwise)
+            return Found(other.values, other.origin, (*found.notes, *other.notes)) if found.notes else other
         return found
 
-    def _own(self, keyword: str, rule: Hl7Value, scope: Scope) -> Found:
-        if rule.value is not None:
-            return Found((rule.value,) if rule.value else (), "value")
-        if rule.set is not None:
-            return self._items(rule, rule.set, scope)
-        found = self._looked_up(rule, scope) if rule.by else self._first(keyword, rule, scope)
-        if found.values is None and rule.station:
+    def _own(self, rule: Rule, scope: Scope) -> Found:
+        said = rule.said
+        if said.value is not None:
+            return Found((said.value,) if said.value else (), "value")
+        if rule.items is not None:
+            return self._items(rule, rule.items, scope)
+        found = self._looked_up(rule, scope) if rule.by else self._first(rule, scope)
+        if found.values is None and said.station:
             modality = (self.found("Modality").values or ("",))[0]
             titles = self._surroundings.stations.get(str(modality), ())
             if titles:
                 return Found(titles, f"nodes of the site with modality {modality}", found.notes)
-        if found.values is None and rule.default is not None:
-            return Found((rule.default,) if rule.default else (), "default", found.notes)
+        if found.values is None and said.default is not None:
+            return Found((said.default,) if said.default else (), "default", found.notes)
         return found
 
-    def _first(self, keyword: str, rule: Hl7Value, scope: Scope) -> Found:
-        notes: list[str] = []
-        for source in rule.from_:
-            found = self._source(keyword, rule, source, scope)
-            notes += found.notes
+    def _first(self, rule: Rule, scope: Scope) -> Found:
+        notes: tuple[str, ...] = ()
+        for source, at in rule.sources:
+            if at is not None and not scope.segments(at.segment):
+                continue
+            found = self._source(rule, source, at, scope)
             if found.values is not None:
-                return Found(found.values, found.origin, tuple(notes))
-        return Found(None, "", tuple(notes))
+                return Found(found.values, found.origin, (*notes, *found.notes)) if notes else found
+            notes = (*notes, *found.notes)
+        return Found(None, "", notes) if notes else _NOTHING
 
-    def _source(self, keyword: str, rule: Hl7Value, source: str, scope: Scope) -> Found:
-        at = place(source)
+    def _source(self, rule: Rule, source: str, at: Place | None, scope: Scope) -> Found:
+        kind = rule.said.as_
         if at is None:
             texts: list[str | None] = list(self._named(source))
-        elif rule.as_ == "code":
+        elif kind == "code":
             return _codes(scope, rule, at, source)
-        elif rule.unit is not None:
+        elif rule.said.unit is not None:
             return _measured(scope, rule, at, source)
         else:
-            read = _READERS[rule.as_]
+            read = _READERS[kind]
             texts = [read(scope, each, at) for each in scope.fields(at, rule.where)]
-            if rule.as_ == "name":
+            if kind == "name" and len(texts) > 1:
                 texts = _represented(scope, rule, at, texts)
-        texts = [text for text in texts if text != ""]
-        if not texts:
-            return _NOTHING
-        given = [text for text in texts if text is not None]
+        given = [text for text in texts if text]
         if not given:
-            return Found((), source)
-        return self._fitted(keyword, rule, source, given)
+            return Found((), source) if None in texts else _NOTHING
+        return self._fitted(rule, source, given)
 
     def _named(self, source: str) -> Sequence[str]:
         if "." in source:
             return (self._surroundings.named.get(source, ""),)
         return tuple(value for value in self.found(source).values or () if isinstance(value, str))
 
-    def _fitted(self, keyword: str, rule: Hl7Value, source: str, given: Sequence[str]) -> Found:
-        kind = element(keyword)
+    def _fitted(self, rule: Rule, source: str, given: Sequence[str]) -> Found:
+        keyword, kind = rule.keyword, rule.element
         joined = kind.vr in ("LT", "ST", "UT")
         chosen = given if joined or not kind.single else given[:1]
         made, notes = [], []
         for text in chosen:
             try:
-                value, note = self._value(keyword, kind.vr, rule, text)
+                value, note = self._value(keyword, kind.vr, rule.said, text)
             except LostError as error:
                 notes.append(f"{source}: not taken over, because {error}")
                 continue
@@ -216,31 +260,31 @@ class Reading:
             raise LostError("it gives no day")
         return value, ""
 
-    def _looked_up(self, rule: Hl7Value, scope: Scope) -> Found:
+    def _looked_up(self, rule: Rule, scope: Scope) -> Found:
+        said = rule.said
         keys = []
-        for source in rule.by:
-            at = place(source)
+        for source, at in rule.by:
             texts = (
                 self._named(source) if at is None else [scope.text(each, at) for each in scope.fields(at, rule.where)]
             )
             keys.append(next((text for text in texts if text), ""))
         if not any(keys):
             return _NOTHING
-        key, origin = "/".join(keys), ", ".join(rule.by)
-        table = rule.table or {}
+        key, origin = "/".join(keys), ", ".join(said.by)
+        table = said.table or {}
         for listed, value in table.items():
             if listed == key or fnmatchcase(key.upper(), listed.upper()):
                 return Found((value,) if value else (), origin)
-        if rule.unlisted == "keep":
+        if said.unlisted == "keep":
             return Found((keys[0],), origin)
         lost = f"{origin}: not taken over, because the codes are not in the table of the mapping"
-        return Found(None, "", (lost,) if rule.unlisted == "warn" else ())
+        return Found(None, "", (lost,) if said.unlisted == "warn" else ())
 
-    def _items(self, rule: Hl7Value, inner: Mapping[str, Hl7Value], scope: Scope) -> Found:
-        if rule.each is None:
+    def _items(self, rule: Rule, inner: Mapping[str, Rule], scope: Scope) -> Found:
+        at = place(rule.said.each or "")
+        if at is None:
             scopes = [scope]
         else:
-            at = place(rule.each) or Place("")
             scopes = [
                 scope.with_layer({at.segment: [segment.only(at.field, repetition)]})
                 for segment in scope.segments(at.segment)
@@ -260,7 +304,7 @@ class Reading:
                 origins |= dict.fromkeys(one.origin for one in found.values() if one.values)
         if not items:
             return Found(None, "", tuple(notes))
-        return Found(tuple(items), rule.each or ", ".join(origins), tuple(notes))
+        return Found(tuple(items), rule.said.each or ", ".join(origins), tuple(notes))
 
 
 def _text(scope: Scope, field: str, at: Place) -> str | None:
@@ -297,7 +341,7 @@ _READERS: Final[Mapping[str, Callable[[Scope, str, Place], str | None]]] = {
 }
 
 
-def _represented(scope: Scope, rule: Hl7Value, at: Place, names: list[str | None]) -> list[str | None]:
+def _represented(scope: Scope, rule: Rule, at: Place, names: list[str | None]) -> list[str | None]:
     """Put the repetitions of a name that are alphabetic, ideographic and phonetic into one with three groups."""
     groups = ["", "", ""]
     for each, name in zip(scope.fields(at, rule.where), names, strict=True):
@@ -312,7 +356,7 @@ def _represented(scope: Scope, rule: Hl7Value, at: Place, names: list[str | None
     return ["=".join(groups).rstrip("=")]
 
 
-def _codes(scope: Scope, rule: Hl7Value, at: Place, source: str) -> Found:
+def _codes(scope: Scope, rule: Rule, at: Place, source: str) -> Found:
     items: list[Attributes] = []
     notes: list[str] = []
     null = False
@@ -336,9 +380,10 @@ def _codes(scope: Scope, rule: Hl7Value, at: Place, source: str) -> Found:
     return Found(tuple(items), source, tuple(notes))
 
 
-def _measured(scope: Scope, rule: Hl7Value, at: Place, source: str) -> Found:
-    unit_at = None if rule.unit is None else place(rule.unit.from_)
-    if rule.unit is None or unit_at is None:
+def _measured(scope: Scope, rule: Rule, at: Place, source: str) -> Found:
+    named = rule.said.unit
+    unit_at = None if named is None else place(named.from_)
+    if named is None or unit_at is None:
         return _NOTHING
     notes: list[str] = []
     for segment in scope.segments(at.segment):
@@ -350,11 +395,11 @@ def _measured(scope: Scope, rule: Hl7Value, at: Place, source: str) -> Found:
                 return Found((), source)
             if not text:
                 continue
-            unit = next((alone.text(found, unit_at) or "" for found in alone.fields(unit_at, {})), "")
+            unit = next((alone.text(found, unit_at) or "" for found in alone.fields(unit_at)), "")
             try:
-                fitted = measure(text, unit, rule.unit.to)
+                fitted = measure(text, unit, named.to)
             except LostError as error:
                 notes.append(f"{source}: not taken over, because {error}")
                 continue
-            return Found((fitted.value,), source, (*notes, *((f"{source}: {fitted.note}",) if fitted.note else ())))
+            return Found((fitted,), f"{source} in {unit}" if unit else source, tuple(notes))
     return Found(None, "", tuple(notes))

@@ -31,6 +31,14 @@ def place(written: str) -> Place | None:
     return Place(found[1], field, component, last, subcomponent)
 
 
+@dataclass(frozen=True)
+class Condition:
+    """What must stand at a place: one of these values, in capital letters."""
+
+    at: Place
+    values: frozenset[str]
+
+
 @dataclass(frozen=True, eq=False)
 class Scope:
     """The segments that a mapping looks at: those of an order first, then those that hold for the whole message.
@@ -48,33 +56,49 @@ class Scope:
 
     def segments(self, name: str) -> Sequence[Segment]:
         """Give the segments of a name."""
-        return next((layer[name] for layer in self.layers if name in layer), ())
+        for layer in self.layers:
+            if name in layer:
+                return layer[name]
+        return ()
 
     def with_layer(self, layer: Mapping[str, Sequence[Segment]]) -> "Scope":
         """Look at these segments before all others."""
         return Scope(self.message, (layer, *self.layers))
 
-    def fields(self, at: Place, where: Mapping[str, Sequence[str]]) -> Iterator[str]:
-        """Give the repetitions of a place's field that fit `where`, as they stand."""
-        conditions = [(found, values) for key, values in where.items() if (found := place(key)) is not None]
-        for segment in self.segments(at.segment):
-            own = [(each, values) for each, values in conditions if each.segment == segment.name]
-            others = [(each, values) for each, values in own if each.field != at.field]
-            if not all(_fits(self, segment.repetitions(each.field), each, values) for each, values in others):
+    def fields(self, at: Place, where: Sequence[Condition] = ()) -> Sequence[str]:
+        """Give the repetitions of a place's field that fit all conditions, as they stand."""
+        segments = self.segments(at.segment)
+        if not segments:
+            return ()
+        if not where:
+            return [text for segment in segments for text in segment.repetitions(at.field)]
+        return list(self._fitting(segments, at, where))
+
+    def _fitting(self, segments: Sequence[Segment], at: Place, where: Sequence[Condition]) -> Iterator[str]:
+        own = [each for each in where if each.at.segment == at.segment]
+        same = [each for each in own if each.at.field == at.field]
+        others = [each for each in own if each.at.field != at.field]
+        for segment in segments:
+            if not all(self._fits(segment.repetitions(each.at.field), each) for each in others):
                 continue
-            same = [(each, values) for each, values in own if each.field == at.field]
             for repetition in segment.repetitions(at.field):
-                if all(_fits(self, [repetition], each, values) for each, values in same):
+                if all(self._fits([repetition], each) for each in same):
                     yield repetition
 
-    def has(self, written: str) -> bool:
+    def _fits(self, repetitions: Sequence[str], condition: Condition) -> bool:
+        for repetition in repetitions:
+            # A place without a component stands for all: code or text.
+            at = condition.at
+            found = [self.text(repetition, at) or ""] if at.component else self.parts(repetition, at)
+            if any(text.strip().upper() in condition.values for text in found):
+                return True
+        return False
+
+    def has(self, at: Place) -> bool:
         """Tell whether a place has a value, or a segment is there."""
-        at = place(written)
-        if at is None:
-            return False
         if not at.field:
             return bool(self.segments(at.segment))
-        return any(self.text(field, at) not in ("", None) for field in self.fields(at, {}))
+        return any(self.text(field, at) not in ("", None) for field in self.fields(at))
 
     def parts(self, field: str, at: Place, *, first: bool = False) -> list[str]:
         """Give what a field, or a component, consists of: components, or subcomponents, unescaped.
@@ -99,12 +123,13 @@ class Scope:
         A field stands for its first component. A component stands for all of it, as many senders write an ampersand
         into a text as it is; a subcomponent has to be named.
         """
-        if field == NULL:
-            return None
         delimiters = self.message.delimiters
-        component = _nth(field, delimiters.component, at.component or 1)
-        value = _nth(component, delimiters.subcomponent, at.subcomponent) if at.subcomponent else component
-        return None if value == NULL else self.message.plain(value).strip()
+        value = _nth(field, delimiters.component, at.component or 1)
+        if at.subcomponent:
+            value = _nth(value, delimiters.subcomponent, at.subcomponent)
+        if NULL in (value, field):
+            return None
+        return (self.message.plain(value) if delimiters.escape in value else value).strip()
 
 
 def _nth(text: str, delimiter: str, number: int) -> str:
@@ -112,13 +137,3 @@ def _nth(text: str, delimiter: str, number: int) -> str:
         return text if number == 1 else ""
     pieces = text.split(delimiter, number)
     return pieces[number - 1] if number <= len(pieces) else ""
-
-
-def _fits(scope: Scope, repetitions: Sequence[str], at: Place, values: Sequence[str]) -> bool:
-    wanted = {value.upper() for value in values}
-    for repetition in repetitions:
-        # A place without a component stands for all: code or text.
-        found = [scope.text(repetition, at) or ""] if at.component else scope.parts(repetition, at)
-        if any(text.strip().upper() in wanted for text in found):
-            return True
-    return False
