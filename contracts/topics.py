@@ -90,7 +90,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic("instances.quarantined.v1", InstanceQuarantined, ("ingest",)),
     Topic("instances.resolved.v1", QuarantineResolved, ("ingest",), ("rules",)),
     Topic("instances.conflicted.v1", InstanceConflicted, ("ingest",)),
-    Topic("association.refused.v1", AssociationRefused, ("ingest",)),
+    Topic("association.refused.v1", AssociationRefused, ("ingest", "worklist")),
     Topic("room.changed.v1", RoomChanged, ("ingest",)),
     Topic("study.completed.v1", StudyCompleted, ("ingest",), ("rules",)),
     Topic("study.amended.v1", StudyAmended, ("ingest",), ("rules",)),

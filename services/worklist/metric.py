@@ -1,0 +1,19 @@
+"""The figures that worklist measures."""
+
+from libs.telemetry import metric
+
+ASSOCIATIONS = metric.counter("kivuko_worklist_associations_total", "Associations by how they ended.", ["outcome"])
+OPEN = metric.gauge("kivuko_worklist_associations_open", "Associations that are open.")
+HANDSHAKES = metric.counter("kivuko_worklist_tls_failures_total", "TLS handshakes that failed.", ["reason"])
+FAILURES = metric.counter("kivuko_worklist_failures_total", "Failures that are tried again, or need people.", ["kind"])
+QUERIES = metric.counter("kivuko_worklist_queries_total", "C-FIND requests by how they ended.", ["outcome"])
+MATCHES = metric.counter("kivuko_worklist_matches_total", "Items that were returned.")
+ITEMS = metric.gauge("kivuko_worklist_items", "Items that modalities can be shown.")
+QUERY = metric.histogram(
+    "kivuko_worklist_query_seconds",
+    "From the whole request received to its last response.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+LOSSES = metric.counter(
+    "kivuko_worklist_replaced_characters_total", "Answers in which text was changed to fit a character set."
+)
