@@ -8,15 +8,15 @@ from typing import Final
 from zoneinfo import available_timezones
 
 from pydantic import TypeAdapter, ValidationError
-from pydicom.datadict import keyword_dict
 
 from contracts.definition import Destination, Node
 from contracts.fact import AeTitle
-from libs.definition.attributes import is_dicom_keyword
 from libs.definition.calendar import CalendarError, is_country, parse_days
 from libs.definition.clash import clashes
 from libs.definition.document import Path, Problem
 from libs.definition.draft import Draft
+from libs.definition.hl7 import hl7_problems
+from libs.definition.mappings import DEFAULT
 from libs.definition.transforms import transform_problems
 from libs.definition.wording import alike
 
@@ -82,7 +82,7 @@ def _nodes(draft: Draft) -> Iterator[Problem]:
         if node.may and not node.from_ and node.host is None:
             message = "the node may ask things of us, but there is no address to recognise it by"
             yield draft.document.problem((*path, "may"), message, "add host, or from with its network")
-        if node.hl7 is not None and node.hl7.mapping != "default":
+        if node.hl7 is not None and node.hl7.mapping != DEFAULT:
             yield from _missing(draft, "hl7-mappings", node.hl7.mapping, (*path, "hl7", "mapping"))
 
 
@@ -180,15 +180,7 @@ def _way_back(graph: Mapping[str, tuple[str, ...]], start: str) -> tuple[str, ..
 
 def _transforms(draft: Draft) -> Iterator[Problem]:
     yield from transform_problems(draft)
-    for key, mapping in draft.definition.hl7_mappings.items():
-        for keyword in mapping.set:
-            yield from _keyword(draft, keyword, ("hl7-mappings", key, "set", keyword), key=True)
-
-
-def _keyword(draft: Draft, keyword: str, path: Path, *, key: bool = False) -> Iterator[Problem]:
-    if not is_dicom_keyword(keyword):
-        hint = alike(keyword, _keywords()) or "use a keyword of DICOM PS3.6, such as PatientID"
-        yield draft.document.problem(path, f"{keyword} is not a DICOM keyword", hint, key=key)
+    yield from hl7_problems(draft)
 
 
 def _rules(draft: Draft) -> Iterator[Problem]:
@@ -234,7 +226,7 @@ def _others(draft: Draft) -> Iterator[Problem]:
         for at, site in enumerate(partner.sites):
             yield from _missing(draft, "sites", site, ("partners", key, "sites", at))
     for key, mapping in definition.hl7_mappings.items():
-        if mapping.extends not in (None, "default"):
+        if mapping.extends not in (None, DEFAULT):
             yield from _missing(draft, "hl7-mappings", str(mapping.extends), ("hl7-mappings", key, "extends"))
     graph = {key: tuple(filter(None, [mapping.extends])) for key, mapping in definition.hl7_mappings.items()}
     for loop in loops(graph):
@@ -247,7 +239,3 @@ def _others(draft: Draft) -> Iterator[Problem]:
             yield draft.document.problem(
                 path, f"{counted[level.name]} service levels are called {level.name}", "rename one"
             )
-
-
-def _keywords() -> Iterable[str]:
-    return [str(keyword) for keyword in keyword_dict]
