@@ -90,7 +90,7 @@ def _file(filing: Filing, ledger: Ledger, entry: Entry, order: Order, desk: Desk
             "start": item.start(step.attributes),
             "station_aets": item.stations(step.attributes),
             "modality": item.first(step.attributes, "Modality")[:16],
-            "attributes": body.plain(item.dataset(order, step, named, patient, entry.tenant)),
+            "attributes": item.dataset(order, step, named, patient, entry.tenant),
         }
         for step in order.steps
     ]
@@ -189,7 +189,7 @@ def _file_items(filing: Filing, entry: Entry, rows: Sequence[Row], desk: Desk) -
             made = {"id": desk.next_row(), **row, "performed": None}
             filing.new_items.append({**made, "revision": desk.next_revision(), "changed_at": desk.now})
             changed = True
-        elif known.columns != row:
+        elif known.columns != {**row, "attributes": body.plain(row["attributes"])}:
             filing.old_items.append({"id": known.id, **row, "revision": desk.next_revision(), "changed_at": desk.now})
             changed = True
     for gone in left.values():

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
 
+import asyncpg
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.clock import Clock
-from libs.messaging.listen import DATABASE_AWAY
 from libs.messaging.outbox import Outbox
+from libs.messaging.verdict import judge
 from libs.storage.database import Database
 from libs.telemetry import log
 from services.worklist import body, repository
@@ -23,6 +25,8 @@ from services.worklist.ledger import LONGEST, Key, Ledger, flaw
 _LOG = log.get(__name__)
 #: Most messages of one transaction.
 TOGETHER: Final = 64
+#: SQLSTATE: not serializable, deadlock, lock not to be had.
+_WAITED_IN_VAIN: Final = ("40001", "40P01", "55P03")
 #: Source, control identifier and digest of a message.
 _Key: TypeAlias = tuple[str, str, str]
 
@@ -182,7 +186,7 @@ class Orders:
 
     async def _each_alone(self, group: Sequence[_Waiting], error: Exception) -> None:
         """Nothing of the group stands: take each alone, so that what fails of itself holds up no other."""
-        if isinstance(error, DATABASE_AWAY) or len(group) == 1:
+        if _is_away(error) or len(group) == 1:
             for one in group:
                 _fail(one, error)
             return
@@ -197,7 +201,7 @@ class Orders:
     async def _take(self, group: Sequence[_Waiting]) -> list[Taken]:
         async with self._database.transaction() as tx:
             counters = await repository.lock(tx)
-            before = await repository.answered(tx, [(one.received.source, one.received.control_id) for one in group])
+            before = await repository.answered(tx, map(_key, group))
             answers = {key: _read(row.outcomes) for key, row in before.items()}
             fresh = {_key(one): one for one in group if _key(one) not in answers}
             if fresh:
@@ -278,7 +282,7 @@ def _journal(ledger: Ledger, change: Change, order_id: int | None) -> dict[str, 
         "kind": kinds[type(change)],
         "order_id": order_id,
         "patient_id": ledger.patient(change.tenant, number).id,
-        "body": body.plain(body.written(change)),
+        "body": body.written(change),
     }
 
 
@@ -325,13 +329,20 @@ def _read(outcomes: Sequence[Mapping[str, Any]]) -> tuple[Outcome, ...]:
     return tuple(Outcome(**outcome) for outcome in outcomes)
 
 
+def _is_away(error: Exception) -> bool:
+    """Tell whether it was the database, and nothing in what was received."""
+    away = (OSError, asyncpg.InterfaceError, PoolTimeoutError)
+    state = str(getattr(getattr(error, "orig", error), "sqlstate", None) or "")
+    return judge(error).ours or isinstance(error, away) or state in _WAITED_IN_VAIN
+
+
 def _answer(one: _Waiting, taken: Taken) -> None:
     if not one.taken.done():
         one.taken.set_result(taken)
 
 
 def _fail(one: _Waiting, error: Exception) -> None:
-    if isinstance(error, DATABASE_AWAY):
+    if _is_away(error):
         error = NotTakenError("the database is away: send it again")
     _LOG.error("a message was not taken", source=one.received.source, error=type(error).__name__)
     if not one.taken.done():

@@ -59,11 +59,10 @@ async def give_back(tx: AsyncSession, given: Counters) -> None:
     )
 
 
-async def answered(tx: AsyncSession, keys: Iterable[tuple[str, str]]) -> Mapping[tuple[str, str, str], Any]:
-    """Give what was received before under these sources and control identifiers, by them and the digest."""
-    wanted = sorted(set(keys))
-    columns = (messages.c.source, messages.c.control_id, messages.c.digest, messages.c.outcomes)
-    rows = await tx.execute(select(*columns).where(tuple_(messages.c.source, messages.c.control_id).in_(wanted)))
+async def answered(tx: AsyncSession, keys: Iterable[tuple[str, str, str]]) -> Mapping[tuple[str, str, str], Any]:
+    """Give what was received before, by source, control identifier and digest."""
+    key = (messages.c.source, messages.c.control_id, messages.c.digest)
+    rows = await tx.execute(select(*key, messages.c.outcomes).where(tuple_(*key).in_(sorted(set(keys)))))
     return {(row.source, row.control_id, row.digest): row for row in rows}
 
 
@@ -172,7 +171,7 @@ async def save_patients(tx: AsyncSession, those: Iterable[Patient], new: Iterabl
             "tenant": one.tenant,
             "value": one.number.value,
             "issuer": one.number.issuer,
-            "said": body.plain(one.said),
+            "said": one.said,
             "merged_into": one.merged_into,
             "changed_at": now,
         }

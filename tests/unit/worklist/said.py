@@ -6,6 +6,7 @@ from itertools import count
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from services.worklist.body import plain
 from services.worklist.change import (
     Action,
     Change,
@@ -97,6 +98,7 @@ class Books:
                 entry.items = [one for one in entry.items if one.id != row["id"]]
             columns = {name: value for name, value in row.items() if name not in ("id", "revision", "changed_at")}
             columns.pop("performed", None)
+            columns["attributes"] = plain(columns["attributes"])
             self.ledger.entries[row["order_id"]].items.append(Item(row["id"], row["step_id"], None, columns))
         self.ledger.touched.clear()
 
