@@ -610,7 +610,7 @@ class Hl7Value(Part):
 
 
 #: What becomes of the steps of an order. `update` changes attributes alone.
-OrderAction = Literal["schedule", "update", "arrive", "start", "complete", "discontinue", "cancel", "ignore"]
+OrderAction = Literal["schedule", "update", "arrive", "start", "complete", "discontinue", "cancel"]
 
 
 class Hl7Mapping(Part):

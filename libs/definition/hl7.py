@@ -11,6 +11,7 @@ from libs.definition.attributes import is_dicom_keyword
 from libs.definition.document import Path, Problem
 from libs.definition.draft import Draft
 from libs.definition.fitting import SETTABLE, misfit
+from libs.definition.loop import loops
 from libs.definition.mappings import BUILT_IN, DEFAULT, resolved
 from libs.definition.wording import alike
 from libs.hl7.charset import UnknownCharsetError, codec_of
@@ -156,8 +157,6 @@ class _Value:
 
 
 def _loops(values: Mapping[str, Hl7Value | None]) -> list[tuple[str, ...]]:
-    from libs.definition.reference import loops  # noqa: PLC0415 - that module calls this one
-
     return loops({keyword: tuple(_named(value)) for keyword, value in values.items() if value is not None})
 
 

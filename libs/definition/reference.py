@@ -1,7 +1,7 @@
 """Whether the parts of a definition fit each other: each name that is used is there, and nothing runs in a loop."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import cache
 from typing import Final
@@ -16,6 +16,7 @@ from libs.definition.clash import clashes
 from libs.definition.document import Path, Problem
 from libs.definition.draft import Draft
 from libs.definition.hl7 import hl7_problems
+from libs.definition.loop import loops
 from libs.definition.mappings import DEFAULT
 from libs.definition.transforms import transform_problems
 from libs.definition.wording import alike
@@ -153,29 +154,6 @@ def _loops(draft: Draft) -> Iterator[Problem]:
 
     yield from by("group", lambda destination: destination.group or ())
     yield from by("failover", lambda destination: filter(None, [destination.failover]))
-
-
-def loops(graph: Mapping[str, tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Find a loop through each start that is in one; each loop once, from its first member in the graph's order."""
-    found: dict[frozenset[str], tuple[str, ...]] = {}
-    for start in graph:
-        trail = _way_back(graph, start)
-        if trail and not any(start in loop for loop in found):
-            found[frozenset(trail)] = trail
-    return list(found.values())
-
-
-def _way_back(graph: Mapping[str, tuple[str, ...]], start: str) -> tuple[str, ...]:
-    trails: list[tuple[str, ...]] = [(start,)]
-    seen: set[str] = set()
-    for trail in trails:
-        for after in graph.get(trail[-1], ()):
-            if after == start:
-                return trail
-            if after not in seen:
-                seen.add(after)
-                trails.append((*trail, after))
-    return ()
 
 
 def _transforms(draft: Draft) -> Iterator[Problem]:

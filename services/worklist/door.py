@@ -92,7 +92,7 @@ class Door:
             # No more threads: the caller finds its connection closed and comes again.
             self._forget(number, thread)
             connected.close()
-            _LOG.error("a connection was closed: no thread for it", **described(error))  # noqa: TRY400 - no values
+            _LOG.error("a connection was closed: no thread for it", **described(error))
 
     def stop(self) -> None:
         """Abort every association, and wait until they have ended."""
@@ -113,7 +113,7 @@ class Door:
             self._carry(number, connected, address, port, tls=tls)
         except Exception as error:  # noqa: BLE001 - one association must not end the others
             metric.FAILURES.labels(kind="alarm").inc()
-            _LOG.error("association ended by a defect", address=address, **described(error))  # noqa: TRY400 - no values
+            _LOG.error("association ended by a defect", address=address, **described(error))
         finally:
             self._forget(number, threading.current_thread())
 

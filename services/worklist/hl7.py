@@ -229,7 +229,7 @@ class _Reader:
             self._missing(reading, "PlacerOrderNumberImagingServiceRequest", "ORC-2", what)
         about_patient, about_order = self._attributes(reading)
         steps = self._steps(scope, counted=counted)
-        if action is None or patient is None or action == "ignore" or made.faults:
+        if action is None or patient is None or made.faults:
             return
         if action == "schedule":
             self._unsought(steps)
@@ -262,8 +262,6 @@ class _Reader:
             known = ", ".join(sorted(control))
             said = f"the order control is not one of the mapping's `control` ({known})"
             self._made.faults.append(Fault(103, said, place))
-        elif found == "ignore":
-            self._made.warn(f"{keys[0]} is ignored, as `control` of the mapping says")
         return found
 
     def _attributes(self, reading: Reading) -> tuple[Attributes, Attributes]:

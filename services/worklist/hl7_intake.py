@@ -128,7 +128,9 @@ class Intake:
             raw=raw,
             received_at=received_at,
             changes=interpretation.changes,
-            warnings=(*(fault.said for fault in interpretation.faults), *interpretation.warnings),
+            warnings=interpretation.warnings,
+            tenant=sender.tenant,
+            refusal="; ".join(f"{fault.place}: {fault.said}" for fault in interpretation.faults),
         )
         answer: Answer = "AR"
         faults: tuple[Fault, ...] = (_AGAIN,)
