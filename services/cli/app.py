@@ -24,6 +24,7 @@ from services.cli import (
     transform,
     trial,
     unmatched,
+    worklist,
 )
 
 app = typer.Typer(
@@ -61,6 +62,7 @@ rule.app.command(epilog=replay.REPLAY)(replay.replay)
 app.add_typer(transform.app, name="transform")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(retention.app, name="retention")
+app.add_typer(worklist.app, name="worklist")
 app.add_typer(dead.app, name="dead")
 app.add_typer(token.app, name="token")
 app.command(epilog=doctor.EXAMPLE)(doctor.doctor)

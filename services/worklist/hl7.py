@@ -128,6 +128,18 @@ class _Made:
         return Interpretation(changes, tuple(self.faults), tuple(self.warnings), tuple(self.rows))
 
 
+def described(change: Change) -> str:
+    """Say what a change does, for people who try a mapping."""
+    if isinstance(change, PatientMerge):
+        return f"merge {change.merged.value} into {change.kept.value}"
+    if isinstance(change, PatientChange):
+        return f"update patient {change.patient.value}"
+    named = {"placer": change.placer, "filler": change.filler, "accession": change.accession}
+    numbers = ", ".join(f"{name} {number.value}" for name, number in named.items() if number is not None)
+    steps = ", ".join(step.step_id for step in change.steps if step.step_id)
+    return f"{change.action} the order with {numbers}" + (f", steps {steps}" if steps else "")
+
+
 def kind_of(message: Message) -> str:
     """Give type and event, such as `ORM^O01`; the event from EVN-1 or the structure where MSH-9 lacks it."""
     kind, event = message.header_value(9, 1), message.header_value(9, 2)
