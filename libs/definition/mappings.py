@@ -69,12 +69,18 @@ _ORDER: Final[dict[str, Any]] = {
         # Sites without orders have appointments alone: then their numbers are the order's.
         "otherwise": {"from": "SCH-1", "unless": ["ORC", "OBR", "SCH-27"]},
     },
-    "OrderPlacerIdentifierSequence": _issuer("ORC-2", "OBR-2", "SCH-26"),
+    "OrderPlacerIdentifierSequence": {
+        **_issuer("ORC-2", "OBR-2", "SCH-26"),
+        "otherwise": {**_issuer("SCH-1"), "unless": ["ORC", "OBR", "SCH-26", "SCH-27"]},
+    },
     "FillerOrderNumberImagingServiceRequest": {
         "from": ["ORC-3", "OBR-3", "SCH-27"],
         "otherwise": {"from": "SCH-2", "unless": ["ORC", "OBR", "SCH-26"]},
     },
-    "OrderFillerIdentifierSequence": _issuer("ORC-3", "OBR-3", "SCH-27"),
+    "OrderFillerIdentifierSequence": {
+        **_issuer("ORC-3", "OBR-3", "SCH-27"),
+        "otherwise": {**_issuer("SCH-2"), "unless": ["ORC", "OBR", "SCH-26", "SCH-27"]},
+    },
     "AccessionNumber": {"from": ["IPC-1", "OBR-18"]},
     "IssuerOfAccessionNumberSequence": _issuer("IPC-1"),
     "StudyInstanceUID": {"from": ["IPC-3", "ZDS-1"]},

@@ -110,8 +110,8 @@ def messages(frame: bytes) -> list[bytes]:
 
 
 def trimmed(raw: bytes) -> bytes:
-    """Leave out what stands before MSH that says nothing: blanks, line ends, the header of a batch, a mark of UTF-8."""
-    if raw.startswith(b"MSH"):
+    """Leave out what stands before MSH that says nothing: blanks, line ends, the header of a batch."""
+    if raw.startswith((b"MSH", b"\xef\xbb\xbfMSH")):
         return raw
     rest = raw.lstrip(_MARKS)
     while rest.startswith(_WRAPPERS):

@@ -63,6 +63,9 @@ class Frames:
             if frame is None:
                 break
             found.append(frame)
+        if self.broken:
+            self._buffer.clear()
+            self._inside = False
         return found
 
     def _begin(self) -> bool:

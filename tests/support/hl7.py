@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 START, END = b"\x0b", b"\x1c\r"
 #: An order of the IHE scheduled workflow, from 2.5.1 on, with one step.
 _OMI: Mapping[str, str] = {
-    "MSH": r"MSH|^~\&|RIS|MALABO|KIVUKO|HUB|20261120101530||OMI^O23^OMI_O23|M1|P|2.5.1|||||||UNICODE UTF-8",
+    "MSH": r"MSH|^~\&|RIS|MALABO|KIVUKO|HUB|20261120101530||OMI^O23^OMI_O23|M1|P|2.5.1||||||UNICODE UTF-8",
     "PID": "PID|||P1^^^HGM^MR||Nguema^Ana||19700101|F",
     "PV1": "PV1||I|WARD^12|||||1234^Obiang^Juan^^^Dr",
     "ORC": "ORC|NW|PL1^RIS|FI1^RIS||SC",
