@@ -223,6 +223,58 @@ class NodeHl7(Part):
     facility: str | None = Field(None, description="Sending facility (MSH-4) of its messages, for the same.")
 
 
+#: Terms of Specific Character Set (0008,0005) that answers can be written in: PS3.3 tables C.12-2 to C.12-5. Besides
+#: them `auto` (Latin-1 where that has all letters, else UTF-8), and `ASCII` for what shows nothing else.
+CHARACTER_SETS = frozenset(
+    (
+        "auto",
+        "ASCII",
+        *(f"ISO_IR {number}" for number in (13, 100, 101, 109, 110, 126, 127, 138, 144, 148, 166, 192)),
+        *("GB18030", "GBK", "ISO 2022 IR 6"),
+        *(f"ISO 2022 IR {number}" for number in (13, 58, 87, 100, 101, 109, 110, 126, 127, 138, 144, 148)),
+        *(f"ISO 2022 IR {number}" for number in (149, 159, 166)),
+    )
+)
+
+
+def _charset(terms: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = [term for term in terms if term not in CHARACTER_SETS]
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]!r} is no character set that answers can be written in: write auto, ASCII, ISO_IR 100, "
+            "ISO_IR 192 (UTF-8), or what the modality's conformance statement names"
+        )
+    if not terms:
+        raise ValueError("a character set is missing: leave charset out for auto")
+    if len(terms) > 1 and not all(term.startswith("ISO 2022 ") for term in terms):
+        raise ValueError(
+            f"{', '.join(terms)} do not go together: only terms that begin with ISO 2022 have code extensions, "
+            "such as [ISO 2022 IR 6, ISO 2022 IR 87]"
+        )
+    return terms
+
+
+#: Specific Character Set (0008,0005), one term or several.
+CharacterSet = Annotated[Names, AfterValidator(_charset)]
+
+
+class NodeWorklist(Part):
+    """What a node sees of the worklist, and how it is answered."""
+
+    charset: CharacterSet = Field(("auto",), description="What it can show: terms of Specific Character Set.")
+    sites: Names = Field(
+        (), description="Sites whose items it sees, `all` for those of its tenant; its own if left out."
+    )
+    stations: Literal["all", "own"] = Field(
+        "all", description="Whether it sees the items of all stations, or those of its AE title and of none."
+    )
+    modalities: Names = Field((), description="Modalities (0008,0060) whose items it sees; all if left out.")
+    limit: int = Field(200, ge=1, le=10_000, description="Most items in one answer; beyond it the query is refused.")
+    names: Literal["exact", "fold"] = Field(
+        "exact", description="Whether case, accents and left out components matter when it asks for a person's name."
+    )
+
+
 class NodeLimits(Part):
     """What a node may ask of us at once when it calls."""
 
@@ -257,6 +309,7 @@ class Node(Part):
     associations: int = Field(2, ge=1, le=64, description="Associations at a time when we call it.")
     limits: NodeLimits = Field(NodeLimits(), description="What it may ask of us at once when it calls.")
     same_uid: SameUid | None = Field(None, description="Other content under a known UID; the network's if left out.")
+    worklist: NodeWorklist = Field(NodeWorklist(), description="What it sees of the worklist, if it may ask for it.")
     retired: bool = Field(False, description="Kept for its history; may not call and is not called.")
     hl7: NodeHl7 | None = Field(None, description="HL7 v2 from this node.")
 

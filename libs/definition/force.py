@@ -7,7 +7,7 @@ from contracts.definition import Definition, Destination, May
 from contracts.routing import Trigger
 
 _HELD: Final = "deliveries to it are held, and sent by a release that carries it out"
-_NOT_ANSWERED: Final[tuple[May, ...]] = ("worklist", "mpps", "commit", "find", "move", "get")
+_NOT_ANSWERED: Final[tuple[May, ...]] = ("mpps", "commit", "find", "move", "get")
 #: Triggers of what no service tells yet.
 _UNHEARD: Final[tuple[Trigger, ...]] = ("order", "procedure")
 #: How many sites or nodes a sentence names.

@@ -83,8 +83,25 @@ def _nodes(draft: Draft) -> Iterator[Problem]:
         if node.may and not node.from_ and node.host is None:
             message = "the node may ask things of us, but there is no address to recognise it by"
             yield draft.document.problem((*path, "may"), message, "add host, or from with its network")
+        yield from _worklist(draft, key, node)
         if node.hl7 is not None and node.hl7.mapping != DEFAULT:
             yield from _missing(draft, "hl7-mappings", node.hl7.mapping, (*path, "hl7", "mapping"))
+
+
+def _worklist(draft: Draft, key: str, node: Node) -> Iterator[Problem]:
+    path = ("nodes", key, "worklist")
+    if "worklist" in node.model_fields_set and "worklist" not in node.may:
+        message = "the node sees nothing of the worklist, because it may not ask for it"
+        yield draft.document.problem(path, message, "add worklist to its may, or remove this")
+    sites = draft.definition.sites
+    for position, name in enumerate(node.worklist.sites):
+        if name == "all":
+            continue
+        at = (*path, "sites", position)
+        yield from _missing(draft, "sites", name, at)
+        if name in sites and node.site in sites and sites[name].tenant != sites[node.site].tenant:
+            message = f"the site {name} belongs to another tenant: nothing is shared between tenants"
+            yield draft.document.problem(at, message, f"name sites of {sites[node.site].tenant}")
 
 
 def _titles(draft: Draft, key: str, node: Node) -> Iterator[Problem]:

@@ -58,6 +58,8 @@ PERMISSIONS: Final[Mapping[str, Permission]] = MappingProxyType(
         "destinations.read": _for("operator", "auditor", "viewer"),
         "destinations.manage": _for("operator", recorded="change"),
         "destinations.test": _for("operator", recorded="change"),
+        "orders.read": _for("operator", "auditor", "viewer", recorded="patient-data"),
+        "orders.manage": _for("operator", recorded="change"),
         "dead-letters.read": _for("operator", "auditor", recorded="patient-data"),
         "dead-letters.replay": _for("operator", recorded="change"),
         "audit.read": _for("auditor", recorded="patient-data"),

@@ -106,7 +106,7 @@ def _file(filing: Filing, ledger: Ledger, entry: Entry, order: Order, desk: Desk
         "minted": sorted(named.minted),
         "priority": told.priority,
         "state": order.state,
-        "start": min((row["start"] for row in rows if row["start"]), default=""),
+        "start": min((str(row["start"]) for row in rows if row["start"]), default=""),
         "told": told.model_dump(mode="json", exclude={"revision"}),
         "joined_into": None,
         "floating": entry.floating,

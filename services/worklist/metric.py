@@ -12,7 +12,7 @@ ITEMS = metric.gauge("kivuko_worklist_items", "Items that modalities can be show
 QUERY = metric.histogram(
     "kivuko_worklist_query_seconds",
     "From the whole request received to its last response.",
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    buckets=metric.WORKLIST_RESPONSE,
 )
 LOSSES = metric.counter(
     "kivuko_worklist_replaced_characters_total", "Answers in which text was changed to fit a character set."

@@ -5,6 +5,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -201,4 +202,36 @@ studies = Table(
     Index("studies_accession", "tenant", "accession"),
     Index("studies_order", "order_id"),
     Index("studies_first_seen", "first_seen_at"),
+)
+
+#: What modalities asked, and what they got; the same once more counts up.
+queries = Table(
+    "queries",
+    metadata,
+    Column("id", _row_id, primary_key=True, autoincrement=True),
+    Column("tenant", String(63), nullable=False),
+    Column("site", String(63), nullable=False),
+    Column("node", String(63), nullable=False),
+    Column("calling_aet", String(16), nullable=False),
+    Column("address", String(45), nullable=False),
+    # Keyword to text, or to the keys within a sequence.
+    Column("keys", JSON, nullable=False),
+    # As it came, so that it can be asked again: why was an item not among the answers?
+    Column("identifier", LargeBinary, nullable=False),
+    Column("syntax", String(64), nullable=False),
+    # answered, limited, broken-off, unreadable, refused, failed.
+    Column("outcome", String(12), nullable=False),
+    Column("count", Integer, nullable=False),
+    # Items that matched and that the node does not see.
+    Column("hidden", Integer, nullable=False),
+    # Keys by which nothing is matched.
+    Column("ignored", JSON, nullable=False),
+    # Attributes in which characters were changed for the modality.
+    Column("replaced", JSON, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("first_at", Instant, nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("times", Integer, nullable=False),
+    Index("queries_node", "tenant", "node", "id"),
+    Index("queries_at", "at"),
 )

@@ -19,5 +19,5 @@ class WorklistSettings(BaseSettings):
     max_pdu: Annotated[int, Field(ge=4096)] = Field(1 << 16, description="Longest P-DATA-TF PDU that is accepted.")
     look_seconds: float = Field(0.5, gt=0, description="How often changes by other replicas are looked for.")
     cache_bytes: int = Field(32 << 20, ge=0, description="Memory for answers that are kept as they were sent.")
-    queries_kept: int = Field(100_000, ge=1, description="Recorded queries that are kept, the newest of all.")
+    queries_kept: int = Field(1000, ge=1, description="Recorded queries that are kept of each node, the newest.")
     queries_days: float = Field(30, gt=0, description="How long they are kept at most.")

@@ -1,5 +1,7 @@
 """Frames of MLLP: whole ones come out whatever the pieces in which they arrive, and what is none is told."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ def fed(*pieces: bytes, longest: int = 10_000) -> tuple[list[bytes], Frames]:
 def test_frames_come_out_whatever_the_pieces(messages: list[bytes], cuts: list[int]) -> None:
     wire = b"".join(map(framed, messages))
     places = sorted({0, len(wire), *(cut for cut in cuts if cut < len(wire))})
-    found, frames = fed(*(wire[a:b] for a, b in zip(places, places[1:], strict=False)))
+    found, frames = fed(*(wire[a:b] for a, b in pairwise(places)))
     assert found == messages
     assert (frames.open, frames.broken, frames.oddities) == (False, "", [])
 

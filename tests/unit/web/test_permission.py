@@ -36,6 +36,8 @@ EXPECTED = {
     "destinations.read": "admin operator auditor viewer",
     "destinations.manage": "admin operator",
     "destinations.test": "admin operator",
+    "orders.read": "admin operator auditor viewer",
+    "orders.manage": "admin operator",
     "dead-letters.read": "admin operator auditor",
     "dead-letters.replay": "admin operator",
     "audit.read": "admin auditor",
