@@ -613,8 +613,8 @@ class Hl7Value(Part):
 
     from_: Names = Field(
         (),
-        description="Places such as PID-5 or OBR-4.4-6, DICOM keywords, node.issuer, node.key, site.key, site.name: the "
-        "first with a value counts.",
+        description="Places such as PID-5 or OBR-4.4-6, DICOM keywords, node.issuer, node.key, site.key, site.name: "
+        "the first with a value counts.",
     )
     where: dict[Hl7Path, Names] = Field(
         default_factory=dict, description="Only of segments or repetitions with one of these values at each place."

@@ -223,6 +223,9 @@ class Reading:
         if not made:
             return Found(None, "", tuple(notes))
         values = tuple(value for value in made if value)
+        if not values and keyword == _OFFSET:
+            # A time that says no zone says nothing of it.
+            return Found(None, "", tuple(notes))
         if joined and len(values) > 1:
             last = fit(keyword, kind.vr, "\n".join(value.replace("\r\n", "\n") for value in values))
             return Found((last.value,), source, (*notes, *((f"{source}: {last.note}",) if last.note else ())))

@@ -40,7 +40,7 @@ def obr(**fields: str) -> str:
         ("PatientSex", {"PID": "PID|||P1|||||N"}, ("O",)),
         ("PatientSex", {"PID": "PID|||P1|||||U"}, ()),
         ("PatientMotherBirthName", {"PID": "PID|||P1|||Eyang^Rosa"}, ("Eyang^Rosa",)),
-        ("PatientAddress", {"PID": "PID|||P1||||||||Calle 1&Calle^^Malabo^BN^240^GQ"}, ("Calle 1, Malabo, BN, 240, GQ",)),
+        ("PatientAddress", {"PID": "PID|||P1||||||||Calle 1&C^^Malabo^BN^240^GQ"}, ("Calle 1, Malabo, BN, 240, GQ",)),
         ("PatientTelephoneNumbers", {"PID": "PID|||P1||||||||||222~333^PRN"}, ("222", "333")),
         ("IssuerOfPatientID", {"PID": "PID|||P1^^^NS&1.2.3&ISO^MR"}, ("NS",)),
         ("IssuerOfPatientID", {"PID": "PID|||P1^^^&1.2.3&ISO^MR"}, ("1.2.3",)),
