@@ -38,13 +38,14 @@ class Segment:
 
     def repetitions(self, number: int) -> list[str]:
         """Give the repetitions of a field as they stand; none of a field that is not there."""
-        text = self.field(number)
+        text = self.fields[number] if number < len(self.fields) else ""
         if not text:
             return []
+        repetition = self.delimiters.repetition
         # MSH-2 holds the delimiters themselves.
-        if not self.delimiters.repetition or (self.name == "MSH" and number <= 2):  # noqa: PLR2004
+        if not repetition or repetition not in text or (self.name == "MSH" and number <= 2):  # noqa: PLR2004
             return [text]
-        return text.split(self.delimiters.repetition)
+        return text.split(repetition)
 
     def only(self, number: int, repetition: str) -> "Segment":
         """Give this segment as if a field had this one repetition."""

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from decimal import Decimal, InvalidOperation
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 _LONGEST: Final = {"AE": 16, "CS": 16, "LO": 64, "SH": 16, "ST": 1024, "LT": 10240, "UI": 64}
 _NAME_GROUP: Final = 64
@@ -47,8 +48,7 @@ class LostError(Exception):
     """A value cannot be taken over. The text says why, without the value."""
 
 
-@dataclass(frozen=True)
-class Fitted:
+class Fitted(NamedTuple):
     """A value that fits, and what was done to make it so; empty where nothing was."""
 
     value: str
@@ -89,6 +89,7 @@ class Moment:
         return self.at.strftime("%z")[:5] if self.zoned else ""
 
 
+@lru_cache(maxsize=1024)
 def moment(text: str, zone: tzinfo, added: timedelta = timedelta()) -> Moment:
     """Read a time of HL7, chapter 2A section 2.A.22: `YYYY[MM[DD[HH[MM[SS[.S]]]]]][+ZZZZ]`.
 
@@ -168,10 +169,12 @@ def fit(keyword: str, vr: str, text: str) -> Fitted:
         if not _UID.fullmatch(text) or len(text) > _LONGEST["UI"]:
             raise LostError("it is no UID of digits and dots with at most 64 characters")
         return Fitted(text)
-    plain = (_CONTROL_BUT_LINES if vr in _LINES else _CONTROL).sub(" ", text).strip()
-    if vr in _LINES:
-        plain = plain.replace("\n", "\r\n")
-    notes = []
+    plain = text
+    if not text.isprintable():
+        plain = (_CONTROL_BUT_LINES if vr in _LINES else _CONTROL).sub(" ", text).strip()
+        if vr in _LINES:
+            plain = plain.replace("\n", "\r\n")
+    notes: list[str] = []
     if "\\" in plain and vr not in _LINES:
         plain = plain.replace("\\", "/")
         notes.append("a backslash, which DICOM does not have here, became /")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from contracts.definition import OrderAction
 from libs.hl7.acknowledgement import Fault
@@ -47,8 +47,7 @@ _SHARED: Final = frozenset({"MSH", "SFT", "UAC", "EVN", "PID", "PD1", "MRG", "PV
 _STEPS: Final = "IPC"
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """What a message says of one attribute, for people who try a mapping.
 
     Attributes
@@ -377,7 +376,8 @@ class _Reader:
 
     def _noted(self, reading: Reading, keyword: str, about: str) -> Found:
         found = reading.found(keyword)
-        self._made.warn(*(f"{keyword}: {note}" for note in found.notes))
+        if found.notes:
+            self._made.warn(*(f"{keyword}: {note}" for note in found.notes))
         if found.values is not None or found.notes:
             self._made.rows.append(Row(len(self._made.changes), about, keyword, found))
         return found

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import tzinfo
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from contracts.definition import Hl7Value
 from libs.dicom import dictionary
@@ -22,6 +22,8 @@ _LOCAL: Final = "L"
 _GROUPS: Final = {"A": 0, "I": 1, "P": 2}
 _REPRESENTATION: Final = 8
 _REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
+#: Of these all that a message says becomes one text.
+_JOINED: Final = frozenset({"LT", "ST", "UT"})
 _TIMES: Final = frozenset({"DA", "TM", "DT"})
 _OFFSET: Final = "TimezoneOffsetFromUTC"
 
@@ -61,8 +63,7 @@ def element(keyword: str) -> Element:
     return Element(tag, dictionary.known_vr(tag), dictionary.is_single(tag))
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """What was found for an attribute.
 
     Attributes
@@ -193,7 +194,10 @@ class Reading:
             return _measured(scope, rule, at, source)
         else:
             read = _READERS[kind]
-            texts = [read(scope, each, at) for each in scope.fields(at, rule.where)]
+            fields = scope.fields(at, rule.where)
+            if not fields:
+                return _NOTHING
+            texts = [read(scope, each, at) for each in fields]
             if kind == "name" and len(texts) > 1:
                 texts = _represented(scope, rule, at, texts)
         given = [text for text in texts if text]
@@ -208,7 +212,9 @@ class Reading:
 
     def _fitted(self, rule: Rule, source: str, given: Sequence[str]) -> Found:
         keyword, kind = rule.keyword, rule.element
-        joined = kind.vr in ("LT", "ST", "UT")
+        if len(given) == 1 or (kind.single and kind.vr not in _JOINED):
+            return self._one(rule, source, given[0])
+        joined = kind.vr in _JOINED
         chosen = given if joined or not kind.single else given[:1]
         made, notes = [], []
         for text in chosen:
@@ -223,13 +229,20 @@ class Reading:
         if not made:
             return Found(None, "", tuple(notes))
         values = tuple(value for value in made if value)
-        if not values and keyword == _OFFSET:
-            # A time that says no zone says nothing of it.
-            return Found(None, "", tuple(notes))
         if joined and len(values) > 1:
             last = fit(keyword, kind.vr, "\n".join(value.replace("\r\n", "\n") for value in values))
             return Found((last.value,), source, (*notes, *((f"{source}: {last.note}",) if last.note else ())))
         return Found(values, source, tuple(notes))
+
+    def _one(self, rule: Rule, source: str, text: str) -> Found:
+        try:
+            value, note = self._value(rule.keyword, rule.element.vr, rule.said, text)
+        except LostError as error:
+            return Found(None, "", (f"{source}: not taken over, because {error}",))
+        if not value and rule.keyword == _OFFSET:
+            # A time that says no zone says nothing of it.
+            return _NOTHING
+        return Found((value,) if value else (), source, (f"{source}: {note}",) if note else ())
 
     def _value(self, keyword: str, vr: str, rule: Hl7Value, text: str) -> tuple[str, str]:
         if rule.table is not None and not rule.by:

@@ -71,6 +71,8 @@ class Scope:
         if not segments:
             return ()
         if not where:
+            if len(segments) == 1:
+                return segments[0].repetitions(at.field)
             return [text for segment in segments for text in segment.repetitions(at.field)]
         return list(self._fitting(segments, at, where))
 
