@@ -48,7 +48,7 @@ def _mapping(draft: Draft, key: str, mapping: Hl7Mapping) -> Iterator[Problem]:
             continue
         yield from _Value(draft, known).check(keyword, value, at)
     for loop in _loops(known):
-        if any(keyword in mapping.set for keyword in loop):
+        if len(loop) > 1 and any(keyword in mapping.set for keyword in loop):
             first = next(keyword for keyword in loop if keyword in mapping.set)
             yield draft.document.problem(
                 (*path, "set", first), f"{' -> '.join((*loop, loop[0]))}: they refer to each other", "", key=True

@@ -28,7 +28,7 @@ def mapped(value: str, keyword: str = "PatientComments") -> str:
         "{from: [PID-5.1, PID-3.4.2, node.issuer, Modality]}",
         "{value: x}",
         "{by: [Modality, PV1-3.2], table: {CT/1: x}}",
-        "{from: OBX-5, where: {OBX-3: [1, 2]}, unless: IPC, otherwise: {value: y}}",
+        "{from: OBX-5, where: {OBX-3: [3142-7, WEIGHT]}, unless: IPC, otherwise: {value: y}}",
         "null",
     ],
 )
