@@ -6,7 +6,7 @@ Keys with a hyphen in YAML have an underscore here. Unknown keys are refused: a 
 import re
 from datetime import date, datetime
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -134,15 +134,19 @@ def _hold(value: object) -> object:
         return value
     if _LOCAL_TIME.match(value):
         try:
-            datetime.fromisoformat(value)
+            at = datetime.fromisoformat(value)
         except ValueError as error:
             raise ValueError(f"{value} is no date and time: {error}") from error
+        if not _FIRST_YEAR <= at.year <= _LAST_YEAR:
+            raise ValueError(f"{value} is no time to hold something until: write a year from 2000 to 2999")
         return value
     try:
-        parse_duration(value)
+        seconds = parse_duration(value)
     except ValueError as error:
         said = f'write a duration such as 30m, a time of day such as "20:00", 2026-12-24T08:00, or {UNTIL_RELEASED}'
         raise ValueError(f"{value!r} is not a hold: {said}") from error
+    if not isinstance(seconds, int) or not 0 < seconds <= LONGEST_WAIT:
+        raise ValueError(f"{value} is no time that a rule can hold something: write more than 0 s and at most 1y")
     return value
 
 
@@ -150,10 +154,17 @@ def _hold(value: object) -> object:
 UNTIL_RELEASED = "until-released"
 #: Seconds between two looks of a timer, at least.
 SHORTEST_EVERY = 60
+#: Seconds that a rule can wait or hold something: a year. Beyond some thousands of them no clock can tell the time.
+LONGEST_WAIT = 31_557_600
+_FIRST_YEAR, _LAST_YEAR = 2000, 2999
 _TIME_OF_DAY = re.compile(r"^([01]\d|2[0-3]):[0-5]\d$")
 _LOCAL_TIME = re.compile(r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?$")
 #: When something may go, as a rule says it: a duration, a time of day, a local date and time, or `until-released`.
 Hold = Annotated[str, BeforeValidator(_hold)]
+#: Lane of what no rule says anything of.
+_ORDINARY: Final = "routine"
+#: Name of a rule: one line.
+RuleName = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
 #: What people read where the study is shown: one line.
 Reason = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
 #: Value of a tag.
@@ -506,7 +517,7 @@ class Transform(Part):
 class Rule(Part):
     """When what is done with what."""
 
-    name: str = Field(min_length=1, description="Name, unique in the definition.")
+    name: RuleName = Field(description="Name, unique in the definition.")
     trigger: Trigger = Field(description="instance: as each arrives; study: when the study is complete.")
     when: str | dict[str, Any] | None = Field(None, description="Condition: CEL, or all/any/not; always, if left out.")
     after: Seconds | None = Field(None, description="Of a timer: once, so long after the study was complete.")
@@ -515,7 +526,7 @@ class Rule(Part):
     )
     deliver: Names = Field((), description="Destinations.")
     priority: PriorityRead = Field(
-        "routine", description="Lane; without `deliver`, that of all that other rules deliver, if it is a higher one."
+        _ORDINARY, description="Lane; without `deliver`, that of all that other rules deliver, if it is a higher one."
     )
     transform: str | None = Field(None, description="Transform that runs before the destination's own.")
     hold: Hold | None = Field(
@@ -536,15 +547,14 @@ class Rule(Part):
 
     @model_validator(mode="after")
     def _does_something(self) -> "Rule":
+        # What is looked at are values, never which keys were given: services pass definitions on with all of them.
         asks = self.deliver or self.notify or self.tag or self.hold or self.quarantine or self.discard
-        if "deliver" in self.model_fields_set and not self.deliver:
-            raise ValueError("deliver names no destination: name one, or leave it out")
         if not asks and self.priority not in ("stat", "urgent"):
             if self.stop:
                 raise ValueError(
                     "a rule that only stops drops what matches without a word: write discard with a reason"
                 )
-            if "priority" in self.model_fields_set:
+            if self.priority != _ORDINARY:
                 raise ValueError("priority without deliver only raises what other rules deliver: write stat or urgent")
             raise ValueError(
                 "a rule has to do something: deliver, notify, tag, hold, quarantine, discard, or raise the priority"
@@ -560,7 +570,7 @@ class Rule(Part):
         if self.quarantine is not None and self.discard is not None:
             raise ValueError("quarantine and discard exclude each other: let people decide, or decide here")
         ending = "quarantine" if self.quarantine is not None else "discard"
-        if self.deliver or self.notify or self.hold is not None or "priority" in self.model_fields_set:
+        if self.deliver or self.notify or self.hold is not None or self.priority != _ORDINARY:
             raise ValueError(f"{ending} goes together with tag only: give what is to be done before to a rule above")
         if self.trigger in ("timer", "order", "procedure"):
             raise ValueError(f"{ending} needs the trigger instance, series, study or amended")
@@ -575,6 +585,8 @@ class Rule(Part):
             raise ValueError(f"{given[0]} belongs to the trigger timer only")
         if self.every is not None and self.every < SHORTEST_EVERY:
             raise ValueError(f"every is {SHORTEST_EVERY} s at least")
+        if (self.after or self.every or 0) > LONGEST_WAIT:
+            raise ValueError(f"{given[0]} is 1y at most")
         return self
 
 

@@ -1,10 +1,14 @@
 """What the rules of a definition ask for beside the arrival itself: what no rule asks for is not looked up. Pure."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from contracts.definition import Definition, Rule
 from contracts.routing import Trigger
 from libs.definition.ruleset import RuleSet
+
+#: What the name of a tag follows in conditions.
+TAG: Final = "Tags."
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,15 @@ class Needs:
         Triggers with a rule that puts aside: what a person released is not put aside again.
     timers
         Rules that the clock triggers, by name.
+    tags
+        Triggers with a rule that reads tags of the study.
     """
 
     triggers: frozenset[Trigger]
     health: frozenset[Trigger]
     aside: frozenset[Trigger]
     timers: dict[str, Rule]
+    tags: frozenset[Trigger]
 
 
 def needs(rules: RuleSet) -> Needs:
@@ -38,6 +45,11 @@ def needs(rules: RuleSet) -> Needs:
         | rules.reads_health,
         aside=frozenset(rule.trigger for rule in definition.rules if rule.quarantine is not None),
         timers={rule.name: rule for rule in definition.rules if rule.trigger == "timer"},
+        tags=frozenset(
+            trigger
+            for trigger in {rule.trigger for rule in definition.rules}
+            if any(key.startswith(TAG) for key in rules.attributes(trigger))
+        ),
     )
 
 
