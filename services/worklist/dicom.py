@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from libs.dicom.uid import new_uid
 from libs.dimse import command as commands
-from libs.dimse.admission import Admitted, Refusal
+from libs.dimse.admission import UNKNOWN_NODE, Admitted, Refusal
 from libs.dimse.command import Command
 from libs.dimse.gate import Gate
 from libs.dimse.negotiation import (
@@ -172,6 +172,9 @@ def _unwanted(node: Admitted, request: Request) -> Refusal | None:
     if asked & node.may:
         return None
     said = " or ".join(sorted(asked))
+    if node.node == UNKNOWN_NODE:
+        why = "no node of the network definition has this calling AE title: add one that `may` ask for"
+        return Refusal(f"{why} {said}, then run `kivuko apply FILE`", permanent=True, diagnostic=3)
     return Refusal(
         f"the node {node.node} may not ask for {said}: add {' and '.join(sorted(asked))} to its `may`",
         permanent=True,

@@ -9,7 +9,21 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from tests.bench import hl7, idle, index, ingest, large, link, neighbour, replay, routing, rules, sending, transforms
+from tests.bench import (
+    hl7,
+    idle,
+    index,
+    ingest,
+    large,
+    link,
+    neighbour,
+    replay,
+    routing,
+    rules,
+    sending,
+    transforms,
+    worklist,
+)
 from tests.bench.figure import COLUMNS, FOLDER, Figure, load, rows, save, table
 
 BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {
@@ -25,6 +39,7 @@ BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {
     "rules": rules.run,
     "sending": sending.run,
     "transforms": transforms.run,
+    "worklist": worklist.run,
 }
 _PAGE = Path("docs/benchmarks.md")
 _METHOD = """# Benchmarks
@@ -55,6 +70,9 @@ Replay makes its records straight in the tables, as the service writes them: a s
 sixty attributes. The clock runs from the start of its process to its end, results written. Memory is the resident
 memory of the process and its two workers, pages that they share counted for each: flat if the most is near what it was
 at a fifth of the way.
+
+Worklist asks with one program for both (`tests/bench/worklist.py`: a connection, an association, a query of 30 keys, its
+answers, release), another station and day each time. Kivuko has ten times the items of `wlmscpfs`, and answers as many.
 
 Neighbour has one destination that gets studies at a fixed pace, far below what the machine can do, and nine others
 that want as many at the same time: nine that misbehave (accepts then hangs, aborts after two objects, A700, B000,
