@@ -7,6 +7,8 @@ from libs.service import Platform, Service
 from libs.snapshot import NetworkView
 from services.worklist.api import make_router
 from services.worklist.filing import Zones
+from services.worklist.hl7_api import add_routes
+from services.worklist.hl7_port import Hl7Port
 from services.worklist.merge_api import make_merge_router
 from services.worklist.models import messaging
 from services.worklist.order_api import make_order_router
@@ -25,16 +27,32 @@ def build(platform: Platform) -> Service:
     router.include_router(make_merge_router(database, orders))
     router.include_router(make_query_router(database, platform.network))
     port = Port(platform, database, outbox)
+    hl7 = Hl7Port(platform, orders, port.resolved)
+    add_routes(router, database, platform.network, platform.clock)
+
+    async def start() -> None:
+        await port.start()
+        try:
+            await hl7.start()
+        except BaseException:
+            await port.stop()
+            raise
+
+    async def stop() -> None:
+        # Orders first: what came is answered while the database is still there.
+        await hl7.stop()
+        await port.stop()
+
     return Service(
         name="worklist",
         database=database,
         tables=messaging,
         router=router,
-        start=port.start,
-        stop=port.stop,
+        start=start,
+        stop=stop,
         loops=(port.follow, port.record, port.resolve),
         checks={"worklist": port.check},
-        addresses=port.addresses,
+        addresses=lambda: {**port.addresses(), **hl7.addresses()},
     )
 
 
