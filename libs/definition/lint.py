@@ -12,7 +12,7 @@ from contracts.definition import Definition, Rule
 from contracts.routing import PRIORITIES, TRIGGERS, Trigger
 from libs.definition.condition import Condition, compile_condition
 from libs.definition.document import Document, Path, Problem
-from libs.definition.reference import loops
+from libs.definition.loop import loops
 from libs.definition.truth import Assignment, Comparison, Formula, Scalar, combinations, formula, implies, is_possible
 from libs.definition.wording import alike
 

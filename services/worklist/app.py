@@ -13,6 +13,8 @@ from services.worklist.handlers import register
 from services.worklist.matching_api import make_matching_router
 from services.worklist.matching_settings import MatchingSettings
 from services.worklist.meeting import Meeting
+from services.worklist.hl7_api import add_routes
+from services.worklist.hl7_port import Hl7Port
 from services.worklist.merge_api import make_merge_router
 from services.worklist.models import messaging
 from services.worklist.order_api import make_order_router
@@ -46,16 +48,32 @@ def build(platform: Platform) -> Service:
     performing = Performing(platform, database, outbox)
     router.include_router(make_step_router(database, performing.forwarding, platform.clock))
     port = Port(platform, database, outbox, performing.steps)
+    hl7 = Hl7Port(platform, orders, port.resolved)
+    add_routes(router, database, platform.network, platform.clock)
+
+    async def start() -> None:
+        await port.start()
+        try:
+            await hl7.start()
+        except BaseException:
+            await port.stop()
+            raise
+
+    async def stop() -> None:
+        # Orders first: what came is answered while the database is still there.
+        await hl7.stop()
+        await port.stop()
+
     return Service(
         name="worklist",
         database=database,
         tables=messaging,
         router=router,
-        start=port.start,
-        stop=port.stop,
+        start=start,
+        stop=stop,
         loops=(port.follow, port.record, port.resolve, performing.forwarding.run, partial(meeting.watch, database)),
         checks={"worklist": port.check},
-        addresses=port.addresses,
+        addresses=lambda: {**port.addresses(), **hl7.addresses()},
     )
 
 
