@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -19,6 +20,7 @@ from libs.storage.migration import migrate
 from services.worklist.hl7_intake import Intake
 from services.worklist.hl7_settings import Hl7Settings
 from services.worklist.listener_hl7 import Hl7Listener
+from services.worklist.meeting import Meeting
 from services.worklist.models import items, messages, messaging
 from services.worklist.orders import Orders
 
@@ -73,9 +75,13 @@ async def hl7_port(
     database = Database(url, "worklist")
     await migrate(database, "services.worklist")
     view = NetworkView(_nothing, folder / "snapshot.json")
-    orders = Orders(
-        database, Outbox("worklist", "local", utc_now, messaging), lambda _: ZoneInfo("Africa/Malabo"), utc_now
-    )
+
+    def zones(_site: str) -> ZoneInfo:
+        return ZoneInfo("Africa/Malabo")
+
+    day = timedelta(days=1)
+    meeting = Meeting(zones, utc_now, order_grace=day, study_grace=day, looked_back=30 * day)
+    orders = Orders(database, Outbox("worklist", "local", utc_now, messaging), zones, utc_now, meeting)
     certificates = None
     if files is not None:
         certificates = Certificates(files, lambda given: server_context(given, "bcp195"), print)
