@@ -171,6 +171,14 @@ Reason = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
 TagValue = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
 
 
+#: Place in an HL7 message, a segment, a field, components, a subcomponent: IPC, PID-5, OBR-4.4-6, PID-3.4.2.
+Hl7Path = Annotated[
+    str, StringConstraints(pattern=r"^[A-Z][A-Z0-9]{2}(-[1-9]\d{0,2}(\.[1-9]\d?(\.[1-9]\d?|-[1-9]\d?)?)?)?$")
+]
+#: Order control and status, or the event of an appointment.
+Hl7Control = Annotated[str, StringConstraints(pattern=r"^([A-Z]{2}(_[A-Z]{1,2})?|S\d\d)$")]
+
+
 class Part(BaseModel):
     """A part of the definition: frozen, and strict about its keys."""
 
@@ -217,8 +225,65 @@ class NodeTls(Part):
 class NodeHl7(Part):
     """HL7 v2 from a node."""
 
-    charset: str = Field("ASCII", description="Character set as in MSH-18.")
+    charset: str = Field("ASCII", description="Character set as in MSH-18, where a message has none there.")
+    charset_always: bool = Field(False, description="Whether that character set holds whatever MSH-18 says.")
     mapping: str = Field("default", description="Key in hl7-mappings.")
+    application: str | None = Field(
+        None, description="Sending application (MSH-3) of its messages, where several senders call from one address."
+    )
+    facility: str | None = Field(None, description="Sending facility (MSH-4) of its messages, for the same.")
+
+
+#: Terms of Specific Character Set (0008,0005) that answers can be written in: PS3.3 tables C.12-2 to C.12-5. Besides
+#: them `auto` (Latin-1 where that has all letters, else UTF-8), and `ASCII` for what shows nothing else.
+CHARACTER_SETS = frozenset(
+    (
+        "auto",
+        "ASCII",
+        *(f"ISO_IR {number}" for number in (13, 100, 101, 109, 110, 126, 127, 138, 144, 148, 166, 192)),
+        *("GB18030", "GBK", "ISO 2022 IR 6"),
+        *(f"ISO 2022 IR {number}" for number in (13, 58, 87, 100, 101, 109, 110, 126, 127, 138, 144, 148)),
+        *(f"ISO 2022 IR {number}" for number in (149, 159, 166)),
+    )
+)
+
+
+def _charset(terms: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = [term for term in terms if term not in CHARACTER_SETS]
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]!r} is no character set that answers can be written in: write auto, ASCII, ISO_IR 100, "
+            "ISO_IR 192 (UTF-8), or what the modality's conformance statement names"
+        )
+    if not terms:
+        raise ValueError("a character set is missing: leave charset out for auto")
+    if len(terms) > 1 and not all(term.startswith("ISO 2022 ") for term in terms):
+        raise ValueError(
+            f"{', '.join(terms)} do not go together: only terms that begin with ISO 2022 have code extensions, "
+            "such as [ISO 2022 IR 6, ISO 2022 IR 87]"
+        )
+    return terms
+
+
+#: Specific Character Set (0008,0005), one term or several.
+CharacterSet = Annotated[Names, AfterValidator(_charset)]
+
+
+class NodeWorklist(Part):
+    """What a node sees of the worklist, and how it is answered."""
+
+    charset: CharacterSet = Field(("auto",), description="What it can show: terms of Specific Character Set.")
+    sites: Names = Field(
+        (), description="Sites whose items it sees, `all` for those of its tenant; its own if left out."
+    )
+    stations: Literal["all", "own"] = Field(
+        "all", description="Whether it sees the items of all stations, or those of its AE title and of none."
+    )
+    modalities: Names = Field((), description="Modalities (0008,0060) whose items it sees; all if left out.")
+    limit: int = Field(200, ge=1, le=10_000, description="Most items in one answer; beyond it the query is refused.")
+    names: Literal["exact", "fold"] = Field(
+        "exact", description="Whether case, accents and left out components matter when it asks for a person's name."
+    )
 
 
 class NodeLimits(Part):
@@ -255,6 +320,7 @@ class Node(Part):
     associations: int = Field(2, ge=1, le=64, description="Associations at a time when we call it.")
     limits: NodeLimits = Field(NodeLimits(), description="What it may ask of us at once when it calls.")
     same_uid: SameUid | None = Field(None, description="Other content under a known UID; the network's if left out.")
+    worklist: NodeWorklist = Field(NodeWorklist(), description="What it sees of the worklist, if it may ask for it.")
     retired: bool = Field(False, description="Kept for its history; may not call and is not called.")
     hl7: NodeHl7 | None = Field(None, description="HL7 v2 from this node.")
 
@@ -547,11 +613,95 @@ class RuleTest(Part):
     discarded: bool | None = Field(None, description="Whether a rule discards it.")
 
 
+class Hl7Unit(Part):
+    """Unit of a measured value."""
+
+    from_: Hl7Path = Field(description="Where the message says in which unit it is.")
+    to: Literal["kg", "m"] = Field(description="Unit of the attribute.")
+
+
+class Hl7Value(Part):
+    """Where the value of an attribute comes from: a fixed value, places of a message, or other attributes."""
+
+    from_: Names = Field(
+        (),
+        description="Places such as PID-5 or OBR-4.4-6, DICOM keywords, node.issuer, node.key, site.key, site.name: "
+        "the first with a value counts.",
+    )
+    where: dict[Hl7Path, Names] = Field(
+        default_factory=dict, description="Only of segments or repetitions with one of these values at each place."
+    )
+    unless: Names = Field((), description="Only where none of these places has a value; a segment's name is a place.")
+    as_: Literal["text", "name", "staff", "code", "address", "whole"] = Field(
+        "text",
+        description="What the field is: a text, a person's name (XPN), a member of staff (XCN), a code with scheme and "
+        "meaning (CWE), an address (XAD), or the whole field with its components.",
+    )
+    by: Names = Field((), description="Places or keywords whose values, joined by /, are looked up in the table.")
+    table: dict[str, str] | None = Field(
+        None, description="Values by code; with `by`, * stands for anything between two slashes."
+    )
+    unlisted: Literal["warn", "keep", "drop"] = Field("warn", description="What is done with a code not in the table.")
+    unit: Hl7Unit | None = Field(None, description="Converts from the unit that the message names.")
+    offset: str | None = Field(
+        None,
+        pattern=r"^[+-]?\d{1,5}[smhd]$",
+        description="Time that is added to a date and time, such as -15m.",
+    )
+    station: bool = Field(
+        False,
+        description="Where all else gives none: the AE titles of the site's nodes of that modality that may worklist.",
+    )
+    value: str | None = Field(None, description="Fixed value.")
+    default: str | None = Field(None, description="Value where the message says nothing of it.")
+    each: Hl7Path | None = Field(None, description="One item of a sequence for each repetition of this field.")
+    set: "dict[str, Hl7Value] | None" = Field(None, description="Attributes of the items of a sequence, by keyword.")
+    otherwise: "Hl7Value | None" = Field(None, description="Another source, where this one gives nothing.")
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> "Hl7Value":
+        sources = (self.from_, self.by, self.value is not None, self.default is not None, self.set, self.station)
+        if not any(sources):
+            raise ValueError("it has no source: give from, by with a table, value, default, station, or set")
+        if self.value is not None and (self.from_ or self.by or self.default is not None or self.set):
+            raise ValueError("a fixed value excludes all other sources: use default where the message counts first")
+        if self.by and not self.table:
+            raise ValueError("by needs a table in which its values are looked up")
+        if self.set is not None and (self.from_ or self.by or self.table or self.default is not None):
+            raise ValueError("a sequence has set, and each where it has several items, but no value of its own")
+        if self.each is not None and self.set is None:
+            raise ValueError("each needs set: the attributes of the items")
+        return self
+
+
+#: What becomes of the steps of an order. `update` changes attributes alone.
+OrderAction = Literal["schedule", "update", "arrive", "start", "complete", "discontinue", "cancel"]
+
+
 class Hl7Mapping(Part):
     """How orders become worklist items."""
 
     extends: str | None = Field(None, description="Mapping to start from.")
-    set: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Attributes, by DICOM keyword.")
+    set: dict[str, Hl7Value | None] = Field(
+        default_factory=dict, description="Attributes, by DICOM keyword; null takes one of `extends` away."
+    )
+    control: dict[Hl7Control, OrderAction] = Field(
+        default_factory=dict,
+        description="What becomes of an order by ORC-1 and ORC-5, such as NW_SC, or NW for any status; S12 to S15 for "
+        "appointments.",
+    )
+
+
+class Mpps(Part):
+    """Performed procedure steps that modalities report."""
+
+    forward: Names = Field(
+        (), description="Nodes that get each step of their tenant as the modality has sent it, such as a RIS."
+    )
+    strict: bool = Field(
+        False,
+        description="Whether a step is refused for all that PS3.4 F.7.2 asks for, and not for what is vital only.",
+    )
 
 
 class Partner(Part):
@@ -636,6 +786,7 @@ class Definition(Part):
     rules: tuple[Rule, ...] = Field((), description="Rules; all that match count, up to one that stops.")
     tests: tuple[RuleTest, ...] = Field((), description="Cases that the rules must decide as written.")
     hl7_mappings: dict[Slug, Hl7Mapping] = Field(default_factory=dict, description="Mappings by key.")
+    mpps: Mpps = Field(Mpps(), description="Performed procedure steps.")
     partners: dict[PartnerKey, Partner] = Field(default_factory=dict, description="Partners by key.")
     assembly: Assembly = Field(Assembly(), description="When a study is taken to be complete.")
     same_uid: SameUid = Field("quarantine", description="What is done with other content under a known UID.")

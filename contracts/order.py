@@ -1,7 +1,11 @@
 """Events about imaging orders. Producer: worklist."""
 
+from typing import Literal
+
 from contracts.fact import Fact, Instant, Uid, personal, plain, pseudonym
 from contracts.routing import PriorityV1
+
+OrderState = Literal["scheduled", "arrived", "started", "completed", "discontinued", "cancelled"]
 
 
 class _Order(Fact):
@@ -13,6 +17,26 @@ class _Order(Fact):
     scheduled_at: Instant | None = plain("Start of the scheduled step.", default=None)
     patient_id: str = personal("Patient ID (0010,0020).")
     issuer_of_patient_id: str | None = plain("Issuer of Patient ID (0010,0021).", default=None)
+    # What follows is not said by releases before it.
+    state: OrderState | None = plain("The state of its steps together.", default=None)
+    revision: int | None = plain(
+        "Grows with each event of an order: of two that came in the wrong order the higher one counts.",
+        ge=1,
+        default=None,
+    )
+    placer_order_number: str | None = pseudonym("Number that the one who placed it gave it.", default=None)
+    filler_order_number: str | None = pseudonym("Number that the one who fills it gave it.", default=None)
+    former_study_instance_uids: tuple[Uid, ...] = pseudonym(
+        "Study Instance UIDs that the same order had before.", default=()
+    )
+    requested_priority: str | None = plain("Requested Procedure Priority (0040,1003), such as STAT.", default=None)
+    procedure: str | None = personal("Requested Procedure Description (0032,1060).", default=None)
+    code: str | None = plain("Code Value of the Requested Procedure Code Sequence (0032,1064).", default=None)
+    physician: str | None = personal("Referring Physician's Name (0008,0090).", default=None)
+    service: str | None = plain("Requesting Service (0032,1033).", default=None)
+    location: str | None = plain("Current Patient Location (0038,0300).", default=None)
+    reason: str | None = personal("Reason for the Requested Procedure (0040,1002).", default=None)
+    station_aets: tuple[str, ...] = plain("Station AE titles of all its open steps, sorted.", default=())
 
 
 class OrderPlaced(_Order):

@@ -11,7 +11,7 @@ from libs.definition.condition import compile_condition
 from libs.definition.constant import quoted, retired, unknown
 from libs.definition.document import Document
 from libs.definition.finding import Finding, Reading
-from libs.definition.reference import loops
+from libs.definition.loop import loops
 from libs.definition.truth import Assignment, Formula, Scalar, combinations, formula, implies, is_possible
 
 #: A rule that has not matched for so long is said to be unused.

@@ -1,6 +1,7 @@
-"""Specific Character Set (0008,0005): from bytes to text, PS3.5 section 6.1 and PS3.3 section C.12.1.1.2.
+"""Specific Character Set (0008,0005): from bytes to text and back, PS3.5 section 6.1 and PS3.3 section C.12.1.1.2.
 
-What cannot be decoded is given with replacement characters: an odd name must not stop a study.
+What cannot be decoded is given with replacement characters: an odd name must not stop a study. What cannot be encoded
+is an error: only who writes knows what may stand for it.
 """
 
 import codecs
@@ -18,9 +19,13 @@ Encodings = Sequence[str]
 #: What a dataset is decoded with that names no character set.
 DEFAULT: Final = ("iso8859",)
 _ESCAPE: Final = b"\x1b"
+#: Escape sequence that designates the set of a codec, PS3.3 tables C.12-3 and C.12-4.
+_DESIGNATES: Final = {codec: code for code, codec in CODES_TO_ENCODINGS.items() if codec != DEFAULT[0]}
 _FRAGMENT: Final = re.compile(rb"^[^\x1b]+|\x1b[^\x1b]*")
 #: Codecs that need the escape sequence itself.
-_KEEP_ESCAPE: Final = frozenset({"iso2022_jp", "iso2022_jp_2", "iso_ir_58"})
+_KEEP_ESCAPE: Final = frozenset({"iso2022_jp", "iso2022_jp_2"})
+#: Codecs that write the escape sequence themselves, and the one of the set that they stand for.
+_OWN_ESCAPE: Final = {"iso2022_jp": b"\x1b$B", "iso2022_jp_2": b"\x1b$(D"}
 _ASCII: Final = bytes(set(range(0x80)) - {0x1B})
 
 
@@ -109,3 +114,60 @@ def _codec(term: str) -> str:
     except (LookupError, ValueError):
         return DEFAULT[0]
     return term
+
+
+def encode(text: str, encodings: Encodings) -> bytes:
+    """Encode text that holds no delimiter, with code extensions where there is more than one codec.
+
+    It begins with the first character set in force, and ends with its G0 in force: PS3.5 section 6.1.2.5.3.
+
+    Raises
+    ------
+    UnicodeEncodeError
+        None of them has one of its characters; `start` tells which.
+    """
+    first = encodings[0]
+    if text.isascii() and first in _ASCII_COMPATIBLE:
+        return text.encode("ascii")
+    parts: list[bytes] = []
+    active = first
+    for codec, run in _runs(text, encodings):
+        part = _encoded(run, codec)
+        if codec not in _OWN_ESCAPE and codec != active and not run.isascii():
+            part = _DESIGNATES[codec] + part
+            active = codec
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _runs(text: str, encodings: Encodings) -> list[tuple[str, str]]:
+    """Cut a text where another codec is needed; ASCII stays with what is before it, if that has it."""
+    runs: list[tuple[str, str]] = []
+    for at, character in enumerate(text):
+        codec = runs[-1][0] if runs else encodings[0]
+        if character.isascii():
+            codec = encodings[0]
+        elif not _has(codec, character):
+            codec = next((each for each in encodings if _has(each, character)), "")
+            if not codec:
+                raise UnicodeEncodeError(encodings[0], text, at, at + 1, "in none of the character sets")
+        if runs and runs[-1][0] == codec:
+            runs[-1] = codec, runs[-1][1] + character
+        else:
+            runs.append((codec, character))
+    return runs
+
+
+@lru_cache(maxsize=4096)
+def _has(codec: str, character: str) -> bool:
+    try:
+        found = _encoded(character, codec)
+    except UnicodeEncodeError:
+        return False
+    # Python's codecs have more than the sets that they stand for.
+    return found.startswith(_OWN_ESCAPE.get(codec, b"")) and (codec != "shift_jis" or len(found) == 1)
+
+
+def _encoded(text: str, codec: str) -> bytes:
+    # "iso8859" is Latin-1 to Python; the Standard's default repertoire is ASCII.
+    return text.encode("ascii" if codec == DEFAULT[0] else codec)

@@ -5,7 +5,7 @@ of a second there.
 """
 
 import sys
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
@@ -64,9 +64,19 @@ def keyword_of(tag: int) -> str:
     return "" if entry is None else entry[4]
 
 
+def tag_of(keyword: str) -> int | None:
+    """Find the element of a keyword, repeating groups excepted; None for one that is not listed."""
+    return _tags().get(keyword)
+
+
 def tags_of(keywords: frozenset[str]) -> dict[str, int]:
     """Find the elements of keywords, repeating groups excepted."""
     return {entry[4]: tag for tag, entry in _ELEMENTS.items() if entry[4] in keywords}
+
+
+@cache
+def _tags() -> dict[str, int]:
+    return {entry[4]: tag for tag, entry in _ELEMENTS.items() if entry[4]}
 
 
 def _entry(tag: int) -> _Entry | None:

@@ -6,16 +6,26 @@ come, from one buffer of a fixed size.
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from typing import Final
 
 from libs.dimse import associate, negotiation, pdu
 from libs.dimse import command as commands
+from libs.dimse.cancel import cancellation
 from libs.dimse.command import Command
-from libs.dimse.connection import Connection, LostError, Patient, Socket, StoppedError, TimedOutError, interrupter
+from libs.dimse.connection import (
+    Connection,
+    LostError,
+    Patient,
+    Socket,
+    StoppedError,
+    TimedOutError,
+    interrupter,
+    readiness,
+)
 from libs.dimse.negotiation import Context
 from libs.dimse.pdu import FRAGMENT, HEADER, Kind, MalformedError, Reason, Rejection, Source
-from libs.dimse.provider import Ending, Options, Peer, Provider, Sink
+from libs.dimse.provider import Ending, Options, Peer, Provider, Reply, Sink
 
 #: 128 contexts with 60 transfer syntaxes each are half of it; so are a user identity and eight extended negotiations.
 LONGEST_REQUEST: Final = 1 << 20
@@ -27,6 +37,7 @@ BUFFER: Final = 1 << 18
 _RESERVED: Final = 4
 #: As a plain number: an enumeration's attribute costs where it is looked up for each PDU.
 _P_DATA: Final = int(Kind.P_DATA)
+_MORE: Final = (commands.PENDING, commands.PENDING_WARNING)
 
 
 class _AbortedError(Exception):
@@ -50,6 +61,8 @@ class Association:
         Seconds of a clock that only goes on.
     interrupt
         Wakes the thread that waits in `connected`; made for a real socket, if left out.
+    waiting
+        Tells whether `connected` can be read at once; made for a real socket, if left out.
 
     Attributes
     ----------
@@ -68,16 +81,18 @@ class Association:
         *,
         now: Callable[[], float] = time.monotonic,
         interrupt: Callable[[bool], None] | None = None,
+        waiting: Callable[[], bool] | None = None,
     ) -> None:
         if isinstance(connected, socket.socket):
             interrupt = interrupt or interrupter(connected)
+            waiting = waiting or readiness(connected)
             if connected.family != socket.AF_UNIX:
                 # Without it an answer waits for the peer's delayed acknowledgement, 40 ms.
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if type(connected) is socket.socket:
                 # TLS reads as often as it likes for what it gives: it has to see the time itself.
                 connected = Patient(connected)
-        self._link = Connection(connected, interrupt or (lambda _sending: None), now)
+        self._link = Connection(connected, interrupt or (lambda _sending: None), now, waiting or (lambda: False))
         self._peer = peer
         self._provider = provider
         self._options = options
@@ -87,6 +102,9 @@ class Association:
         self._partial = bytearray()
         self._context_id = 0
         self._sink: Sink | None = None
+        self._request = Command({})
+        #: Bytes of the P-DATA-TF in hand that were not taken yet.
+        self._left = 0
         self.ending: Ending | None = None
         self.problem = ""
 
@@ -225,6 +243,7 @@ class Association:
             left -= size + FRAGMENT.size
             if size < 0 or left < 0:
                 raise MalformedError(Reason.INVALID_PARAMETER_VALUE, "a fragment does not fit into its P-DATA-TF")
+            self._left = left
             if flags & pdu.COMMAND:
                 self._command_fragment(context_id, size, last=bool(flags & pdu.LAST))
             else:
@@ -262,11 +281,11 @@ class Association:
         if field & commands.RESPONSE:
             raise MalformedError(Reason.UNEXPECTED_PARAMETER, "a response came that nothing was asked for")
         if command.has_dataset:
+            self._request = command
             self._sink = self._provider.receive(context, command)
         elif field != commands.C_CANCEL_RQ:
-            # Operations are done one after the other: when a C-CANCEL is read, what it would cancel is over.
-            for response in self._provider.answer(context, command):
-                self._respond(context.id, response)
+            # Operations are done one after the other: when a C-CANCEL is read here, what it would cancel is over.
+            self._respond(context.id, command, self._provider.answer(context, command))
 
     def _data_fragment(self, context_id: int, size: int, *, last: bool) -> None:
         sink, link = self._sink, self._link
@@ -286,12 +305,52 @@ class Association:
             sink.write(link.view[start : start + count])
         if last:
             self._sink = None
-            self._respond(context_id, sink.finish())
+            said = sink.finish()
+            if isinstance(said, Command):
+                self._send(context_id, said)
+            else:
+                self._respond(context_id, self._request, said)
 
-    def _respond(self, context_id: int, response: Command) -> None:
-        self._link.send(
-            pdu.encode_p_data(context_id, commands.encode(response), command=True, max_pdu=self._peer_max_pdu)
-        )
+    def _respond(self, context_id: int, request: Command, said: Iterable[Command | Reply]) -> None:
+        """Send responses until they end, or the peer cancels."""
+        responses = iter(said)
+        try:
+            for each in responses:
+                pending = self._send(context_id, each)
+                if pending and self._cancelled(request.message_id):
+                    self._send(context_id, commands.response(request, commands.CANCELLED))
+                    return
+        finally:
+            if isinstance(responses, Generator):
+                responses.close()
+
+    def _cancelled(self, message_id: int) -> bool:
+        """Take the C-CANCELs that have come, and tell whether one names this request; hear an abort."""
+        link = self._link
+        while not self._left:
+            waiting = link.view[link.start : link.end]
+            if waiting and waiting[0] == Kind.ABORT:
+                raise _AbortedError("the peer aborted")
+            found = cancellation(waiting)
+            if found is not None:
+                taken, cancels = found
+                link.start += taken
+                if cancels == message_id:
+                    return True
+            elif not link.look():
+                # Nothing, or a request, which has to wait for this one to end: it stays in the buffer.
+                return False
+        return False
+
+    def _send(self, context_id: int, response: Command | Reply) -> bool:
+        """Send one response, and tell whether more follow it."""
+        longest = self._peer_max_pdu
+        if isinstance(response, Command):
+            self._link.send(pdu.encode_p_data(context_id, commands.encode(response), command=True, max_pdu=longest))
+            return False
+        command = pdu.encode_p_data(context_id, commands.encode(response.command), command=True, max_pdu=longest)
+        self._link.send(command + pdu.encode_p_data(context_id, response.dataset, command=False, max_pdu=longest))
+        return response.command.status in _MORE
 
 
 def _unexpected(kind: int) -> Reason:

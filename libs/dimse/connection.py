@@ -1,5 +1,6 @@
 """One connection: bytes through one fixed buffer, each wait bounded. Knows nothing of what the bytes mean."""
 
+import select
 import socket
 import ssl
 import struct
@@ -93,6 +94,8 @@ class Connection:
         Ends the reading side of the socket (or both sides, if told so) while another thread waits in it.
     now
         Seconds of a clock that only goes on.
+    waiting
+        Tells whether bytes, or the end, can be read from the socket at once.
 
     Attributes
     ----------
@@ -101,8 +104,15 @@ class Connection:
         which has no time for a call each; it moves `start` only.
     """
 
-    def __init__(self, connected: Socket, interrupt: Callable[[bool], None], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        connected: Socket,
+        interrupt: Callable[[bool], None],
+        now: Callable[[], float],
+        waiting: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._socket = connected
+        self._waiting = waiting
         # One of TLS has the method only to say that it can't.
         self._gather = None if isinstance(connected, ssl.SSLSocket) else getattr(connected, "sendmsg", None)
         self._interrupt = interrupt
@@ -152,6 +162,13 @@ class Connection:
             self._ended = True
             raise LostError("the peer closed the connection")
         self.end += got
+
+    def look(self) -> bool:
+        """Add what has come to the buffer, as far as there is room, and tell whether any has. Raises as `fill`."""
+        if self.end - self.start == len(self.view) or not self._waiting():
+            return False
+        self.fill()
+        return True
 
     def need(self, count: int) -> None:
         """Wait until so many bytes, fewer than the buffer holds, stand at `start`. Raises as `fill`."""
@@ -273,6 +290,15 @@ def _after(parts: "list[bytes | bytearray | memoryview]", sent: int) -> "list[by
             return [memoryview(part)[sent:], *parts[number + 1 :]]
         sent -= len(part)
     return []
+
+
+def readiness(connected: socket.socket) -> Callable[[], bool]:
+    """Make what tells whether a socket can be read at once; of TLS: whether some of a record is there."""
+    poll = select.poll()
+    poll.register(connected, select.POLLIN)
+    if isinstance(connected, ssl.SSLSocket):
+        return lambda: bool(connected.pending() or poll.poll(0))
+    return lambda: bool(poll.poll(0))
 
 
 def interrupter(connected: socket.socket) -> Callable[[bool], None]:

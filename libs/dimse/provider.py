@@ -1,9 +1,9 @@
 """What the acceptor of an association needs of its user, and what it tells him."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from libs.dimse import command as commands
 from libs.dimse.command import Command
@@ -73,6 +73,27 @@ class Options:
     window: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A response that has a dataset.
+
+    Attributes
+    ----------
+    command
+        The response, which says that a dataset follows.
+    dataset
+        In the transfer syntax of the request's presentation context; of even length.
+    """
+
+    command: Command
+    dataset: bytes
+
+
+#: One response, or all of a request. Of a generator no more is asked than what the peer takes: it is closed when the
+#: peer cancels, and when the association ends. A C-CANCEL is looked for after each response that is pending.
+Said: TypeAlias = Command | Iterable[Command | Reply]
+
+
 class Sink(Protocol):
     """Takes one dataset. Exactly one of `finish` and `abandon` is called, once."""
 
@@ -80,8 +101,8 @@ class Sink(Protocol):
         """Take the next bytes, which stand there during the call only. Want of room is said by `finish`."""
         ...
 
-    def finish(self) -> Command:
-        """Give the response: the dataset has come as a whole."""
+    def finish(self) -> Said:
+        """Give the response, or the responses: the dataset has come as a whole."""
         ...
 
     def abandon(self) -> None:
@@ -103,7 +124,7 @@ class Provider(Protocol):
         """Take a request with a dataset that has not come yet."""
         ...
 
-    def answer(self, context: Context, command: Command) -> Iterable[Command]:
+    def answer(self, context: Context, command: Command) -> Iterable[Command | Reply]:
         """Give the responses to a request without dataset, one of type C-CANCEL excepted."""
         ...
 
@@ -135,3 +156,43 @@ class Declined:
 
     def abandon(self) -> None:
         """Nothing was kept."""
+
+
+class Gathered:
+    """A sink that keeps a whole dataset, as far as it is no longer than it may be.
+
+    Parameters
+    ----------
+    request
+        What is answered.
+    most
+        Bytes of the longest dataset that is kept. What is longer is read past and refused with 0213.
+    answered
+        Gives the response, or the responses, to the dataset.
+    """
+
+    def __init__(self, request: Command, most: int, answered: Callable[[bytes], Said]) -> None:
+        self._request = request
+        self._most = most
+        self._answered = answered
+        self._data = bytearray()
+        self._length = 0
+
+    def write(self, fragment: memoryview) -> None:
+        """Keep more of it."""
+        self._length += len(fragment)
+        if self._length > self._most:
+            self._data.clear()
+        else:
+            self._data += fragment
+
+    def finish(self) -> Said:
+        """Answer it."""
+        if self._length > self._most:
+            comment = f"a dataset of more than {self._most} bytes is not taken"
+            return commands.response(self._request, commands.RESOURCE_LIMITATION, comment)
+        return self._answered(bytes(self._data))
+
+    def abandon(self) -> None:
+        """Forget it."""
+        self._data.clear()

@@ -29,6 +29,8 @@ LABELS = frozenset(
 
 #: From a request to its answer, seconds; 95% of C-STOREs are signed to be answered within 1 s.
 INGEST_RESPONSE = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0)
+#: From a worklist query to its last answer, seconds; a modality's user waits for it.
+WORKLIST_RESPONSE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 #: From stored to acknowledged by the destination, seconds; 95% are signed to be within 2 s.
 ROUTING_RESPONSE = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 #: From requested to delivered, seconds: from a local archive to a line that is down for days.

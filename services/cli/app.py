@@ -24,6 +24,7 @@ from services.cli import (
     transform,
     trial,
     unmatched,
+    worklist,
 )
 
 app = typer.Typer(
@@ -59,6 +60,7 @@ rule.app.command(epilog=unmatched.UNMATCHED)(unmatched.unmatched)
 rule.app.command(epilog=unmatched.ROUTE)(unmatched.route)
 rule.app.command(epilog=replay.REPLAY)(replay.replay)
 app.add_typer(transform.app, name="transform")
+app.add_typer(worklist.app, name="worklist")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(retention.app, name="retention")
 app.add_typer(dead.app, name="dead")

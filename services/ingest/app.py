@@ -8,6 +8,9 @@ from datetime import timedelta
 from typing import Any, Final
 
 from contracts.definition import Assembly, Definition
+from libs.dimse.doorstep import Doorstep
+from libs.dimse.gate import Gate, lets_local_in
+from libs.dimse.listener import Listener
 from libs.dimse.tls import Files, Profile, files_of
 from libs.messaging.outbox import Outbox
 from libs.service import Platform, Service
@@ -19,13 +22,10 @@ from services.ingest.api import make_router
 from services.ingest.arrival import arrival_id
 from services.ingest.commitment import Commitments
 from services.ingest.completion import Completion
-from services.ingest.doorstep import Doorstep
 from services.ingest.evidence import Patience, patience
 from services.ingest.expiry import Expiry
-from services.ingest.gate import Gate, lets_local_in
 from services.ingest.handlers import register
 from services.ingest.indexer import Indexer
-from services.ingest.listener import Listener
 from services.ingest.models import messaging
 from services.ingest.pace import Pace
 from services.ingest.quarantine import Quarantine
@@ -142,6 +142,7 @@ class _Parts:
             outbox,
             loopback=lets_local_in(platform),
             clock=clock,
+            handshakes=metric.HANDSHAKES,
             tls=files is not None,
             associations=settings.associations,
         )

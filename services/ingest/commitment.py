@@ -12,11 +12,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from contracts.commitment import CommitmentReported, Committed, NotCommitted
 from libs.dimse import command as commands
 from libs.dimse.admission import Admitted
+from libs.dimse.refrain import Refrain
 from libs.messaging.outbox import Outbox
 from libs.storage.database import Database
 from libs.telemetry import log
 from services.ingest import metric
-from services.ingest.refrain import Refrain
 from services.ingest.wire import Message
 
 _LOG = log.get(__name__)

@@ -15,14 +15,14 @@ from prometheus_client import Counter
 from contracts.fact import Source
 from libs.dimse import command as commands
 from libs.dimse.admission import UNKNOWN_NODE, Admitted, Refusal
+from libs.dimse.gate import Gate
 from libs.dimse.handshake import HandshakeError
+from libs.dimse.refrain import Refrain
 from libs.telemetry import log
 from services.ingest import identity, metric
 from services.ingest.arrival import Arrival, Entry
 from services.ingest.commitment import Commitments
-from services.ingest.gate import Gate
 from services.ingest.identity import Objection
-from services.ingest.refrain import Refrain
 from services.ingest.upload import Uploads
 from services.ingest.wire import Message
 from services.ingest.work import Work

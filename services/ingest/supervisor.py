@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from libs.dimse import command as commands
+from libs.dimse.doorstep import Doorstep
 from libs.telemetry import log
 from services.ingest import metric
 from services.ingest.arrival import Entry
 from services.ingest.disk import SpoolFullError, SpoolUnavailableError
-from services.ingest.doorstep import Doorstep
 from services.ingest.lane import Handover, Lane
 from services.ingest.pace import Pace
 from services.ingest.reception import Reception

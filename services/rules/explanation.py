@@ -124,10 +124,10 @@ def _looks(rules: RuleSet, trigger: Trigger, tenant: str, version: Version) -> I
             at = datetime.fromtimestamp(kind.arrivals[0][0] * _MINUTE, UTC)
             away = version.unhealthy if kind.unhealthy is None else kind.unhealthy
             inputs = rules.circumstances(kind.source, tenant, at, dict.fromkeys(away or (), False))
-            yield _Look(looking(inputs, trigger, kind.attributes), kind.count)
+            yield _Look(looking(inputs.having(order=version.order), trigger, kind.attributes), kind.count)
         return
     health = dict.fromkeys(version.unhealthy or (), False)
-    inputs = rules.circumstances(version.source, tenant, version.decided_at, health)
+    inputs = rules.circumstances(version.source, tenant, version.decided_at, health).having(order=version.order)
     if trigger == "series":
         for kinds in _series(version.kinds):
             yield _Look(looking(inputs, trigger, _common(kinds)), sum(kind.count for kind in kinds))

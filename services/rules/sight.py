@@ -13,7 +13,7 @@ from services.rules.action import Emphasis, Tag, emphasis, emphasized, tags
 from services.rules.glance import Glance
 from services.rules.hold import holding
 from services.rules.in_force import InForce
-from services.rules.occasion import Occasion
+from services.rules.occasion import Occasion, Step
 from services.rules.plan import Known, Requested, wishes, within_sites, without_loops
 from services.rules.reading import read_by, shown
 from services.rules.repository import Completion, Study
@@ -21,18 +21,35 @@ from services.rules.repository import Completion, Study
 
 @dataclass(frozen=True)
 class Case:
-    """What is decided on: a version of a study, its instances, the rules, and those that the clock triggers now."""
+    """What is decided on: a version of a study, its instances, the rules, and what triggers some of them afterwards.
+
+    Attributes
+    ----------
+    timed
+        Rules that the clock triggers now.
+    step
+        The procedure step that triggers rules now.
+    late_order
+        Whether its order, which came after it, triggers rules now.
+    """
 
     study: Study
     completion: Completion
     chosen: Sequence[Known]
     in_force: InForce
-    timed: Collection[str] | None
+    timed: Collection[str] | None = None
+    step: Step | None = None
+    late_order: bool = False
 
     @property
     def said(self) -> StudyCompleted:
         """What the version says of itself."""
         return self.completion.completed
+
+    @property
+    def afterwards(self) -> bool:
+        """Whether the version itself was decided before."""
+        return self.timed is not None or self.step is not None or self.late_order
 
     @property
     def free(self) -> list[Known]:
@@ -89,7 +106,7 @@ def evaluate(case: Case, sight: Sight, look: Occasion, seen: dict[str, Attribute
     glance = sight.glances[look.trigger]
     evaluation = in_force.rules.evaluate(
         look.trigger,
-        shown(sight.inputs, seen, glance.unhealthy),
+        shown(_around(look, sight.inputs, case), seen, glance.unhealthy),
         lifted=glance.lifted | _not_yet(in_force.needs.timers, case.timed or ()),
         unhealthy=glance.unhealthy,
     )
@@ -111,6 +128,16 @@ def evaluate(case: Case, sight: Sight, look: Occasion, seen: dict[str, Attribute
         notes=(*left_out, *withheld),
         count=len(look.instances) or len(case.chosen),
     )
+
+
+def _around(look: Occasion, inputs: Inputs, case: Case) -> Inputs:
+    """Give what surrounds an occasion: of a procedure step, that step and the modality that reported it."""
+    if look.step is None:
+        return inputs
+    if look.step.source is not None:
+        surrounding = case.in_force.rules.circumstances(look.step.source, case.study.tenant, inputs.now)
+        inputs = surrounding.having(order=inputs.order)
+    return inputs.having(procedure=look.step.facts)
 
 
 def _not_yet(timers: Mapping[str, Rule], timed: Collection[str]) -> frozenset[str]:

@@ -318,7 +318,7 @@ class Simulation:
             if recorded is None:
                 run.outcome.unknown.add("health of destinations")
         evaluation = self._memory.evaluate(
-            trigger, source, run.tenant, at, attributes, lifted=version.lifted, unhealthy=unhealthy
+            trigger, source, run.tenant, at, attributes, lifted=version.lifted, unhealthy=unhealthy, order=version.order
         )
         outcome = run.outcome
         if evaluation.errors:

@@ -9,10 +9,25 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from tests.bench import idle, index, ingest, large, link, neighbour, replay, routing, rules, sending, transforms
+from tests.bench import (
+    hl7,
+    idle,
+    index,
+    ingest,
+    large,
+    link,
+    neighbour,
+    replay,
+    routing,
+    rules,
+    sending,
+    transforms,
+    worklist,
+)
 from tests.bench.figure import COLUMNS, FOLDER, Figure, load, rows, save, table
 
 BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {
+    "hl7": hl7.run,
     "idle": idle.run,
     "index": index.run,
     "ingest": ingest.run,
@@ -24,6 +39,7 @@ BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {
     "rules": rules.run,
     "sending": sending.run,
     "transforms": transforms.run,
+    "worklist": worklist.run,
 }
 _PAGE = Path("docs/benchmarks.md")
 _METHOD = """# Benchmarks
@@ -55,6 +71,9 @@ sixty attributes. The clock runs from the start of its process to its end, resul
 memory of the process and its two workers, pages that they share counted for each: flat if the most is near what it was
 at a fifth of the way.
 
+Worklist asks with one program for both (`tests/bench/worklist.py`: a connection, an association, a query of 30 keys, its
+answers, release), another station and day each time. Kivuko has ten times the items of `wlmscpfs`, and answers as many.
+
 Neighbour has one destination that gets studies at a fixed pace, far below what the machine can do, and nine others
 that want as many at the same time: nine that misbehave (accepts then hangs, aborts after two objects, A700, B000,
 wrong message id, resets, implicit little endian only, accepts nothing, expired certificate), nine that behave, or none
@@ -62,6 +81,9 @@ wrong message id, resets, implicit little endian only, accepts nothing, expired 
 share it whoever misbehaves. So the goal of all studies, whether they keep their pace, is beside alone; the goal of a
 study, its instances over its time from wanted to recorded as delivered, is beside nine that behave. What it is alone
 stands next to it, with the processor time of egress, which is what the two differ by.
+
+HL7 has `kivuko up` take orders over 32 connections, each of a patient and with numbers of its own, and waits for the
+acknowledgement before the next one of a connection. At a pace, an order's time runs from when it was due.
 
 Codecs has one image after the other on one core, by processor time. What Kivuko has encoded without loss is decoded
 again and compared, as always; dcmtk's programs don't do that, but start anew for each file.

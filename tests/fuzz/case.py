@@ -21,7 +21,7 @@ def run(data: bytes) -> Ending:
     stream = RQ + stream if head & 1 else stream
     connected = Scripted(stream, [head >> 3] * len(stream) if head >> 3 else (), _ENDS[(head >> 1 & 3) % len(_ENDS)])
     recorder = Recorder()
-    association = Association(connected, PEER, recorder, OPTIONS, now=lambda: 0.0)
+    association = Association(connected, PEER, recorder, OPTIONS, now=lambda: 0.0, waiting=lambda: True)
     ending = association.run()
     _check(association, ending, connected, recorder)
     return ending

@@ -11,7 +11,7 @@ from libs.dimse.acceptor import Association
 from libs.dimse.command import Command
 from libs.dimse.negotiation import Acceptance, Context, Proposed, RefusedContext, Request
 from libs.dimse.pdu import COMMAND, FRAGMENT, FRAGMENT_OVERHEAD, HEADER, LAST, Kind, Rejection
-from libs.dimse.provider import Ending, Options, Peer, Sink
+from libs.dimse.provider import Ending, Options, Peer, Reply, Said, Sink
 
 CT: Final = "1.2.840.10008.5.1.4.1.1.2"
 VERIFICATION: Final = "1.2.840.10008.1.1"
@@ -107,7 +107,7 @@ class Recorder:
         self.open += 1
         return Collector(self, context, command)
 
-    def answer(self, context: Context, command: Command) -> Iterable[Command]:
+    def answer(self, context: Context, command: Command) -> Iterable[Command | Reply]:
         assert not self.open
         self.calls.append(("answer", context.id, dict(command.elements)))
         yield commands.response(command, commands.SUCCESS)
@@ -131,9 +131,13 @@ class Collector:
         assert len(fragment)
         self._data += fragment
 
-    def finish(self) -> Command:
+    def finish(self) -> Said:
         self._close("stored")
-        return commands.response(self._command, commands.SUCCESS)
+        final = commands.response(self._command, commands.SUCCESS)
+        if self._command.field != commands.C_FIND_RQ:
+            return final
+        pending = commands.response(self._command, commands.PENDING, dataset=True)
+        return [Reply(pending, b"one "), Reply(pending, b"two "), final]
 
     def abandon(self) -> None:
         self._close("abandoned")

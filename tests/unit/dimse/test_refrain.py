@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingest.refrain import Refrain
+from libs.dimse.refrain import Refrain
 
 pytestmark = pytest.mark.unit
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingest.doorstep import Doorstep
+from libs.dimse.doorstep import Doorstep
 from services.ingest.pace import Pace
 
 pytestmark = pytest.mark.unit

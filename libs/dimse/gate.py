@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 
+from prometheus_client import Counter
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -17,16 +18,15 @@ from contracts.definition import Node, Snapshot
 from contracts.fact import AeTitle
 from contracts.instances import AssociationRefused
 from libs.clock import Clock
-from libs.dimse.admission import Admitted, Refusal, admit, host_names
+from libs.dimse.admission import Admitted, Refusal, Resolved, admit, host_names
 from libs.dimse.certificate import Certificate, UnreadableCertificateError, read_der
 from libs.dimse.handshake import HandshakeError
+from libs.dimse.limits import Associations, Pace
 from libs.messaging.outbox import Outbox
 from libs.service import Platform
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.telemetry import log
-from services.ingest import metric
-from services.ingest.limits import Associations, Pace
 
 _LOG = log.get(__name__)
 _AE_TITLE: TypeAdapter[str] = TypeAdapter(AeTitle)
@@ -47,8 +47,12 @@ class Gate:
     ----------
     loopback
         Whether an unknown caller on this machine is let in: see `libs.dimse.admission.admit`.
+    handshakes
+        Counts TLS handshakes that failed, by reason.
     tls
         Whether there is a port with TLS.
+    tls_variable
+        Setting that opens it.
     associations
         Most associations at a time, of all nodes together.
     monotonic
@@ -63,7 +67,9 @@ class Gate:
         *,
         loopback: bool,
         clock: Clock,
+        handshakes: Counter,
         tls: bool = False,
+        tls_variable: str = "KIVUKO_DICOM_TLS_PORT",
         associations: int = 100,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -77,7 +83,9 @@ class Gate:
         self._wake = asyncio.Event()
         self._lock = threading.Lock()
         self._said: dict[tuple[str, str, str], datetime] = {}
+        self._handshakes = handshakes
         self._tls = tls
+        self._tls_variable = tls_variable
         self._associations = Associations(associations)
         self._paces: dict[str, Pace] = defaultdict(Pace)
         self._monotonic = monotonic
@@ -134,6 +142,11 @@ class Gate:
             full = self._associations.open(association, decision.node, address, decision.limits)
         return full or decision
 
+    @property
+    def resolved(self) -> Resolved:
+        """Addresses of the definition's host names, as last looked up."""
+        return self._resolved
+
     def closed(self, association: str) -> None:
         """Count an association out; one that was never counted in, or is out already, changes nothing."""
         with self._lock:
@@ -153,7 +166,7 @@ class Gate:
 
     def insecure(self, address: str, error: HandshakeError) -> None:
         """Count a TLS handshake that failed, and tell of it as `refused` does; from any thread."""
-        metric.HANDSHAKES.labels(reason=error.failure).inc()
+        self._handshakes.labels(reason=error.failure).inc()
         self.refused("", "", address, f"no TLS: {error}")
 
     def refused(self, calling: str, called: str, address: str, reason: str) -> None:
@@ -218,7 +231,7 @@ class Gate:
                 "nodes with a certificate cannot call: there is no DICOM port with TLS",
                 node=those[:_MOST_NAMED],
                 count=len(those),
-                advice="set KIVUKO_DICOM_TLS_PORT and the files for it: see docs/dicom-tls.md",
+                advice=f"set {self._tls_variable} and the files for it: see docs/dicom-tls.md",
             )
 
     async def _emit(self, event: AssociationRefused) -> None:

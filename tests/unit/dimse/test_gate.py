@@ -9,10 +9,11 @@ import pytest
 
 from contracts.definition import Definition, Snapshot
 from libs.dimse.admission import Admitted, Refusal
+from libs.dimse.gate import Gate
 from libs.messaging.outbox import Outbox
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
-from services.ingest.gate import Gate
+from services.ingest import metric
 from services.ingest.models import messaging
 from tests.support.authority import Authority
 
@@ -38,6 +39,7 @@ class Stand:
             Outbox("ingest", "test", at, messaging),
             loopback=False,
             clock=at,
+            handshakes=metric.HANDSHAKES,
             associations=3,
             monotonic=lambda: self.now,
         )

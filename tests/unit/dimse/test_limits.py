@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from libs.dimse.admission import Limits
-from services.ingest.limits import Associations, Pace
+from libs.dimse.limits import Associations, Pace
 
 pytestmark = pytest.mark.unit
 

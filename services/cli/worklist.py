@@ -1,0 +1,449 @@
+"""`kivuko worklist`: orders, as people see, add, change and cancel them, and merges of patients."""
+
+import csv as csv_module
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from services.cli import hl7, steps, worklist_query
+from services.cli.client import EXIT_REFUSED, Client, connect
+from services.cli.output import Json, err, fail, local_time, out, print_json, print_table
+
+app = typer.Typer(
+    help="What is ordered, and what modalities are told of it: see docs/worklist.md.", no_args_is_help=True
+)
+
+app.command(epilog=worklist_query.QUERIES)(worklist_query.queries)
+app.command("map", epilog=hl7.MAP)(hl7.map_message)
+app.command(epilog=hl7.MESSAGES)(hl7.messages)
+app.command(epilog=worklist_query.EXPLAIN)(worklist_query.explain)
+app.command(epilog=steps.EXAMPLE)(steps.steps)
+
+_LIST = "Example: kivuko worklist list --day 2026-11-21 --site bata"
+_SHOW = "Example: kivuko worklist show 17"
+_ADD = (
+    "Example: kivuko worklist add --site bata --patient-id 4711 --name DOE^JANE --birth-date 1980-03-27 --sex F "
+    '--modality US --station US1 --start "2026-11-21 10:15" --procedure "US ABDOMEN"'
+)
+_EDIT = 'Example: kivuko worklist edit 17 --start "2026-11-22 09:00" --station US2'
+_CANCEL = 'Example: kivuko worklist cancel 17 --why "not fasting"'
+_IMPORT = "Example: kivuko worklist import tomorrow.csv --dry-run"
+_UNMATCHED = "Example: kivuko worklist unmatched --site bata"
+_MERGES = "Example: kivuko worklist merges"
+_UNMERGE = 'Example: kivuko worklist unmerge 23 --why "two persons"'
+_PATH = "/v1/worklist/orders"
+#: Orders of a file that are sent at a time.
+_LINES = 500
+
+Id = Annotated[int, typer.Argument(metavar="ID", help="Id of an order, as `kivuko worklist list` shows it.")]
+Why = Annotated[str | None, typer.Option("--why", help="Why, for those who look at it later; without patient's data.")]
+Step = Annotated[str | None, typer.Option(help="Which step, where the order has several; `show` lists them.")]
+PatientName = Annotated[str | None, typer.Option("--name", help="FAMILY^GIVEN^MIDDLE^PREFIX^SUFFIX.")]
+Issuer = Annotated[str | None, typer.Option(help="Issuer of the Patient ID.")]
+BirthDate = Annotated[str | None, typer.Option(help="Such as 1980-03-27.")]
+Sex = Annotated[str | None, typer.Option(help="M, F or O.")]
+Modality = Annotated[str | None, typer.Option(help="Such as CT.")]
+Station = Annotated[str | None, typer.Option(help="AE title of the station.")]
+Start = Annotated[str | None, typer.Option(help='By the clock of the site, such as "2026-11-21 10:15".')]
+Procedure = Annotated[str | None, typer.Option(help="What is to be done.")]
+Code = Annotated[str | None, typer.Option(help="Code of what is to be done.")]
+Priority = Annotated[str | None, typer.Option(help="STAT, HIGH, ROUTINE, MEDIUM or LOW.")]
+Accession = Annotated[str | None, typer.Option(help="Accession number; minted, if there is none.")]
+Referring = Annotated[str | None, typer.Option(help="Name of the referring physician.")]
+Reason = Annotated[str | None, typer.Option(help="Why it is to be done.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Any other field, such as weight=61 or room=2; may be repeated. `-` reads them from standard input, one a "
+        "line: others on this machine see the arguments of a command.",
+    ),
+]
+
+
+@app.command("list", epilog=_LIST)
+def list_orders(
+    *,
+    day: Annotated[str | None, typer.Option(help="That start on this day, such as 2026-11-21.")] = None,
+    site: Annotated[str | None, typer.Option(help="Of this site.")] = None,
+    patient: Annotated[str | None, typer.Option(help="Of this Patient ID, and all that were merged into it.")] = None,
+    accession: Annotated[str | None, typer.Option(help="With this accession number.")] = None,
+    study: Annotated[str | None, typer.Option(help="With this Study Instance UID.")] = None,
+    number: Annotated[str | None, typer.Option(help="With this order number of its placer or filler.")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="In this state; may be repeated. If left out: those that are not over.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="In any state.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many, the newest first.")] = 100,
+    json_output: Json = False,
+) -> None:
+    """List orders, the newest first."""
+    found = connect(json_output=json_output).get(
+        _PATH,
+        limit=limit,
+        state=None if everything else state or ["scheduled", "arrived", "started"],
+        day=day.replace("-", "") if day else None,
+        site=site,
+        patient=patient,
+        accession=accession,
+        study=study,
+        number=number,
+    )
+    if json_output:
+        print_json(found)
+        return
+    rows = [
+        (
+            order["id"],
+            order["state"],
+            _clock(order["start"]),
+            order["site"],
+            ", ".join(sorted({step["modality"] for step in order["steps"]})),
+            ", ".join(sorted({aet for step in order["steps"] for aet in step["station_aets"]})),
+            order["patient"],
+            order["accession"],
+            order["priority"],
+        )
+        for order in found["orders"]
+    ]
+    columns = ("id", "state", "start", "site", "modality", "station", "patient", "accession", "priority")
+    print_table("Orders", columns, rows, empty="There is no such order.")
+    if found["before"]:
+        out.print(f"The newest {len(rows)}; filters or --limit show others.")
+
+
+@app.command(epilog=_SHOW)
+def show(order: Id, *, json_output: Json = False) -> None:
+    """Show an order, its steps, its worklist answer, and all that was said of it."""
+    found = connect(json_output=json_output).get(f"{_PATH}/{order}")
+    if json_output:
+        print_json(found)
+        return
+    _print(found)
+    rows = sorted((keyword, _short(values)) for keyword, values in found["attributes"].items())
+    print_table("Worklist answer", ("attribute", "value"), rows, empty="It has no steps.")
+    said = [
+        (local_time(one["stamp"]), one["source"], one["message"], one["body"].get("action", ""))
+        for one in found["journal"]
+    ]
+    print_table("What was said of it", ("stamp", "from", "message", "action"), said, empty="Nothing.")
+
+
+@app.command(epilog=_ADD)
+def add(
+    *,
+    site: Annotated[str, typer.Option(help="Key of the site at which it is to be done.")],
+    patient_id: Annotated[str, typer.Option(help="Patient ID.")],
+    name: Annotated[str, typer.Option(help="FAMILY^GIVEN^MIDDLE^PREFIX^SUFFIX.")],
+    modality: Annotated[str, typer.Option(help="Such as CT.")],
+    start: Annotated[str, typer.Option(help='By the clock of the site, such as "2026-11-21 10:15".')],
+    issuer: Issuer = None,
+    birth_date: BirthDate = None,
+    sex: Sex = None,
+    station: Station = None,
+    procedure: Procedure = None,
+    code: Code = None,
+    priority: Priority = None,
+    accession: Accession = None,
+    order: Annotated[
+        str | None, typer.Option(help="Order number of your own: the same one again changes the same order.")
+    ] = None,
+    referring: Referring = None,
+    reason: Reason = None,
+    more: Set = None,
+    json_output: Json = False,
+) -> None:
+    """Add an order: modalities see it within a second."""
+    given = {
+        "site": site, "patient_id": patient_id, "patient_name": name, "modality": modality, "start": start,
+        "issuer": issuer, "birth_date": birth_date, "sex": sex, "station": station, "procedure": procedure,
+        "procedure_code": code, "priority": priority, "accession": accession, "order": order,
+        "referring_physician": referring, "reason": reason,
+    }  # fmt: skip
+    body = {key: value for key, value in given.items() if value is not None} | _more(more, json_output=json_output)
+    made = connect(json_output=json_output).post(_PATH, json=body)
+    if json_output:
+        print_json(made)
+        return
+    _print(made)
+
+
+@app.command(epilog=_EDIT)
+def edit(
+    order: Id,
+    *,
+    step: Step = None,
+    patient_id: Annotated[
+        str | None, typer.Option(help="Another patient than before: what was said of that one goes.")
+    ] = None,
+    name: PatientName = None,
+    issuer: Issuer = None,
+    birth_date: BirthDate = None,
+    sex: Sex = None,
+    modality: Modality = None,
+    station: Station = None,
+    start: Start = None,
+    procedure: Procedure = None,
+    code: Code = None,
+    priority: Priority = None,
+    accession: Accession = None,
+    referring: Referring = None,
+    reason: Reason = None,
+    more: Set = None,
+    clear: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD", help="Empty this field, such as station; may be repeated.")
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Change an order; what is not named stays as it is. A newer message of its source may change it again."""
+    given = {
+        "step": step, "patient_id": patient_id, "patient_name": name, "modality": modality, "start": start,
+        "issuer": issuer, "birth_date": birth_date, "sex": sex, "station": station, "procedure": procedure,
+        "procedure_code": code, "priority": priority, "accession": accession, "referring_physician": referring,
+        "reason": reason,
+    }  # fmt: skip
+    body: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    body |= _more(more, json_output=json_output)
+    body |= {field.replace("-", "_"): None for field in clear or ()}
+    if not body.keys() - {"step"}:
+        fail("Nothing was said that is to change.", "Name fields, see --help.", code=2, json_output=json_output)
+    made = connect(json_output=json_output).post(f"{_PATH}/{order}/edit", json=body)
+    if json_output:
+        print_json(made)
+        return
+    _print(made)
+
+
+@app.command(epilog=_CANCEL)
+def cancel(
+    order: Id,
+    *,
+    step: Step = None,
+    why: Why = None,
+    discontinue: Annotated[
+        bool, typer.Option("--discontinue", help="It was begun, and is not brought to its end.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Take an order, or one step of it, off all worklists."""
+    body = {"step": step, "reason": why, "discontinue": discontinue}
+    made = connect(json_output=json_output).post(f"{_PATH}/{order}/cancel", json=body)
+    if json_output:
+        print_json(made)
+        return
+    out.print(f"Order {order} is {made['state']}. Modalities do not see {'that step' if step else 'it'} any more.")
+
+
+@app.command("import", epilog=_IMPORT)
+def import_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE.csv", help="CSV in UTF-8; the first line names the columns.")],
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is wrong with it.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Add all orders of a CSV file; if anything is wrong with any line, none of them.
+
+    To import a file again changes nothing: the same line is the same order.
+    """
+    text = _read(file, json_output=json_output)
+    client = connect(json_output=json_output)
+    checked = client.post(f"{_PATH}/import", json={"csv": text, "dry_run": True})
+    if dry_run:
+        if json_output:
+            print_json(checked)
+        else:
+            out.print(f"Nothing is wrong with it: {checked['orders']} orders. Nothing was imported.")
+        return
+    done = _send(client, text, checked["orders"], quiet=json_output)
+    if json_output:
+        print_json(done)
+        return
+    out.print(f"{done['orders']} orders: {done['applied']} new or changed, {done['unchanged']} known just so.")
+
+
+@app.command(epilog=_UNMATCHED)
+def unmatched(
+    *,
+    site: Annotated[str | None, typer.Option(help="Of this site.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many of each, the newest first.")] = 100,
+    json_output: Json = False,
+) -> None:
+    """List studies without order, and orders without study after their time."""
+    found = connect(json_output=json_output).get("/v1/worklist/unmatched", site=site, limit=limit)
+    if json_output:
+        print_json(found)
+        return
+    columns = ("study", "site", "modality", "accession", "patient", "came", "order of another patient")
+    rows = [
+        (
+            one["study_instance_uid"],
+            one["site"],
+            one["modality"],
+            one["accession"],
+            one["patient"],
+            local_time(one["first_seen_at"]),
+            one["order_id"],
+        )
+        for one in found["studies"]
+    ]
+    print_table("Studies without order", columns, rows, empty="Every study has its order.")
+    overdue = [
+        (one["id"], one["site"], one["state"], _clock(one["start"]), one["accession"]) for one in found["orders"]
+    ]
+    print_table(
+        "Orders without study",
+        ("order", "site", "state", "start", "accession"),
+        overdue,
+        empty="Every order has its study.",
+    )
+    if overdue:
+        out.print("If an order is not done any more: `kivuko worklist cancel ID`.")
+
+
+@app.command(epilog=_MERGES)
+def merges(
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Those that were undone, too.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many, the newest first.")] = 100,
+    json_output: Json = False,
+) -> None:
+    """List merges of patients, the newest first."""
+    found = connect(json_output=json_output).get("/v1/worklist/merges", limit=limit, undone=everything)
+    if json_output:
+        print_json(found)
+        return
+    rows = [
+        (
+            one["id"],
+            one["kept"],
+            one["merged"],
+            one["source"],
+            local_time(one["merged_at"]),
+            f"by {one['undone_by']}, {local_time(one['undone_at'])}" if one["undone_at"] else "",
+        )
+        for one in found["merges"]
+    ]
+    print_table("Merges", ("id", "kept", "given up", "said by", "at", "undone"), rows, empty="No patients were merged.")
+
+
+@app.command(epilog=_UNMERGE)
+def unmerge(
+    merge: Annotated[int, typer.Argument(metavar="ID", help="Id of a merge, as `kivuko worklist merges` shows it.")],
+    *,
+    why: Why = None,
+    json_output: Json = False,
+) -> None:
+    """Undo a merge of patients: each identifier has again what was said under it, and its orders."""
+    done = connect(json_output=json_output).post(f"/v1/worklist/merges/{merge}/undo", json={"reason": why})
+    if json_output:
+        print_json(done)
+        return
+    out.print(f"Undone. Orders of {escape(done['merged'])} are its own again.")
+
+
+def _print(order: dict[str, Any]) -> None:
+    minted = " (minted)" if "AccessionNumber" in order["minted"] else ""
+    rows = [
+        ("order", order["id"]),
+        ("state", order["state"]),
+        ("site", order["site"]),
+        ("patient", f"{order['patient']}{' of ' + order['issuer'] if order['issuer'] else ''}"),
+        ("accession", f"{order['accession']}{minted}"),
+        ("study", order["study_instance_uid"]),
+        ("placer", order["placer"]),
+        ("filler", order["filler"]),
+    ]
+    print_table("", ("", ""), [row for row in rows if row[1] is not None], empty="")
+    steps = [
+        (
+            step["step_id"] or "-",
+            step["state"],
+            step["performed"],
+            _clock(step["start"]),
+            step["modality"],
+            ", ".join(step["station_aets"]),
+        )
+        for step in order["steps"]
+    ]
+    columns = ("step", "state", "performed", "start", "modality", "station")
+    print_table("Steps", columns, steps, empty="It has no steps.")
+
+
+def _clock(start: str) -> str:
+    return f"{start[:4]}-{start[4:6]}-{start[6:8]} {start[8:10]}:{start[10:12]}" if start else ""
+
+
+def _short(values: Any) -> str:
+    if not isinstance(values, list):
+        return str(values)
+    return "\\".join(
+        one if isinstance(one, str) else "{" + ", ".join(f"{k}={_short(v)}" for k, v in one.items()) + "}"
+        for one in values
+    )
+
+
+def _more(given: list[str] | None, *, json_output: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for line in _lines(given or []):
+        field, equals, value = line.partition("=")
+        if not equals or not field.strip():
+            fail(
+                "What follows --set is not FIELD=VALUE.",
+                "Write such as --set weight=61; docs/worklist.md lists the fields.",
+                code=2,
+                json_output=json_output,
+            )
+        found[field.strip().replace("-", "_")] = value
+    return found
+
+
+def _lines(given: list[str]) -> Iterator[str]:
+    for one in given:
+        if one == "-":
+            yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+        else:
+            yield one
+
+
+def _read(file: Path, *, json_output: bool) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        fail(
+            f"{file} is not UTF-8: the first other byte stands at {error.start}.",
+            'Save it again as "CSV UTF-8".',
+            code=EXIT_REFUSED,
+            json_output=json_output,
+        )
+    except OSError as error:
+        fail(f"{file}: {error.strerror}.", "Name a CSV file.", code=2, json_output=json_output)
+
+
+def _send(client: Client, text: str, orders: int, *, quiet: bool) -> dict[str, int]:
+    """Send a file that was found to be right in parts, with a bar."""
+    done = {"orders": 0, "applied": 0, "unchanged": 0}
+    columns = (TextColumn("import"), BarColumn(), MofNCompleteColumn(), TextColumn("orders"), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=quiet) as bar:
+        task = bar.add_task("import", total=orders)
+        for part in _parts(text):
+            answer = client.post(f"{_PATH}/import", json={"csv": part})
+            done = {name: count + answer[name] for name, count in done.items()}
+            bar.update(task, completed=done["orders"])
+    return done
+
+
+def _parts(text: str) -> Iterator[str]:
+    head = text.partition("\n")[0]
+    separator = max(",;\t", key=head.count)
+    lines = [line for line in csv_module.reader(io.StringIO(text), delimiter=separator) if any(map(str.strip, line))]
+    for start in range(1, len(lines), _LINES):
+        part = io.StringIO()
+        csv_module.writer(part, delimiter=separator).writerows([lines[0], *lines[start : start + _LINES]])
+        yield part.getvalue()
