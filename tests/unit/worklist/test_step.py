@@ -125,7 +125,7 @@ def test_what_was_said_before_the_end_counts_at_the_end() -> None:
 
 
 def test_a_series_that_lacks_its_protocol_is_a_lapse() -> None:
-    poor = made("1.2") | {"ProtocolName": ()}
+    poor: Attributes = {**made("1.2"), "ProtocolName": ()}
     answer = taken(step.change(begun(), ended("COMPLETED", poor)))
     assert [str(each) for each in answer.lapses] == ["PerformedSeriesSequence[1].ProtocolName has no value"]
     assert refused(step.change(begun(), ended("COMPLETED", poor), strict=True)).status == 0x0121
@@ -227,7 +227,7 @@ class StepMachine(RuleBasedStateMachine):
 
     @rule(status=st.sampled_from(["IN PROGRESS", "COMPLETED", "DISCONTINUED", "", "NONSENSE"]))
     def create(self, status: str) -> None:
-        answer = step.create(created(**{STATUS: (status,) if status else ()}), self.known)
+        answer = step.create({**created(), STATUS: (status,) if status else ()}, self.known)
         if self.state is not None:
             assert refused(answer).status == 0x0111
         elif status == "IN PROGRESS":
