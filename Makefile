@@ -20,7 +20,7 @@ up: install ## Run everything on this machine
 test: dev ## Everything: set-up, checks of the source, all tests
 	@tests/support/prerequisites.sh
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-unit: dev ## Tests that need no server
 	$(BIN)/pytest tests/unit

@@ -6,7 +6,7 @@ Keys with a hyphen in YAML have an underscore here. Unknown keys are refused: a 
 import re
 from datetime import date, datetime
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -134,15 +134,19 @@ def _hold(value: object) -> object:
         return value
     if _LOCAL_TIME.match(value):
         try:
-            datetime.fromisoformat(value)
+            at = datetime.fromisoformat(value)
         except ValueError as error:
             raise ValueError(f"{value} is no date and time: {error}") from error
+        if not _FIRST_YEAR <= at.year <= _LAST_YEAR:
+            raise ValueError(f"{value} is no time to hold something until: write a year from 2000 to 2999")
         return value
     try:
-        parse_duration(value)
+        seconds = parse_duration(value)
     except ValueError as error:
         said = f'write a duration such as 30m, a time of day such as "20:00", 2026-12-24T08:00, or {UNTIL_RELEASED}'
         raise ValueError(f"{value!r} is not a hold: {said}") from error
+    if not isinstance(seconds, int) or not 0 < seconds <= LONGEST_WAIT:
+        raise ValueError(f"{value} is no time that a rule can hold something: write more than 0 s and at most 1y")
     return value
 
 
@@ -150,14 +154,29 @@ def _hold(value: object) -> object:
 UNTIL_RELEASED = "until-released"
 #: Seconds between two looks of a timer, at least.
 SHORTEST_EVERY = 60
+#: Seconds that a rule can wait or hold something: a year. Beyond some thousands of them no clock can tell the time.
+LONGEST_WAIT = 31_557_600
+_FIRST_YEAR, _LAST_YEAR = 2000, 2999
 _TIME_OF_DAY = re.compile(r"^([01]\d|2[0-3]):[0-5]\d$")
 _LOCAL_TIME = re.compile(r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?$")
 #: When something may go, as a rule says it: a duration, a time of day, a local date and time, or `until-released`.
 Hold = Annotated[str, BeforeValidator(_hold)]
+#: Lane of what no rule says anything of.
+_ORDINARY: Final = "routine"
+#: Name of a rule: one line.
+RuleName = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
 #: What people read where the study is shown: one line.
 Reason = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
 #: Value of a tag.
 TagValue = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
+
+
+#: Place in an HL7 message, a segment, a field, components, a subcomponent: IPC, PID-5, OBR-4.4-6, PID-3.4.2.
+Hl7Path = Annotated[
+    str, StringConstraints(pattern=r"^[A-Z][A-Z0-9]{2}(-[1-9]\d{0,2}(\.[1-9]\d?(\.[1-9]\d?|-[1-9]\d?)?)?)?$")
+]
+#: Order control and status, or the event of an appointment.
+Hl7Control = Annotated[str, StringConstraints(pattern=r"^([A-Z]{2}(_[A-Z]{1,2})?|S\d\d)$")]
 
 
 class Part(BaseModel):
@@ -206,8 +225,13 @@ class NodeTls(Part):
 class NodeHl7(Part):
     """HL7 v2 from a node."""
 
-    charset: str = Field("ASCII", description="Character set as in MSH-18.")
+    charset: str = Field("ASCII", description="Character set as in MSH-18, where a message has none there.")
+    charset_always: bool = Field(False, description="Whether that character set holds whatever MSH-18 says.")
     mapping: str = Field("default", description="Key in hl7-mappings.")
+    application: str | None = Field(
+        None, description="Sending application (MSH-3) of its messages, where several senders call from one address."
+    )
+    facility: str | None = Field(None, description="Sending facility (MSH-4) of its messages, for the same.")
 
 
 #: Terms of Specific Character Set (0008,0005) that answers can be written in: PS3.3 tables C.12-2 to C.12-5. Besides
@@ -493,7 +517,7 @@ class Transform(Part):
 class Rule(Part):
     """When what is done with what."""
 
-    name: str = Field(min_length=1, description="Name, unique in the definition.")
+    name: RuleName = Field(description="Name, unique in the definition.")
     trigger: Trigger = Field(description="instance: as each arrives; study: when the study is complete.")
     when: str | dict[str, Any] | None = Field(None, description="Condition: CEL, or all/any/not; always, if left out.")
     after: Seconds | None = Field(None, description="Of a timer: once, so long after the study was complete.")
@@ -502,7 +526,7 @@ class Rule(Part):
     )
     deliver: Names = Field((), description="Destinations.")
     priority: PriorityRead = Field(
-        "routine", description="Lane; without `deliver`, that of all that other rules deliver, if it is a higher one."
+        _ORDINARY, description="Lane; without `deliver`, that of all that other rules deliver, if it is a higher one."
     )
     transform: str | None = Field(None, description="Transform that runs before the destination's own.")
     hold: Hold | None = Field(
@@ -523,15 +547,14 @@ class Rule(Part):
 
     @model_validator(mode="after")
     def _does_something(self) -> "Rule":
+        # What is looked at are values, never which keys were given: services pass definitions on with all of them.
         asks = self.deliver or self.notify or self.tag or self.hold or self.quarantine or self.discard
-        if "deliver" in self.model_fields_set and not self.deliver:
-            raise ValueError("deliver names no destination: name one, or leave it out")
         if not asks and self.priority not in ("stat", "urgent"):
             if self.stop:
                 raise ValueError(
                     "a rule that only stops drops what matches without a word: write discard with a reason"
                 )
-            if "priority" in self.model_fields_set:
+            if self.priority != _ORDINARY:
                 raise ValueError("priority without deliver only raises what other rules deliver: write stat or urgent")
             raise ValueError(
                 "a rule has to do something: deliver, notify, tag, hold, quarantine, discard, or raise the priority"
@@ -547,7 +570,7 @@ class Rule(Part):
         if self.quarantine is not None and self.discard is not None:
             raise ValueError("quarantine and discard exclude each other: let people decide, or decide here")
         ending = "quarantine" if self.quarantine is not None else "discard"
-        if self.deliver or self.notify or self.hold is not None or "priority" in self.model_fields_set:
+        if self.deliver or self.notify or self.hold is not None or self.priority != _ORDINARY:
             raise ValueError(f"{ending} goes together with tag only: give what is to be done before to a rule above")
         if self.trigger in ("timer", "order", "procedure"):
             raise ValueError(f"{ending} needs the trigger instance, series, study or amended")
@@ -562,6 +585,8 @@ class Rule(Part):
             raise ValueError(f"{given[0]} belongs to the trigger timer only")
         if self.every is not None and self.every < SHORTEST_EVERY:
             raise ValueError(f"every is {SHORTEST_EVERY} s at least")
+        if (self.after or self.every or 0) > LONGEST_WAIT:
+            raise ValueError(f"{given[0]} is 1y at most")
         return self
 
 
@@ -588,11 +613,83 @@ class RuleTest(Part):
     discarded: bool | None = Field(None, description="Whether a rule discards it.")
 
 
+class Hl7Unit(Part):
+    """Unit of a measured value."""
+
+    from_: Hl7Path = Field(description="Where the message says in which unit it is.")
+    to: Literal["kg", "m"] = Field(description="Unit of the attribute.")
+
+
+class Hl7Value(Part):
+    """Where the value of an attribute comes from: a fixed value, places of a message, or other attributes."""
+
+    from_: Names = Field(
+        (),
+        description="Places such as PID-5 or OBR-4.4-6, DICOM keywords, node.issuer, node.key, site.key, site.name: "
+        "the first with a value counts.",
+    )
+    where: dict[Hl7Path, Names] = Field(
+        default_factory=dict, description="Only of segments or repetitions with one of these values at each place."
+    )
+    unless: Names = Field((), description="Only where none of these places has a value; a segment's name is a place.")
+    as_: Literal["text", "name", "staff", "code", "address", "whole"] = Field(
+        "text",
+        description="What the field is: a text, a person's name (XPN), a member of staff (XCN), a code with scheme and "
+        "meaning (CWE), an address (XAD), or the whole field with its components.",
+    )
+    by: Names = Field((), description="Places or keywords whose values, joined by /, are looked up in the table.")
+    table: dict[str, str] | None = Field(
+        None, description="Values by code; with `by`, * stands for anything between two slashes."
+    )
+    unlisted: Literal["warn", "keep", "drop"] = Field("warn", description="What is done with a code not in the table.")
+    unit: Hl7Unit | None = Field(None, description="Converts from the unit that the message names.")
+    offset: str | None = Field(
+        None,
+        pattern=r"^[+-]?\d{1,5}[smhd]$",
+        description="Time that is added to a date and time, such as -15m.",
+    )
+    station: bool = Field(
+        False,
+        description="Where all else gives none: the AE titles of the site's nodes of that modality that may worklist.",
+    )
+    value: str | None = Field(None, description="Fixed value.")
+    default: str | None = Field(None, description="Value where the message says nothing of it.")
+    each: Hl7Path | None = Field(None, description="One item of a sequence for each repetition of this field.")
+    set: "dict[str, Hl7Value] | None" = Field(None, description="Attributes of the items of a sequence, by keyword.")
+    otherwise: "Hl7Value | None" = Field(None, description="Another source, where this one gives nothing.")
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> "Hl7Value":
+        sources = (self.from_, self.by, self.value is not None, self.default is not None, self.set, self.station)
+        if not any(sources):
+            raise ValueError("it has no source: give from, by with a table, value, default, station, or set")
+        if self.value is not None and (self.from_ or self.by or self.default is not None or self.set):
+            raise ValueError("a fixed value excludes all other sources: use default where the message counts first")
+        if self.by and not self.table:
+            raise ValueError("by needs a table in which its values are looked up")
+        if self.set is not None and (self.from_ or self.by or self.table or self.default is not None):
+            raise ValueError("a sequence has set, and each where it has several items, but no value of its own")
+        if self.each is not None and self.set is None:
+            raise ValueError("each needs set: the attributes of the items")
+        return self
+
+
+#: What becomes of the steps of an order. `update` changes attributes alone.
+OrderAction = Literal["schedule", "update", "arrive", "start", "complete", "discontinue", "cancel"]
+
+
 class Hl7Mapping(Part):
     """How orders become worklist items."""
 
     extends: str | None = Field(None, description="Mapping to start from.")
-    set: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Attributes, by DICOM keyword.")
+    set: dict[str, Hl7Value | None] = Field(
+        default_factory=dict, description="Attributes, by DICOM keyword; null takes one of `extends` away."
+    )
+    control: dict[Hl7Control, OrderAction] = Field(
+        default_factory=dict,
+        description="What becomes of an order by ORC-1 and ORC-5, such as NW_SC, or NW for any status; S12 to S15 for "
+        "appointments.",
+    )
 
 
 class Mpps(Part):

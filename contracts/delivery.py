@@ -2,12 +2,14 @@
 
 from typing import Literal
 
+from pydantic import JsonValue
+
 from contracts.fact import Fact, Instant, Sha256, Uid, plain, pseudonym
 from contracts.routing import PriorityV1
 
 
 class DeliveryItem(Fact):
-    """One instance to deliver. Its identity is (tenant, SOP Instance UID, content hash, destination, transform)."""
+    """One instance to deliver: (tenant, SOP Instance UID, content hash, destination, version of its transforms)."""
 
     sop_instance_uid: Uid = pseudonym("SOP Instance UID (0008,0018).")
     sop_class_uid: Uid = plain("SOP Class UID (0008,0016).")
@@ -18,6 +20,11 @@ class DeliveryItem(Fact):
     received_at: Instant | None = plain(
         "When this content was durable, UTC: of several contents of one instance the latest is the one to deliver.",
         default=None,
+    )
+    came_round: bool = plain(
+        "Its copy had expired, and it came again from another node than first: a destination that has this content "
+        "does not get it again, or it would go round between sites for ever.",
+        default=False,
     )
 
 
@@ -38,6 +45,17 @@ class DeliveryRequested(Fact):
     rules: tuple[str, ...] = plain("Names of the rules that asked for it.", min_length=1)
     source_node: str = plain("Node that sent the study first; a delivery back to it would be a loop.")
     transform: str | None = plain("Transform of the rule, applied before the destination's own.", default=None)
+    transform_document: dict[str, JsonValue] | None = plain(
+        "What that transform said when it was decided, as in the network definition: it is done like this, whatever a "
+        "later definition says. None without a transform, and from a release that did not say.",
+        default=None,
+    )
+    decided_under: int | None = plain(
+        "Version of the network definition under which rules last asked for these instances; none: `network_version`. "
+        "It is a lower one where they were asked for earlier and are told of again with the rest of the study.",
+        ge=1,
+        default=None,
+    )
     items: tuple[DeliveryItem, ...] = pseudonym("The instances, at most 500.")
     study_version: int | None = plain(
         "Version of the complete study, when this request closes the delivery.", default=None

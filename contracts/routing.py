@@ -90,6 +90,11 @@ class RoutingDecided(Fact):
     unmatched: bool = plain(
         "Whether no rule said so far where the study goes, or that it goes nowhere: people must look.", default=False
     )
+    discarded: str | None = plain(
+        "Why all of this version is wanted nowhere, where rules or people discarded all of it: its copy goes when its "
+        "keep time is over. None if something of it goes anywhere, or nobody said so.",
+        default=None,
+    )
 
 
 class RoutingQuarantined(Fact):

@@ -54,7 +54,7 @@ class StudyFlagged(Fact):
 
 
 class StudyExpired(Fact):
-    """The copy of a study was removed: its keep time is over, and everything of it was delivered."""
+    """The copy of a study was removed: its keep time is over, and everything of it was delivered, or discarded."""
 
     study_instance_uid: Uid = pseudonym("Study Instance UID (0020,000D).")
     version: int = plain("Last version of the study.", ge=1)
@@ -63,8 +63,9 @@ class StudyExpired(Fact):
     size: int = plain("Bytes removed.", ge=0)
     keep: int = plain("Keep time that is over, in seconds.", ge=0)
     kept_since: Instant = plain("When the last instance arrived, UTC.")
-    destinations: tuple[str, ...] = plain("Destinations that have it.")
+    destinations: tuple[str, ...] = plain("Destinations that have it; none if it was discarded.")
     network_version: int = plain("Version of the network definition whose retention applied.", ge=1)
+    discarded: str | None = plain("Why rules or people wanted it nowhere, if they did.", default=None)
 
 
 class StudyTagged(Fact):

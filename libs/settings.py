@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     )
     # After the files: it is checked against them.
     dicom_tls_port: Port | None = Field(None, description="C-ECHO and C-STORE with TLS, such as 2762; off if unset.")
+    hl7_tls_port: Port | None = Field(None, description="HL7 v2 over MLLP with TLS; off if unset.")
     worklist_tls_port: Port | None = Field(None, description="Modality worklist and MPPS with TLS; off if unset.")
     worklist_port: Port = Field(11113, description="Modality worklist and MPPS.")
     hl7_port: Port = Field(2575, description="HL7 v2 over MLLP.")
@@ -46,7 +47,7 @@ class Settings(BaseSettings):
     service_token: SecretStr | None = Field(None, description="Shared by the services to ask the service `network`.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
 
-    @field_validator("dicom_tls_port", "worklist_tls_port")
+    @field_validator("dicom_tls_port", "hl7_tls_port", "worklist_tls_port")
     @classmethod
     def _has_files(cls, port: int | None, info: ValidationInfo) -> int | None:
         missing = [name for name in ("tls_certificate", "tls_key", "tls_ca") if info.data.get(name) is None]

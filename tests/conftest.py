@@ -7,12 +7,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.dcmtk import StoreScp
 from tests.support.orthanc import Orthanc
 from tests.support.postgresql import PostgreSQL
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.seaweedfs import SeaweedFS
+
+# No test asserts a time: an example, or the making of one, may take as long as a busy machine makes it take.
+settings.register_profile("kivuko", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kivuko")
 
 #: storescp(aet="STORESCP", flags=(), port=None) starts one more.
 StoreScpFactory = Callable[..., StoreScp]

@@ -183,7 +183,8 @@ def _scalar(value: object, kind: Kind) -> str | int | float | None:
         number = float(value) if kind == "decimal" else _whole(value)
     except (ValueError, OverflowError):
         return None
-    return number if kind == "decimal" or -_INT64 <= number < _INT64 else None
+    # What is no number is neither smaller nor larger than another, and JSON has no word for it.
+    return number if (math.isfinite(number) if kind == "decimal" else -_INT64 <= number < _INT64) else None
 
 
 def _whole(value: str | float) -> int:

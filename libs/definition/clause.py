@@ -5,15 +5,15 @@ CEL's grammar (language definition, section "Syntax") binds `!` most, then compa
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 Kind = Literal["all", "any", "not", "choice", "leaf"]
 _TOKEN: Final = re.compile(
     r"""
       (?P<blank>\s+|//[^\n]*)
-    | (?P<text>(?:[rR][bB]?|[bB][rR]?)?(?:\"\"\".*?\"\"\"|'''.*?'''))
-    | (?P<raw>(?:[rR][bB]?|[bB][rR])(?:"[^"\n]*"|'[^'\n]*'))
+    | (?P<raw>(?:[rR][bB]?|[bB][rR])(?:\"\"\".*?\"\"\"|'''.*?'''|"[^"\n]*"|'[^'\n]*'))
+    | (?P<text>[bB]?(?:\"\"\"(?:\\.|[^\\])*?\"\"\"|'''(?:\\.|[^\\])*?'''))
     | (?P<quoted>[bB]?(?:"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))
     | (?P<word>[A-Za-z_]\w*)
     | (?P<operator>&&|\|\||[=!<>]=|.)
@@ -103,7 +103,10 @@ def _clause(given: list[Token]) -> Clause:
         if len(sides_of) > 1:
             return Clause("any" if kind == "any" else "all", start, end, tuple(map(_clause, sides_of)))
     if given[0].text == "!" and not _compares(given, outermost):
-        return Clause("not", start, end, (_clause(given[1:]),))
+        # Any number of them may stand there: two are none.
+        signs = next(at for at, one in enumerate(given) if one.text != "!")
+        negated = _clause(given[signs:])
+        return Clause("not", start, end, (negated,)) if signs % 2 else replace(negated, start=start, end=end)
     if given[0].text == "(" and _closes(given, outermost) == len(given) - 1:
         return _clause(given[1:-1])
     return Clause("leaf", start, end)

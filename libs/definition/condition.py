@@ -1,8 +1,8 @@
 """Conditions of rules: CEL over DICOM attributes, checked for names and types before they are ever used."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import lru_cache
 from ipaddress import ip_network
 from typing import Any, Final, Self
@@ -10,27 +10,24 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cel_expr_python import cel
 
-from contracts.fact import Attributes
 from contracts.routing import Trigger
-from libs.definition.attributes import CIRCUMSTANCES, MOST_CHARACTERS, OBJECTS, readable, type_of
-from libs.definition.cost import check_cost
+from libs.definition.attributes import type_of
+from libs.definition.cost import check_cost, check_pattern
 from libs.definition.diagnosis import FUNCTIONS, ConditionError, translate, type_in_words
 from libs.definition.expression import Node, Tree, read_tree
-from libs.definition.language import Language, checking, evaluating, field_of
+from libs.definition.inputs import Bound, Inputs, bind
+from libs.definition.language import FITS, Language, checking, evaluating, field_of
 from libs.definition.lookup import Known, Lookups, lookups
+from libs.definition.pattern import PatternError, compiled
 from libs.definition.structured import Path, Writer
 
 __all__ = [
-    "Bound",
     "Condition",
     "ConditionError",
     "ConditionFailed",
     "Expression",
-    "Inputs",
     "Known",
     "Lookups",
-    "bind",
-    "carried",
     "compile_condition",
     "compile_expression",
 ]
@@ -38,7 +35,6 @@ __all__ = [
 MAX_CHARACTERS: Final = 10_000
 #: Functions whose constant argument is tried when the condition is compiled: a bad one would fail at every evaluation.
 _TRIED: Final = {
-    "matches": ('"".matches({0})', "this is not a regular expression (RE2)"),
     "timestamp": ("timestamp({0}) == timestamp({0})", 'write a time such as timestamp("2026-01-31T00:00:00Z")'),
     "duration": ("duration({0}) == duration({0})", 'write a length of time such as duration("90m")'),
 }
@@ -48,6 +44,7 @@ _WRITTEN_OUT: Final = {
     "inNetwork": "the network of `inNetwork`",
 }
 _OFFERED: Final = frozenset({*FUNCTIONS, "private"})
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 #: What the CEL runtime says, and the reason that is recorded: never its text, which may hold values of the dataset.
 _FAILURES: Final = (
     ("Index error", "it asks for a value of a list that has fewer"),
@@ -65,77 +62,6 @@ _FAILURES: Final = (
 
 class ConditionFailed(Exception):  # noqa: N818  # said of a condition, not of the program
     """A condition could not be decided at run time. The reason holds no values."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What conditions see. All of it is a snapshot of the moment of the decision.
-
-    Attributes
-    ----------
-    now
-        The moment, with its offset.
-    instance, series, study
-        Value by keyword, path into sequences, private element or tag, as `attributes.type_of` knows them: one of the
-        three, as the trigger says.
-    source, order, site, procedure, clock
-        Texts by the names in `CIRCUMSTANCES`.
-    calendars
-        Calendar to whether it is working time.
-    destinations
-        Destination to whether it is healthy; of what is not said, nothing bad is known.
-    """
-
-    now: datetime
-    instance: Attributes = field(default_factory=dict)
-    series: Attributes = field(default_factory=dict)
-    study: Attributes = field(default_factory=dict)
-    source: Mapping[str, str] = field(default_factory=dict)
-    order: Mapping[str, str] = field(default_factory=dict)
-    site: Mapping[str, str] = field(default_factory=dict)
-    procedure: Mapping[str, str] = field(default_factory=dict)
-    clock: Mapping[str, str] = field(default_factory=dict)
-    calendars: Mapping[str, bool] = field(default_factory=dict)
-    destinations: Mapping[str, bool] = field(default_factory=dict)
-
-    def of(self, trigger: Trigger) -> Attributes:
-        """Give the attributes of the trigger's object; an order or a procedure has none."""
-        found: Attributes = {} if OBJECTS[trigger] in CIRCUMSTANCES else getattr(self, OBJECTS[trigger])
-        return found
-
-    def surroundings(self, names: Collection[str]) -> Attributes:
-        """Give what is beside the attributes by name, `source.site` or `calendars.office`, as people read it."""
-        seen: Attributes = {}
-        for name in sorted(names):
-            group, _, part = name.partition(".")
-            if group == "now":
-                seen[name] = self.now.isoformat()
-            elif group == "calendars":
-                seen[name] = "working time" if self.calendars.get(part, False) else "not working time"
-            elif group == "destination":
-                seen[name] = "healthy" if self.destinations.get(part, True) else "not healthy"
-            elif part in getattr(self, group):
-                seen[name] = getattr(self, group)[part]
-        return seen
-
-
-@dataclass(frozen=True)
-class Bound:
-    """Inputs in the form in which any number of conditions can be evaluated on them.
-
-    Attributes
-    ----------
-    activation
-        The CEL library's form.
-    values
-        The attributes as conditions see them.
-    unreadable
-        What is there and can't be read, with the reason: it counts as absent.
-    """
-
-    activation: Any
-    values: Attributes
-    unreadable: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -214,44 +140,6 @@ def _reason(said: str) -> str:
     return next((reason for mark, reason in _FAILURES if mark in said), "it can't be evaluated")
 
 
-def bind(inputs: Inputs, trigger: Trigger, scope: Lookups) -> Bound:
-    """Bring what a scope reads into the form for evaluation."""
-    language = evaluating(trigger, scope.attributes)
-    about = OBJECTS[trigger]
-    values, unreadable = readable(inputs.of(trigger), trigger, scope.attributes)
-    data: dict[str, Any] = {}
-    if about not in CIRCUMSTANCES:
-        data[about] = language.messages[about](**{field_of(key): value for key, value in values.items()})
-    for group, names in _groups(scope.circumstances).items():
-        if group == "now":
-            data[group] = inputs.now
-        elif group == "calendars":
-            data[group] = {name: inputs.calendars.get(name, False) for name in names}
-        elif group == "destination":
-            health = language.messages[group]
-            data[group] = {name: health(healthy=inputs.destinations.get(name, True)) for name in names}
-        else:
-            given = getattr(inputs, group)
-            texts = {name: carried(given[name]) for name in names if given.get(name)}
-            data[group] = language.messages[group](**texts)
-    return Bound(language.env.Activation(data), values, unreadable)
-
-
-@lru_cache(maxsize=4096)
-def _groups(circumstances: frozenset[str]) -> Mapping[str, tuple[str, ...]]:
-    """Give what is read of each group beside the attributes."""
-    groups: dict[str, list[str]] = {}
-    for name in sorted(circumstances):
-        group, _, part = name.partition(".")
-        groups.setdefault(group, []).append(part)
-    return {group: tuple(parts) for group, parts in groups.items()}
-
-
-def carried(value: object) -> str:
-    """Give a text as the evaluator carries it: without lone surrogates, and not too long."""
-    return str(value)[:MOST_CHARACTERS].encode(errors="replace").decode()
-
-
 def compile_condition(
     when: str | Mapping[str, Any] | None,
     *,
@@ -276,7 +164,7 @@ def compile_condition(
     ConditionError
         With the place and a sentence.
     """
-    known = Known(calendars, destinations)
+    known = Known(frozenset(calendars), frozenset(destinations))
     if when is None:
         return _compile("true", trigger, known)
     if isinstance(when, str):
@@ -297,6 +185,8 @@ def compile_expression(text: str, *, trigger: Trigger, known: Known) -> Expressi
     return Expression(text, trigger, reads, reads, serialized, _program(trigger, reads, serialized))
 
 
+#: An apply checks conditions, has the tests run them, and looks for mistakes in them: they are compiled once for all.
+@lru_cache(maxsize=2048)
 def _compile(text: str, trigger: Trigger, known: Known) -> Condition:
     result, reads, serialized = _checked(text, trigger, known)
     if result != cel.Type.BOOL:
@@ -312,6 +202,8 @@ def _checked(text: str, trigger: Trigger, known: Known) -> tuple[Any, Lookups, b
     """Check an expression; give its type, what it looks up, and its form for evaluation."""
     if len(text) > MAX_CHARACTERS:
         raise ConditionError(f"the condition is longer than {MAX_CHARACTERS} characters; split it into several rules")
+    if not text.isprintable() and _SURROGATE.search(text):
+        raise ConditionError("the condition holds half a character (a lone surrogate): write it anew")
     language = checking(trigger)
     try:
         program = language.env.compile(text)
@@ -322,6 +214,9 @@ def _checked(text: str, trigger: Trigger, known: Known) -> tuple[Any, Lookups, b
         _refuse(node, language)
     reads = lookups(tree, trigger, known)
     _check_cost(tree, reads, trigger)
+    for node in tree.nodes:
+        if node.is_("call") and node.expr.call.function == "matches":
+            tree.call(node, FITS)
     return program.return_type(), reads, tree.serialize()
 
 
@@ -365,7 +260,14 @@ def _refuse(node: Node, language: Language) -> None:
 
 def _try(node: Node, function: str, constant: str, language: Language) -> None:
     """Try what a function is given as a constant."""
-    if function in _TRIED:
+    if function == "matches":
+        try:
+            check_pattern(constant)
+            compiled(constant)
+        except (ConditionError, PatternError) as error:
+            said = error.message if isinstance(error, ConditionError) else str(error)
+            raise ConditionError(said, node.line, node.column) from None
+    elif function in _TRIED:
         trial, message = _TRIED[function]
         quoted = "'" + "".join(f"\\U{ord(character):08x}" for character in constant) + "'"
         if language.env.compile(trial.format(quoted)).eval(data={}).type() != cel.Type.BOOL:

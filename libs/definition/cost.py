@@ -64,6 +64,12 @@ def check_cost(expr: Any, is_list: Callable[[str], bool]) -> None:
         raise ConditionError("the condition could take too long to evaluate: split it, or compare with fewer values")
 
 
+def check_pattern(pattern: str) -> None:
+    """Refuse a regular expression that can be too much work: making it ready takes long too. Raises ConditionError."""
+    if 4 * MOST_CHARACTERS * _weight(pattern) > MOST_STEPS:
+        raise ConditionError("this regular expression could take too long: write smaller numbers of repetitions")
+
+
 def _bound(expr: Any, variables: Mapping[str, Bound], is_list: Callable[[str], bool]) -> Bound:
     if expr.HasField("constant"):
         return Bound(1, len(expr.constant.string) if expr.constant.HasField("string") else _SCALAR)

@@ -40,6 +40,7 @@ _REPORT: Final = re.compile(
     r"^(?:INVALID_ARGUMENT: )?ERROR: <input>:(\d+):(\d+): (.*?)(?: \[INVALID_ARGUMENT\])?$", re.MULTILINE
 )
 _WORDS: Final = {"and": "&&", "or": "||", "not": "!"}
+_COMPARED: Final = frozenset({"_==_", "_!=_", "_<_", "_<=_", "_>_", "_>=_"})
 _SYMBOLS: Final = re.compile(r"[^\w]+")
 
 
@@ -78,7 +79,7 @@ def translate(report: str, text: str, trigger: Trigger) -> ConditionError:
     """
     first = _REPORT.search(report)
     if first is None:
-        deep = "recursion limit" in report
+        deep = "recursion" in report
         return ConditionError(
             "the condition is nested too deeply; split it into several rules"
             if deep
@@ -88,7 +89,9 @@ def translate(report: str, text: str, trigger: Trigger) -> ConditionError:
     if field := re.match(r"undefined field '(.+)' not found in struct '(?:\w+\.)*(\w+)'", said):
         return ConditionError(unknown_field(field[2].lower(), field[1], trigger), line, column + 1)
     if name := re.match(r"undeclared reference to '(.+?)'", said):
-        return ConditionError(_unknown_name(name[1], trigger), line, _start_of(name[1], text, line, column))
+        called = re.search(rf"\.\s*{re.escape(name[1])}\s*\(", text)
+        unknown = _unknown_function(name[1]) if called else _unknown_name(name[1], trigger)
+        return ConditionError(unknown, line, _start_of(name[1], text, line, column))
     if overload := re.match(r"found no matching overload for '(.+)' applied to '\((.*)\)'", said):
         return ConditionError(_misapplied(overload[1], _split_types(overload[2])), line, column)
     if said.startswith("Syntax error"):
@@ -155,6 +158,12 @@ def _unknown_name(name: str, trigger: Trigger) -> str:
     return f"unknown name `{root}`{guess or '; a condition knows ' + ', '.join(known)}"
 
 
+def _unknown_function(name: str) -> str:
+    if name in FUNCTIONS:
+        return f"`{name}` is used with the wrong number of values"
+    return f"there is no `{name}`{did_you_mean(name, FUNCTIONS) or '; there are ' + ', '.join(FUNCTIONS)}"
+
+
 def _start_of(name: str, text: str, line: int, column: int) -> int:
     """Find where a name starts that the checker reports at its last dot or at the bracket after it."""
     lines = text.splitlines()
@@ -194,19 +203,40 @@ def _misapplied(function: str, types: list[str]) -> str:
     symbol = function.strip("_@") if operator is None else function.replace("_", "").replace("@", "")
     kinds = [_type(one) for one in types]
     pair = set(types)
-    if pair == {"int", "double"}:
-        return f"`{symbol}` needs two numbers of one kind: write a whole number as 1.0, or use double()"
-    if function in ("_==_", "_!=_") and len(types) == 2 and any(one.startswith("list(") for one in types):  # noqa: PLR2004  # two sides
-        return f'`{symbol}` can\'t compare {kinds[0]} with {kinds[1]}: write `"VALUE" in ATTRIBUTE`'
-    if function == "@in" and types and types[-1] == "string":
-        return '`in` needs a list: write `in ["A", "B"]`, or `.contains("A")` for a part of a text'
-    if function in ("_&&_", "_||_", "!_", "_?_:_"):
-        return (
-            f"`{symbol}` needs true or false, not {next((one for one in kinds if one != 'true or false'), 'a value')}"
-        )
-    if "null_type" in pair:
-        return f"`{symbol}` can't be used with null: an absent attribute is empty; use has() to ask whether it is there"
-    return f"`{symbol}` can't be used with {' and '.join(kinds)}"
+    first, last = (types[0], types[-1]) if types else ("", "")
+    told = (
+        (pair == {"int", "double"}, "needs two numbers of one kind: write a whole number as 1.0, or use double()"),
+        (
+            function in ("_==_", "_!=_") and any(one.startswith("list(") for one in types),
+            f'can\'t compare {" with ".join(kinds)}: write `"VALUE" in ATTRIBUTE`',
+        ),
+        (
+            function in _COMPARED and "string" in pair and pair & {"int", "double"},
+            "can't compare text with a number: in quotes it is text, and int() or double() makes a number of text",
+        ),
+        (
+            function == "contains" and first.startswith("list("),
+            'looks into a text: of a list write `"VALUE" in ATTRIBUTE`',
+        ),
+        (
+            function == "_[_]" and "kivuko." in first,
+            "can't take one item of a sequence: `SEQUENCE.KEYWORD` is the list of the values of all items",
+        ),
+        (
+            function == "@in" and last == "string",
+            'needs a list: write `in ["A", "B"]`, or `.contains("A")` for a part of a text',
+        ),
+        (
+            function in ("_&&_", "_||_", "!_", "_?_:_"),
+            f"needs true or false, not {next((one for one in kinds if one != 'true or false'), 'a value')}",
+        ),
+        (
+            "null_type" in pair,
+            "can't be used with null: an absent attribute is empty; use has() to ask whether it is there",
+        ),
+    )
+    said = next((text for applies, text in told if applies), f"can't be used with {' and '.join(kinds)}")
+    return f"`{symbol}` {said}"
 
 
 def _syntax(said: str, text: str, line: int, column: int) -> ConditionError:

@@ -6,7 +6,8 @@ from typing import Any
 
 from contracts.definition import RuleTest
 from contracts.routing import PRIORITIES, Priority, Trigger
-from libs.definition.ruleset import Match, RuleSet, RuleTestError, explain
+from libs.definition.case import RuleTestError, explain
+from libs.definition.ruleset import Match, RuleSet
 
 
 @dataclass

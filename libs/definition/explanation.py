@@ -8,17 +8,8 @@ from contracts.fact import Attributes, AttributeValue
 from contracts.routing import Trigger
 from libs.definition.attributes import OBJECTS
 from libs.definition.clause import Clause, Kind, clauses, operands
-from libs.definition.condition import (
-    Bound,
-    Condition,
-    ConditionError,
-    ConditionFailed,
-    Expression,
-    Inputs,
-    Known,
-    bind,
-    compile_expression,
-)
+from libs.definition.condition import Condition, ConditionError, ConditionFailed, Expression, Known, compile_expression
+from libs.definition.inputs import Bound, Inputs, bind
 from libs.definition.lookup import values_read
 
 #: Characters of a text and values of a list that a sentence shows.

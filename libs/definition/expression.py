@@ -114,13 +114,21 @@ class Tree:
         expr = node.expr
         for other in ("ident", "select", "call"):
             expr.ClearField(other)
-        # Of what was called or named there the evaluator must not be told.
-        kept = [one for one in self._checked.references if one.key != expr.id]
-        del self._checked.references[:]
-        self._checked.references.extend(kept)
+        self._forget(expr)
         expr.select.field = field
         expr.select.test = test
         expr.select.operand.ident.name = operand
+
+    def _forget(self, expr: Any) -> None:
+        """Don't tell the evaluator what was called or named at a place before."""
+        kept = [one for one in self._checked.references if one.key != expr.id]
+        del self._checked.references[:]
+        self._checked.references.extend(kept)
+
+    def call(self, node: Node, function: str) -> None:
+        """Have a call go to another function with the same parameters."""
+        node.expr.call.function = function
+        self._forget(node.expr)
 
     def serialize(self) -> bytes:
         """Give the form that the CEL library reads."""

@@ -4,12 +4,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from contracts.definition import Definition, Destination, May
-from contracts.routing import Trigger
 
 _HELD: Final = "deliveries to it are held, and sent by a release that carries it out"
 _NOT_ANSWERED: Final[tuple[May, ...]] = ("commit", "find", "move", "get")
-#: Triggers of what no service tells yet.
-_UNHEARD: Final[tuple[Trigger, ...]] = ("order",)
 #: How many sites or nodes a sentence names.
 _NAMED: Final = 5
 
@@ -25,16 +22,11 @@ def not_in_force(definition: Definition) -> list[str]:
         said += _unheard(definition, key, destination)
         said += _failover(definition, key, destination)
     for rule in definition.rules:
-        if rule.trigger in _UNHEARD:
-            said.append(
-                f"rule {rule.name}: the trigger {rule.trigger} is not in force; the rule never looks at anything"
-            )
         if rule.transform is not None and rule.notify:
             said.append(
                 f"rule {rule.name}: the transform {rule.transform} is not in force for the partners that it notifies; "
                 "what they are to be told is held, never told untransformed"
             )
-    said += [f"hl7-mappings.{key} is not in force; no orders are taken" for key in definition.hl7_mappings]
     said += [
         f"partners.{key} is told by deployments with RabbitMQ only; elsewhere what it is to be told is held"
         for key in definition.partners
@@ -48,7 +40,6 @@ def _sites_and_nodes(definition: Definition) -> Iterator[str]:
     for asked in _NOT_ANSWERED:
         those = [key for key, node in nodes.items() if asked in node.may]
         yield from _of_many("nodes", f"may: {asked}", those, "no such request is answered")
-    yield from _of_many("nodes", "hl7", [key for key, node in nodes.items() if node.hl7], "no orders are taken")
 
 
 def _of_many(section: str, part: str, keys: list[str], missing: str) -> Iterator[str]:

@@ -23,6 +23,7 @@ from libs.definition.attributes import (
     sequences,
     type_of,
 )
+from libs.definition.pattern import compiled as pattern_of
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _FIELD_TYPES: Final[Mapping[Kind, Any]] = {
@@ -89,6 +90,11 @@ def is_in_network(address: str, network: str) -> bool:
     return found in known
 
 
+def fits_pattern(text: str, pattern: str) -> bool:
+    """Tell whether a regular expression (RE2) is found in a text. Raises PatternError."""
+    return pattern_of(pattern).search(text) is not None
+
+
 @lru_cache(maxsize=1024)
 def _network(text: str) -> IPv4Network | IPv6Network:
     return ip_network(text)
@@ -104,6 +110,20 @@ _NETWORK_FUNCTION: Final = cel.FunctionDecl(
             is_member=True,
             impl=is_in_network,
         )
+    ],
+)
+#: What `matches` becomes when it is evaluated: the CEL library would make its pattern ready anew for each text.
+FITS: Final = "fitsPattern"
+_PATTERN_FUNCTION: Final = cel.FunctionDecl(
+    FITS,
+    [
+        cel.Overload(
+            "string_fits_pattern",
+            cel.Type.BOOL,
+            [cel.Type.STRING, cel.Type.STRING],
+            is_member=True,
+            impl=fits_pattern,
+        ),
     ],
 )
 
@@ -131,7 +151,7 @@ def _language(file: Any, trigger: Trigger) -> Language:
         one: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"kivuko.{one.capitalize()}"))
         for one in (*named, "destination")
     }
-    functions = [_NETWORK_FUNCTION]
+    functions = [_NETWORK_FUNCTION, _PATTERN_FUNCTION]
     if about not in CIRCUMSTANCES:
         functions.append(_private_function(variables[about]))
     env = cel.NewEnv(pool, variables=variables, extensions=[ext_strings.ExtStrings()], functions=functions)

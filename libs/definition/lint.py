@@ -12,7 +12,7 @@ from contracts.definition import Definition, Rule
 from contracts.routing import PRIORITIES, TRIGGERS, Trigger
 from libs.definition.condition import Condition, compile_condition
 from libs.definition.document import Document, Path, Problem
-from libs.definition.reference import loops
+from libs.definition.loop import loops
 from libs.definition.truth import Assignment, Comparison, Formula, Scalar, combinations, formula, implies, is_possible
 from libs.definition.wording import alike
 
@@ -340,7 +340,9 @@ def _never_equal(
             alike(value, names),
         )
     else:
-        tag = tag_for_keyword(comparison.name.rpartition(".")[2])
+        # A tag of the study may be called as a keyword is, and is no attribute all the same.
+        name = "" if ".Tags." in comparison.name else comparison.name
+        tag = tag_for_keyword(name.rpartition(".")[2])
         form = None if tag is None else _FORMS.get(dictionary_VR(tag))
         if form is None or not isinstance(value, str) or form[0].match(value):
             return

@@ -38,7 +38,7 @@ _WORDING: Final = (
     (r"mapping values are not allowed", "a colon stands where no key can be", "mend the indentation, or use quotes"),
     (r"unexpected end of stream", "a quoted text never ends", "close the quotes"),
     (r"'<stream end>'", "the document ends in the middle of a list or mapping", "close the bracket"),
-    (r"expected ',' or", "a comma or the closing bracket is missing before this", "check the brackets"),
+    (r"expected ',' or", "a comma or the closing bracket is missing before this", "check the brackets, or use quotes"),
     (r"unknown escape character", "unknown escape in double quotes", "use single quotes, or double the backslash"),
     (r"could not find expected ':'", "a key has no colon after it", "write `key: value`"),
     (r"expected <block end>", "this line does not belong to the list or mapping above it", "check the indentation"),

@@ -1,22 +1,23 @@
 """Whether the parts of a definition fit each other: each name that is used is there, and nothing runs in a loop."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import cache
 from typing import Final
 from zoneinfo import available_timezones
 
 from pydantic import TypeAdapter, ValidationError
-from pydicom.datadict import keyword_dict
 
 from contracts.definition import Destination, Node
 from contracts.fact import AeTitle
-from libs.definition.attributes import is_dicom_keyword
 from libs.definition.calendar import CalendarError, is_country, parse_days
 from libs.definition.clash import clashes
 from libs.definition.document import Path, Problem
 from libs.definition.draft import Draft
+from libs.definition.hl7 import hl7_problems
+from libs.definition.loop import loops
+from libs.definition.mappings import DEFAULT
 from libs.definition.transforms import transform_problems
 from libs.definition.wording import alike
 
@@ -83,7 +84,7 @@ def _nodes(draft: Draft) -> Iterator[Problem]:
             message = "the node may ask things of us, but there is no address to recognise it by"
             yield draft.document.problem((*path, "may"), message, "add host, or from with its network")
         yield from _worklist(draft, key, node)
-        if node.hl7 is not None and node.hl7.mapping != "default":
+        if node.hl7 is not None and node.hl7.mapping != DEFAULT:
             yield from _missing(draft, "hl7-mappings", node.hl7.mapping, (*path, "hl7", "mapping"))
 
 
@@ -172,40 +173,9 @@ def _loops(draft: Draft) -> Iterator[Problem]:
     yield from by("failover", lambda destination: filter(None, [destination.failover]))
 
 
-def loops(graph: Mapping[str, tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Find a loop through each start that is in one; each loop once, from its first member in the graph's order."""
-    found: dict[frozenset[str], tuple[str, ...]] = {}
-    for start in graph:
-        trail = _way_back(graph, start)
-        if trail and not any(start in loop for loop in found):
-            found[frozenset(trail)] = trail
-    return list(found.values())
-
-
-def _way_back(graph: Mapping[str, tuple[str, ...]], start: str) -> tuple[str, ...]:
-    trails: list[tuple[str, ...]] = [(start,)]
-    seen: set[str] = set()
-    for trail in trails:
-        for after in graph.get(trail[-1], ()):
-            if after == start:
-                return trail
-            if after not in seen:
-                seen.add(after)
-                trails.append((*trail, after))
-    return ()
-
-
 def _transforms(draft: Draft) -> Iterator[Problem]:
     yield from transform_problems(draft)
-    for key, mapping in draft.definition.hl7_mappings.items():
-        for keyword in mapping.set:
-            yield from _keyword(draft, keyword, ("hl7-mappings", key, "set", keyword), key=True)
-
-
-def _keyword(draft: Draft, keyword: str, path: Path, *, key: bool = False) -> Iterator[Problem]:
-    if not is_dicom_keyword(keyword):
-        hint = alike(keyword, _keywords()) or "use a keyword of DICOM PS3.6, such as PatientID"
-        yield draft.document.problem(path, f"{keyword} is not a DICOM keyword", hint, key=key)
+    yield from hl7_problems(draft)
 
 
 def _rules(draft: Draft) -> Iterator[Problem]:
@@ -254,7 +224,7 @@ def _others(draft: Draft) -> Iterator[Problem]:
         for at, site in enumerate(partner.sites):
             yield from _missing(draft, "sites", site, ("partners", key, "sites", at))
     for key, mapping in definition.hl7_mappings.items():
-        if mapping.extends not in (None, "default"):
+        if mapping.extends not in (None, DEFAULT):
             yield from _missing(draft, "hl7-mappings", str(mapping.extends), ("hl7-mappings", key, "extends"))
     graph = {key: tuple(filter(None, [mapping.extends])) for key, mapping in definition.hl7_mappings.items()}
     for loop in loops(graph):
@@ -267,7 +237,3 @@ def _others(draft: Draft) -> Iterator[Problem]:
             yield draft.document.problem(
                 path, f"{counted[level.name]} service levels are called {level.name}", "rename one"
             )
-
-
-def _keywords() -> Iterable[str]:
-    return [str(keyword) for keyword in keyword_dict]

@@ -4,15 +4,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfoNotFoundError
 
-from contracts.definition import Definition, Rule, RuleTest
+from contracts.definition import Definition, Rule
 from contracts.fact import Attributes, Source
 from contracts.routing import TRIGGERS, Priority, Trigger
-from libs.definition.attributes import CIRCUMSTANCES, coerce, type_of
 from libs.definition.calendar import CalendarError, wall_clock, working
-from libs.definition.condition import Bound, Condition, ConditionError, ConditionFailed, Inputs, bind, compile_condition
-from libs.definition.diagnosis import did_you_mean, unknown_field
+from libs.definition.condition import Condition, ConditionError, ConditionFailed, compile_condition
+from libs.definition.inputs import Bound, Inputs, bind
 from libs.definition.lookup import Lookups, united, values_read
 from libs.definition.shortlist import Shortlist
 
@@ -22,10 +21,6 @@ _ANY_MOMENT: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 class RuleSetError(ValueError):
     """The rules of a definition can't be used; the message says which and why."""
-
-
-class RuleTestError(ValueError):
-    """A test of the definition that can't be carried out; the message says why and what to write."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +176,7 @@ class RuleSet:
             "subject": source.tls_subject,
             "modality": None if node is None else node.modality,
         }
-        inputs = self._surround(source.site, tenant, {key: value for key, value in known.items() if value}, now)
+        inputs = self.surroundings(source.site, tenant, {key: value for key, value in known.items() if value}, now)
         return replace(inputs, destinations=destinations or {})
 
     def timezone_of(self, site: str | None) -> str:
@@ -189,7 +184,10 @@ class RuleSet:
         found = self.definition.sites.get(site or "")
         return self.definition.timezone if found is None or found.timezone is None else found.timezone
 
-    def _surround(self, site_key: str | None, tenant: str | None, source: Mapping[str, str], now: datetime) -> Inputs:
+    def surroundings(
+        self, site_key: str | None, tenant: str | None, source: Mapping[str, str], now: datetime
+    ) -> Inputs:
+        """Give the inputs of a moment at a site; what the source is besides stands in `source` already."""
         site = self.definition.sites.get(site_key or "")
         timezone = self.timezone_of(site_key)
         owner = tenant or (None if site is None else site.tenant)
@@ -322,81 +320,3 @@ def _match(rule: Rule, destinations: tuple[str, ...], seen: Attributes) -> Match
 
 def _seen(condition: Condition, bound: Bound, inputs: Inputs) -> Attributes:
     return values_read(condition.reads, bound.values, inputs.surroundings(condition.circumstances))
-
-
-def explain(rule_set: RuleSet, test: RuleTest) -> dict[Trigger, Evaluation]:
-    """Give what the rules of each trigger decide in a test, and why.
-
-    The study's attributes serve as the instance's where a test gives none; `ModalitiesInStudy` and `Sites` follow from
-    `Modality` and the source's site. Raises RuleTestError if it can't be carried out.
-    """
-    if test.at is None and rule_set.reads_time:
-        raise RuleTestError("the rules ask for the time, and nothing says when: add `at`, such as 2026-11-20T10:00")
-    surrounding = _surrounding(rule_set, test)
-    instance = replace(surrounding, instance=_given("instance", test.instance or test.study))
-    study = replace(surrounding, study=_study(test, surrounding))
-    series = replace(surrounding, series=study.study)
-    return {
-        "instance": rule_set.evaluate("instance", instance),
-        "series": rule_set.evaluate("series", series),
-        "study": rule_set.evaluate("study", study),
-    }
-
-
-def _surrounding(rule_set: RuleSet, test: RuleTest) -> Inputs:
-    definition = rule_set.definition
-    for group, given in (("source", test.source), ("order", test.order)):
-        for key in given:
-            if key not in CIRCUMSTANCES[group]:
-                raise RuleTestError(unknown_field(group, key, "study"))
-    source = dict(test.source)
-    node = source.get("node")
-    if node is not None:
-        if node not in definition.nodes:
-            raise RuleTestError(f"there is no node `{node}`{did_you_mean(node, definition.nodes)}")
-        known = definition.nodes[node]
-        source = {"aet": definition.aet_of(node), "site": known.site, "modality": known.modality or "", **source}
-    site = source.get("site")
-    if site is not None and site not in definition.sites:
-        raise RuleTestError(f"there is no site `{site}`{did_you_mean(site, definition.sites)}")
-    inputs = rule_set._surround(site, source.get("tenant"), source, _moment(test.at, rule_set.timezone_of(site)))  # noqa: SLF001  # this module
-    for name in test.unhealthy:
-        if name not in definition.destinations:
-            raise RuleTestError(f"there is no destination `{name}`{did_you_mean(name, definition.destinations)}")
-    return replace(
-        inputs,
-        order={key: str(value) for key, value in test.order.items()},
-        destinations=dict.fromkeys(test.unhealthy, False),
-    )
-
-
-def _moment(at: str | None, timezone: str) -> datetime:
-    if at is None:
-        return _ANY_MOMENT
-    try:
-        moment = datetime.fromisoformat(at)
-    except ValueError:
-        raise RuleTestError("`at` is not a time: write a local time such as 2026-11-20T10:00") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=ZoneInfo(timezone))
-
-
-def _study(test: RuleTest, surrounding: Inputs) -> Attributes:
-    study = _given("study", test.study)
-    if "Modality" in study:
-        study.setdefault("ModalitiesInStudy", [str(study["Modality"])])
-    if "site" in surrounding.source:
-        study.setdefault("Sites", [surrounding.source["site"]])
-    return study
-
-
-def _given(trigger: Trigger, attributes: Mapping[str, object]) -> Attributes:
-    given: Attributes = {}
-    for key, value in attributes.items():
-        kind = type_of(key, trigger)
-        if kind is None:
-            raise RuleTestError(unknown_field(trigger, key, trigger))
-        read = coerce(value, kind)
-        if read is None:
-            raise RuleTestError(f"the value of `{key}` is not {'a text' if kind.kind == 'text' else 'a number'}")
-        given[key] = read
-    return given

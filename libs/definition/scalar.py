@@ -7,6 +7,7 @@ _NULL: Final = re.compile(r"^(?:~|null|Null|NULL|)$")
 _TRUE: Final = re.compile(r"^(?:true|True|TRUE)$")
 _FALSE: Final = re.compile(r"^(?:false|False|FALSE)$")
 _INT: Final = re.compile(r"^[-+]?[0-9]+$|^0o[0-7]+$|^0x[0-9a-fA-F]+$")
+_LEADING_ZERO: Final = re.compile(r"^[-+]?0[0-9]")
 _FLOAT: Final = re.compile(
     r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
 )
@@ -25,7 +26,7 @@ def plain_value(text: str) -> str | int | float | bool | None:
     Raises
     ------
     ValueError
-        For a number with more digits than fit.
+        For a number with more digits than fit, or one such as 007.
     """
     if _NULL.match(text):
         return None
@@ -36,6 +37,9 @@ def plain_value(text: str) -> str | int | float | bool | None:
     if _INT.match(text):
         if len(text.lstrip("+-")) > _MAX_DIGITS:
             raise ValueError(f"a number with more than {_MAX_DIGITS} digits")
+        if _LEADING_ZERO.match(text):
+            # Nobody means the number: its zeros would be lost, and with them the patient ID that it is.
+            raise ValueError("a number that starts with a zero")
         return int(text, 0) if text.startswith("0") and text[1:2] in ("o", "x") else int(text)
     if _FLOAT.match(text):
         return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))

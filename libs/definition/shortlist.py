@@ -5,8 +5,9 @@ from typing import Any
 
 from contracts.routing import Trigger
 from libs.definition.attributes import CIRCUMSTANCES, OBJECTS, type_of
-from libs.definition.condition import Bound, Condition, Inputs, carried
+from libs.definition.condition import Condition
 from libs.definition.expression import read_tree
+from libs.definition.inputs import Bound, Inputs, carried
 from libs.definition.language import field_of
 
 #: A name, and the values of which it must have one.

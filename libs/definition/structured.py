@@ -253,7 +253,9 @@ def _listed(value: object, path: Path) -> list[object]:
 
 
 def _scalar(kind: Kind, value: object, path: Path) -> str | int | float:
-    read = None if isinstance(value, list | tuple) else coerce(value, AttributeType(kind))
+    # Of 1.10 only 1.1 is left: whoever means a text has to say so.
+    unfit = isinstance(value, list | tuple) or (kind == "text" and isinstance(value, float))
+    read = None if unfit else coerce(value, AttributeType(kind))
     if read is None or isinstance(read, list):
         raise ConditionError(f"the value must be {_WORDS[kind]}", path=path)
     return read

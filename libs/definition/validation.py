@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from contracts.definition import Definition
+from libs.definition.case import RuleTestError
 from libs.definition.condition import ConditionError, compile_condition
 from libs.definition.document import Document, Path, Problem, dotted
 from libs.definition.draft import Draft, draft
 from libs.definition.expectation import carry_out, unmet
 from libs.definition.reference import misfits
-from libs.definition.ruleset import RuleSet, RuleTestError
+from libs.definition.ruleset import RuleSet
 
 #: Senders wait so long for an answer at least, as a rule; then they abort.
 _LONGEST_WAIT_S: Final = 30

@@ -130,6 +130,8 @@ def _fit(detail: ErrorDetails) -> str:
         return "an AE title has 1 to 16 characters and no backslash"
     if " _.-" in pattern:
         return "use up to 63 letters, digits, spaces, hyphens, dots and underscores, the first a letter or digit"
+    if pattern.startswith("^[^"):
+        return f"write one line of up to {pattern.rpartition(',')[2].rstrip('}$')} characters"
     return "use up to 63 letters, digits, hyphens and underscores, the first a letter or digit"
 
 

@@ -229,6 +229,22 @@ def _not_ours(reason: str) -> Refusal:
     return Refusal(reason, permanent=True, diagnostic=3)
 
 
+def nodes_at(
+    definition: "Definition", address: str, *, resolved: Resolved, certificate: "Certificate | None" = None
+) -> tuple[list[str], list[str]]:
+    """Give the nodes that a caller may be who says no AE title, and what speaks against others at its address.
+
+    Parameters
+    ----------
+    definition, address, resolved, certificate
+        As for `admit`. Retired nodes call no more.
+    """
+    source = _plain(address)
+    those = [key for key, node in definition.nodes.items() if not node.retired and _calls_from(node, source, resolved)]
+    objections = {key: _objection(definition, key, certificate) for key in those}
+    return [key for key in those if objections[key] is None], [each for each in objections.values() if each]
+
+
 def host_names(definition: "Definition") -> set[str]:
     """List the host names of nodes that may call by them: what must be resolved before `admit`."""
     return {

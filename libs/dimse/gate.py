@@ -18,7 +18,7 @@ from contracts.definition import Node, Snapshot
 from contracts.fact import AeTitle
 from contracts.instances import AssociationRefused
 from libs.clock import Clock
-from libs.dimse.admission import Admitted, Refusal, admit, host_names
+from libs.dimse.admission import Admitted, Refusal, Resolved, admit, host_names
 from libs.dimse.certificate import Certificate, UnreadableCertificateError, read_der
 from libs.dimse.handshake import HandshakeError
 from libs.dimse.limits import Associations, Pace
@@ -141,6 +141,11 @@ class Gate:
         with self._lock:
             full = self._associations.open(association, decision.node, address, decision.limits)
         return full or decision
+
+    @property
+    def resolved(self) -> Resolved:
+        """Addresses of the definition's host names, as last looked up."""
+        return self._resolved
 
     def closed(self, association: str) -> None:
         """Count an association out; one that was never counted in, or is out already, changes nothing."""

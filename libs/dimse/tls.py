@@ -70,8 +70,17 @@ class Files:
 
 def files_of(settings: "Settings") -> Files | None:
     """Give the files of the DICOM port with TLS, or nothing where it is off."""
+    return _files(settings, settings.dicom_tls_port)
+
+
+def hl7_files_of(settings: "Settings") -> Files | None:
+    """Give the files of the HL7 port with TLS, or nothing where it is off."""
+    return _files(settings, settings.hl7_tls_port)
+
+
+def _files(settings: "Settings", port: int | None) -> Files | None:
     certificate, key, authorities = settings.tls_certificate, settings.tls_key, settings.tls_ca
-    if settings.dicom_tls_port is None or certificate is None or key is None or authorities is None:
+    if port is None or certificate is None or key is None or authorities is None:
         return None
     return Files(certificate, key, authorities, settings.tls_crl)
 

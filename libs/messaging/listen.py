@@ -5,13 +5,18 @@ from collections.abc import Callable
 from typing import Any
 
 import asyncpg
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import SQLAlchemyError
 
 from libs.storage.database import Database
 from libs.telemetry import log
 
-#: What a database raises while it is away. SQLAlchemy passes some of the driver's errors on as they are.
-DATABASE_AWAY = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+#: What a database raises while it is away. SQLAlchemy passes some of the driver's errors on as they are, and where a
+#: connection is asked for as such, its own adapter's.
+DATABASE_AWAY = (
+    *(SQLAlchemyError, AsyncAdapt_asyncpg_dbapi.Error),
+    *(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError),
+)
 _AGAIN_S = 5.0
 _LOG = log.get(__name__)
 

@@ -50,6 +50,9 @@ PERMISSIONS: Final[Mapping[str, Permission]] = MappingProxyType(
         "rules.simulate": _for("operator", recorded="patient-data"),
         # With it anybody's pseudonym can be found: each use is recorded.
         "transforms.try": _for("operator", recorded="patient-data"),
+        # Shows what a message says: its patient, too.
+        "mappings.try": _for("operator", recorded="patient-data"),
+        "messages.read": _for("operator", "auditor", recorded="patient-data"),
         "deliveries.read": _for("operator", "auditor", "viewer", recorded="patient-data"),
         "deliveries.manage": _for("operator", recorded="change"),
         "destinations.read": _for("operator", "auditor", "viewer"),

@@ -131,10 +131,11 @@ def _study_flagged(data: StudyFlagged) -> str:
 
 
 def _study_expired(data: StudyExpired) -> str:
-    return (
-        f"The copy of version {data.version} was removed ({_count(data.instance_count, 'instance')}): its keep time is "
-        f"over, and {_listed(data.destinations)} {'has' if len(data.destinations) == 1 else 'have'} it."
-    )
+    removed = f"The copy of version {data.version} was removed ({_count(data.instance_count, 'instance')})"
+    if data.discarded is not None and not data.destinations:
+        return f"{removed}: its keep time is over, and it was wanted nowhere: {_closed(data.discarded)}"
+    has = "has" if len(data.destinations) == 1 else "have"
+    return f"{removed}: its keep time is over, and {_listed(data.destinations)} {has} it."
 
 
 _ROOM = {
@@ -173,6 +174,8 @@ def _routing_decided(data: RoutingDecided) -> str:
         chosen = "none matched"
     failed = f" {_count(len(data.errors), 'rule')} could not be evaluated." if data.errors else ""
     nowhere = " No rule says where the study goes: people must look at it." if data.unmatched else ""
+    if data.discarded is not None:
+        nowhere = f" All of it is wanted nowhere: {_closed(data.discarded)}"
     return f"{looked_at}: {chosen}.{failed}{nowhere}"
 
 

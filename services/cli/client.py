@@ -49,6 +49,16 @@ class Client:
         """GET; None if what answers has no such thing, or the token may not see it."""
         return self._call("GET", path, missing=(403, 404), params=query)
 
+    def attempt(self, path: str, timeout: float) -> Any:
+        """GET what can be done without; None if it can't be had within so many seconds, for whatever reason."""
+        import httpx  # noqa: PLC0415 - slow, and `--help` does without
+
+        try:
+            response = self._http.get(path, timeout=timeout)
+            return response.json() if response.is_success else None
+        except (httpx.HTTPError, ValueError):
+            return None
+
     def post(self, path: str, **options: Any) -> Any:
         """POST; options as httpx takes them; returns the decoded JSON."""
         return self._call("POST", path, **options)

@@ -2,13 +2,15 @@
 
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from services.cli.client import connect
+from libs.clock import utc_now
+from services.cli.client import Client, connect
 from services.cli.output import Json, fail, local_time, out, print_json, print_table
 
 app = typer.Typer(help="Show, compare and roll back the network definition.", no_args_is_help=True)
@@ -20,6 +22,8 @@ _ROLLBACK = "Example: kivuko network rollback 2"
 
 _SIGNS = {"added": "[green]+[/]", "removed": "[red]-[/]", "changed": "[yellow]~[/]", "moved": "[yellow]~[/]"}
 _LONGEST = 100
+#: How long is waited for what an apply can do without, in seconds.
+_PATIENCE_S = 5.0
 
 
 def apply(
@@ -36,12 +40,16 @@ def apply(
         text = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
         fail(f"{file}: {error.strerror}.", "Name a file that exists and can be read.", code=2, json_output=json_output)
-    answer = connect(json_output=json_output).post(
+    client = connect(json_output=json_output)
+    filename = "standard input" if str(file) == "-" else file.name
+    answer = client.post(
         "/v1/network/definition",
         content=text,
-        params={"dry_run": str(dry_run).lower(), "filename": "standard input" if str(file) == "-" else file.name},
+        params={"dry_run": str(dry_run).lower(), "filename": filename},
         headers={"content-type": "application/yaml"},
     )
+    found = unused_rules(client, text.decode("utf-8-sig"), filename)
+    answer |= {"findings": [*answer["findings"], *(found or ())], "use_checked": found is not None}
     if json_output:
         print_json(answer)
         return
@@ -112,6 +120,41 @@ def rollback(
         out.print(f"Nothing to do: version {answer['version']} says the same.")
 
 
+def unused_rules(client: Client, text: str, filename: str) -> list[dict[str, Any]] | None:
+    """Give the rules of an applied document that have not matched in 90 days, as findings; None: nobody could tell."""
+    from libs.definition.draft import draft  # noqa: PLC0415 - slow, and `--help` does without
+    from libs.definition.lint import Use, unused  # noqa: PLC0415
+    from libs.definition.reading import read  # noqa: PLC0415
+
+    answer = client.attempt("/v1/rules/list", _PATIENCE_S)
+    if not isinstance(answer, dict) or "rules" not in answer:
+        return None
+    uses = {
+        each["rule"]["name"]: Use(
+            datetime.fromisoformat(each["since"]),
+            datetime.fromisoformat(each["last_matched"]) if each["last_matched"] else None,
+        )
+        for each in answer["rules"]
+        # A release before this one does not say.
+        if each.get("since")
+    }
+    made, _ = draft(read(text, filename))
+    if made is None:
+        return None
+    return [
+        {
+            "level": one.level,
+            "kind": one.kind,
+            "line": one.problem.line,
+            "column": one.problem.column,
+            "path": one.problem.path,
+            "message": one.problem.message,
+            "hint": one.problem.hint,
+        }
+        for one in unused(made.document, made.definition, uses, utc_now())
+    ]
+
+
 def _print_changes(answer: dict[str, Any]) -> None:
     for change in answer["changes"]:
         text = f"{_SIGNS.get(change['kind'], '?')} {escape(change['path'])}"
@@ -128,6 +171,11 @@ def _print_changes(answer: dict[str, Any]) -> None:
         hint = f" ({escape(found['hint'])})" if found["hint"] else ""
         place = f"{found['line']}:{found['column']}"
         out.print(f"[{color}]{found['level']}, line {place}:[/] {escape(found['message'])}{hint}")
+    if answer.get("use_checked") is False:
+        out.print(
+            "[dim]note:[/] whether rules have not matched for long could not be checked: "
+            "the service rules gave no answer"
+        )
     for sentence in answer["not_in_force"]:
         out.print(f"[yellow]not in force yet:[/] {escape(sentence)}")
 

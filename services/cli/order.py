@@ -124,6 +124,8 @@ def retry(
 ) -> None:
     """Try at once what is not sent, refused instances included, with all attempts before them.
 
+    What failed at a transform is changed as that says now.
+
     With filters but without --state: all deliveries that failed. With --missing: what the destination said success for
     and was seen not to have, of all deliveries that fit.
     """

@@ -183,6 +183,16 @@ def _print(report: Mapping[str, Any], ended: Mapping[str, Any]) -> None:
         )
     for one in report["problems"][:_MOST_SHOWN]:
         out.print(f"[yellow]problem:[/] {escape(one['problem'])}, in {one['studies']} studies")
+    headers = report.get("headers", {})
+    if headers.get("read"):
+        out.print(f"Of {headers['read']} studies the headers were read for what is not recorded.")
+    if headers.get("not_kept"):
+        out.print(f"[yellow]headers not kept:[/] of {headers['not_kept']} studies, whose copy is gone")
+    if headers.get("too_many"):
+        out.print(
+            f"[yellow]headers not read:[/] of {headers['too_many']} studies, as that were too many "
+            "(KIVUKO_RULES_REPLAY_HEADERS)"
+        )
     for one in report["not_recorded"][:_MOST_SHOWN]:
         out.print(f"[yellow]not recorded:[/] {escape(one['attribute'])}, of {one['studies']} studies: taken as absent")
     for name in report["not_replayed"]:

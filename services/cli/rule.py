@@ -23,18 +23,21 @@ _MARKS = {True: "[green]yes[/]", False: "[red]no[/] ", None: "[yellow]?[/]  "}
 
 @app.command("list", epilog=_LIST)
 def list_rules(*, json_output: Json = False) -> None:
-    """List the rules in force, in the order in which they count."""
+    """List the rules in force, in the order in which they count, and when each last matched."""
     found = connect(json_output=json_output).get("/v1/rules/list")
     if json_output:
         print_json(found)
         return
     rows = [
-        (each["position"], each["rule"]["name"], each["rule"]["trigger"], asked(each["rule"]), _when(each["rule"]))
+        (
+            *(each["position"], each["rule"]["name"], each["rule"]["trigger"], asked(each["rule"])),
+            *(_when(each["rule"]), _matched(each)),
+        )
         for each in found["rules"]
     ]
     print_table(
         f"Rules of version {found['network_version']}",
-        ("", "rule", "trigger", "does", "when"),
+        ("", "rule", "trigger", "does", "when", "last matched"),
         rows,
         empty="The network definition has no rules: nothing goes anywhere.",
     )
@@ -76,10 +79,11 @@ def explain(
 def print_rules(rules: Sequence[Mapping[str, Any]]) -> None:
     """Print what each rule said, those that matched with what they ask for, the others with what was false."""
     for rule in rules:
-        out.print(f"{_MARKS[rule['matched']]} [bold]{escape(rule['rule'])}[/] ({rule['trigger']}): {_said(rule)}")
+        mark = _MARKS[False if rule["ended_by"] else rule["matched"]]
+        out.print(f"{mark} [bold]{escape(rule['rule'])}[/] ({rule['trigger']}): {_said(rule)}")
         if rule["problem"]:
             out.print(f"      [yellow]{escape(rule['problem'])}[/]")
-        if rule["matched"] is False or (rule["matched"] and rule["instances"] < rule["of"]):
+        if not rule["ended_by"] and rule["condition"] and not rule["condition"]["holds"]:
             for sentence in rule["because"]:
                 out.print(f"      {escape(sentence)}")
 
@@ -128,6 +132,12 @@ def _said(rule: Mapping[str, Any]) -> str:
         return "cannot be told" if rule["matched"] is None else "did not match"
     which = "" if rule["instances"] == rule["of"] else f"for {rule['instances']} of {rule['of']} instances: "
     return escape(which + asked(rule["asks"]))
+
+
+def _matched(each: Mapping[str, Any]) -> str:
+    if each["last_matched"]:
+        return local_time(each["last_matched"])
+    return f"not since {local_time(each['since'])}" if each["since"] else "not known"
 
 
 def _when(rule: Mapping[str, Any]) -> str:

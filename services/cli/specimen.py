@@ -20,10 +20,11 @@ from libs.dicom.excerpt import pick
 from libs.dicom.identity import UnreadableDatasetError
 from services.ingest.assembly import study_attributes
 from services.rules import chronicle
-from services.rules.chronicle import Record, Route
+from services.rules.chronicle import Record
 from services.rules.explanation import document, explain
 from services.rules.plan import Known
 from services.rules.reading import CARRIED
+from services.rules.route import Route
 from services.rules.simulation import Simulation
 
 
@@ -93,7 +94,6 @@ def outcomes(
     """Decide on every study among the specimens, as it would be decided if a node sent them. Raises NotSentError."""
     rules = RuleSet(definition)
     simulation = Simulation(rules)
-    now = _moment(at, definition)
     studies: dict[str, list[Specimen]] = {}
     for one in found:
         studies.setdefault(one.header.study_instance_uid, []).append(one)
@@ -101,7 +101,7 @@ def outcomes(
     for uid, instances in studies.items():
         source = _source(definition, node, instances)
         tenant = definition.tenant_of(source.node)
-        record = _record(uid, instances, source, rules, now)
+        record = _record(uid, instances, source, rules, _moment(at, rules.timezone_of(source.site)))
         outcome = simulation.outcome(tenant, record)
         version = record.versions[-1]
         tried.append(
@@ -118,14 +118,14 @@ def outcomes(
     return tried
 
 
-def _moment(at: str | None, definition: Definition) -> datetime:
+def _moment(at: str | None, timezone: str) -> datetime:
     if at is None:
         return utc_now()
     try:
         moment = datetime.fromisoformat(at)
     except ValueError:
         raise NotSentError(f"{at!r} is not a time: write a local time such as 2026-11-20T10:00") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=ZoneInfo(definition.timezone))
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=ZoneInfo(timezone))
 
 
 def _source(definition: Definition, node: str | None, instances: Sequence[Specimen]) -> Source:

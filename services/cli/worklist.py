@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.cli import steps, worklist_query
+from services.cli import hl7, steps, worklist_query
 from services.cli.client import EXIT_REFUSED, Client, connect
 from services.cli.output import Json, err, fail, local_time, out, print_json, print_table
 
@@ -20,6 +20,8 @@ app = typer.Typer(
 )
 
 app.command(epilog=worklist_query.QUERIES)(worklist_query.queries)
+app.command("map", epilog=hl7.MAP)(hl7.map_message)
+app.command(epilog=hl7.MESSAGES)(hl7.messages)
 app.command(epilog=worklist_query.EXPLAIN)(worklist_query.explain)
 app.command(epilog=steps.EXAMPLE)(steps.steps)
 

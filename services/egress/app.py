@@ -10,6 +10,7 @@ from libs.service import Platform, Service
 from libs.telemetry import log
 from services.egress.announcing import Announcer
 from services.egress.api import make_router
+from services.egress.awaited import Awaited
 from services.egress.calling import Timeouts
 from services.egress.comparer import Comparer
 from services.egress.comparison_api import make_comparison_router
@@ -138,8 +139,9 @@ def build(platform: Platform) -> Service:
         await asyncio.to_thread(platform.objects.check)
 
     patience = Patience(database, deliveries, platform.network, settings, platform.clock)
+    awaited = Awaited(database, deliveries, platform.network, projects, transforming, platform.clock)
     measurement = Measurement(database, platform.clock)
-    loops = [sender.run, confirmer.run, comparer.run, measurement.run, sender.follow_clock, patience.run]
+    loops = [sender.run, confirmer.run, comparer.run, measurement.run, sender.follow_clock, patience.run, awaited.run]
     if partner_queues and settings.public_url is not None:
         announcer = Announcer(
             deliveries,

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Row
 
+from contracts.definition import Transform
 from contracts.delivery import InstanceFailure
 from services.egress.outcome import ARRIVED, Outcome, Verdict
 from services.egress.parcel import Parcel
@@ -142,8 +143,10 @@ def stretch_of(delivery: Row[Any], attempt: int, now: datetime) -> Stretch:
     )
 
 
-def parcel_of(delivery: Row[Any], item: Row[Any], number: int, *, fresh: bool = False) -> Parcel:
-    """Make what is sent of an item; `number` is its place in its lane."""
+def parcel_of(
+    delivery: Row[Any], item: Row[Any], number: int, *, fresh: bool = False, said: Transform | str | None = None
+) -> Parcel:
+    """Make what is sent of an item; `number` is its place in its lane, `said` what its transform said."""
     return Parcel(
         item=item.id,
         delivery_id=delivery.id,
@@ -156,6 +159,8 @@ def parcel_of(delivery: Row[Any], item: Row[Any], number: int, *, fresh: bool = 
         size=item.size,
         fresh=fresh,
         transform=item.transform,
+        said=said,
+        made=getattr(item, "made_version", None) is not None,
         # Never the time of the sending: what is sent twice must be the same.
         arrived_at=item.received_at or delivery.requested_at,
     )

@@ -16,10 +16,11 @@ from libs.clock import Clock
 from libs.messaging.outbox import Outbox
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
-from services.egress import alarm, calls, joint, metric, report, repository
+from services.egress import alarm, calls, decided, joint, metric, report, repository
 from services.egress.backoff import Circuit
 from services.egress.claim import FAILURES_TOLD
 from services.egress.confirmation import Confirm, confirm_of, unconfirmed
+from services.egress.decided import Decided, Documents
 from services.egress.delivery import (
     Closing,
     Diversion,
@@ -41,6 +42,7 @@ from services.egress.partner import PartnerTarget, reach_partner
 from services.egress.project import Projects
 from services.egress.reach import NO_DEFINITION, Contexts, Obstacle, Target, no_contexts, reach
 from services.egress.settings import EgressSettings
+from services.egress.transforms.engine import version
 
 #: Key in a session's `info`: this transaction made work for the sender.
 WORK = "egress.work"
@@ -92,6 +94,8 @@ class Deliveries:
         self._contexts = contexts
         self._projects = projects or Projects(None)
         self._partner_queues = partner_queues
+        #: What transforms said when they were decided.
+        self.documents = Documents()
         database.on_commit(alarm.sound)
 
     def reach(self, destination: str) -> Target | FolderTarget | PartnerTarget | Obstacle:
@@ -189,15 +193,27 @@ class Deliveries:
         if merged != before or changes:
             await repository.update_delivery(tx, key, **_merging(row, merged), **changes)
             row = await repository.lock_delivery(tx, key)
-        await repository.add_items(tx, key, wanted.transform, wanted.items, now)
-        if row is not None and (row.joined or row.diverted_to is not None):
-            await self._merge_jointly(tx, row, new, wanted, again=again)
+        if row is None:
+            raise RuntimeError("a delivery vanished while it was locked")
+        document = wanted.transform_document
+        told = "" if document is None else await decided.keep(tx, document)
+        asks = Decided(wanted.transform or "", told, wanted.decided_under or wanted.network_version)
+        await joint.ask_for(tx, row, asks, wanted.items, now, self.aim, own=True)
+        if row.joined or row.diverted_to is not None:
+            await self._merge_jointly(tx, row, new, wanted, asks, again=again)
             row = None
         await self.give_state(tx, key, row=row)
         tx.info[WORK] = True
 
     async def _merge_jointly(
-        self, tx: AsyncSession, row: Row[Any], new: Request, wanted: DeliveryRequested, *, again: bool
+        self,
+        tx: AsyncSession,
+        row: Row[Any],
+        new: Request,
+        wanted: DeliveryRequested,
+        asks: Decided,
+        *,
+        again: bool,
     ) -> None:
         """Note what was asked for of a delivery that carries others, and hand on what was of a diverted one."""
         if row.joined:
@@ -209,7 +225,7 @@ class Deliveries:
             await self.go_alone(tx, row, "egress", f"{row.destination} is in reach again")
             return
         now = self._clock()
-        for key in await joint.pass_on(tx, row, new, wanted.transform, wanted.items, now, again=again):
+        for key in await joint.pass_on(tx, row, new, asks, wanted.items, now, self.aim, again=again):
             await self.give_state(tx, key)
 
     async def go_alone(self, tx: AsyncSession, row: Row[Any], by: str, why: str | None) -> None:
@@ -223,6 +239,21 @@ class Deliveries:
                 await self.reconsider(tx, key, lambda each: report.ordered(each, "cancelled", by, why))
             else:
                 await self.give_state(tx, key)
+
+    async def aim(self, tx: AsyncSession, destination: str, asks: Decided) -> str | None:
+        """Tell the version of all that would be done to instances for a destination now; none: nobody knows."""
+        said = (await self.documents.of(tx, [asks.version])).get(asks.version)
+        snapshot = self._network.current
+        found = decided.steps(None if snapshot is None else snapshot.definition, destination, asks.transform, said)
+        if isinstance(found, str):
+            return None
+        return version(found) if found else ""
+
+    async def mend(self, tx: AsyncSession, key: str) -> None:
+        """Have what failed at a rule's transform changed by what that says now: a person tries it again."""
+        snapshot = self._network.current
+        if snapshot is not None:
+            await decided.mend(tx, key, snapshot.definition, snapshot.version)
 
     def limits(self, destination: str) -> Limits | None:
         """Tell what limits a destination now; none if it is not in the definition in force."""

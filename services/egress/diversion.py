@@ -67,7 +67,7 @@ async def divert(
     row = await repository.lock_delivery(tx, key)
     if row is None:
         raise RuntimeError("a delivery vanished while it was diverted")
-    other = await joint.join(tx, row, to, now, released=by is not None)
+    other = await joint.join(tx, row, to, now, deliveries.aim, released=by is not None)
     await joint.reckon(tx, other.id)
     await deliveries.reconsider(tx, key, lambda each: report.diverted(each, to))
     await _follow(deliveries, tx, other, now)
@@ -78,7 +78,7 @@ async def divert(
 async def _follow(deliveries: Deliveries, tx: AsyncSession, row: Row[Any], now: datetime) -> None:
     """Hand it on to where the other delivery went meanwhile."""
     while row.diverted_to is not None:
-        following = await joint.join(tx, row, row.diverted_to, now, released=False)
+        following = await joint.join(tx, row, row.diverted_to, now, deliveries.aim, released=False)
         await joint.reckon(tx, following.id)
         await deliveries.reconsider(tx, row.id)
         row = following

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from contracts.delivery import DeliveryItem
 from contracts.manifest import set_hash
 from services.egress import repository
+from services.egress.decided import Aim, Decided, renew
 from services.egress.delivery import Closing, Request, delivery_id
 from services.egress.hold import columns, noted
 from services.egress.models import deliveries, items
@@ -60,7 +61,7 @@ def own_columns(closing: Closing | None) -> dict[str, Any]:
     return dict(zip(_OWN, values, strict=True))
 
 
-async def join(tx: AsyncSession, row: Row[Any], to: str, now: datetime, *, released: bool) -> Row[Any]:
+async def join(tx: AsyncSession, row: Row[Any], to: str, now: datetime, aim: Aim, *, released: bool) -> Row[Any]:
     """Have the delivery to another destination take a locked one over; give that delivery, locked.
 
     It gets all current instances, the more urgent lane of both, and counts as asked for anew. `released`: whatever a
@@ -107,29 +108,42 @@ async def join(tx: AsyncSession, row: Row[Any], to: str, now: datetime, *, relea
     found = await tx.execute(
         select(items).where(items.c.delivery_id == row.id, items.c.current).order_by(items.c.transform, items.c.id)
     )
-    groups: dict[str, list[DeliveryItem]] = {}
+    groups: dict[Decided, list[DeliveryItem]] = {}
     for each in found:
         wanted = DeliveryItem.model_construct(**{name: getattr(each, name) for name in _ITEM})
-        groups.setdefault(each.transform, []).append(wanted)
-    for transform, group in groups.items():
-        await _give(tx, key, transform, group, now)
+        decided = Decided(each.transform, each.transform_version, each.decided_under)
+        groups.setdefault(decided, []).append(wanted)
+    for decided, group in groups.items():
+        await ask_for(tx, other, decided, group, now, aim, own=False)
     return other
 
 
-async def _give(
-    tx: AsyncSession, key: str, transform: str | None, wanted: Sequence[DeliveryItem], now: datetime
+async def ask_for(
+    tx: AsyncSession,
+    row: Row[Any],
+    decided: Decided,
+    wanted: Sequence[DeliveryItem],
+    now: datetime,
+    aim: Aim,
+    *,
+    own: bool,
 ) -> None:
+    """Ask for instances at a locked delivery; `own`: by the name of its own destination."""
     for start in range(0, len(wanted), _AT_ONCE):
-        await repository.add_items(tx, key, transform, wanted[start : start + _AT_ONCE], now, own=False)
+        part = wanted[start : start + _AT_ONCE]
+        said = {"transform": decided.transform, "transform_version": decided.version, "decided_under": decided.under}
+        await repository.add_items(tx, row.id, part, now, own=own, **said)
+        await renew(tx, row.id, part, decided, lambda: aim(tx, row.destination, decided), now)
 
 
 async def pass_on(
     tx: AsyncSession,
     row: Row[Any],
     new: Request,
-    transform: str | None,
+    decided: Decided,
     wanted: Sequence[DeliveryItem],
     now: datetime,
+    aim: Aim,
     *,
     again: bool,
 ) -> list[str]:
@@ -146,7 +160,7 @@ async def pass_on(
         changes = {"lane": other.lane if other.lane_by else both.lane} | asked(other, now, again=again)
         changes |= columns(both.hold)
         await repository.update_delivery(tx, key, **changes, network_version=both.network_version)
-        await _give(tx, key, transform, wanted, now)
+        await ask_for(tx, other, decided, wanted, now, aim, own=False)
         await reckon(tx, key)
         passed.append(key)
         row = other

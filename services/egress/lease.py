@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.egress.budget import startable
 from services.egress.fairness import Group
-from services.egress.models import deliveries, items, places, workers
+from services.egress.models import deliveries, items, places, transformed, workers
 from services.egress.repository import SENDABLE, TURN, insert_of
 
 # Made once: to make a statement takes longer than to run it.
@@ -43,12 +43,17 @@ _OLDEST = (
     .with_for_update(skip_locked=True)
 )
 _FREE = (
-    select(items)
+    select(items, transformed.c.version.label("made_version"))
+    .outerjoin_from(items, transformed, transformed.c.item == items.c.id)
     .where(_ITS, SENDABLE, items.c.leased_by.is_(None), items.c.next_attempt_at <= bindparam("now"))
     .order_by(items.c.attempts, items.c.id)
     .limit(bindparam("most"))
 )
-_LEASE = update(items).where(items.c.id.in_(bindparam("ids", expanding=True))).values(leased_by=bindparam("worker"))
+_LEASE = (
+    update(items)
+    .where(items.c.id.in_(bindparam("ids", expanding=True)))
+    .values(leased_by=bindparam("worker"), wanted=None)
+)
 
 
 async def enter(tx: AsyncSession, worker: str, until: datetime) -> None:

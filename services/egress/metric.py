@@ -32,6 +32,9 @@ COMPARED = counter(
 )
 REPEATED = counter("kivuko_egress_repeated_total", "Instances that the receiver may have got more than once.")
 ALARMS = counter("kivuko_egress_alarms_total", "Deliveries that were parked: people must look.", ["destination"])
+AWAITED = gauge(
+    "kivuko_egress_secret_missing", "1: what is to go there waits for a secret of a transform.", ["destination"]
+)
 DELIVERED = histogram("kivuko_egress_delivery_seconds", "From the first request to the last success.", buckets=DELIVERY)
 
 
@@ -57,6 +60,13 @@ def show_missing(missing: Mapping[str, int]) -> None:
     MISSING.clear()
     for destination, count in missing.items():
         MISSING.labels(destination).set(count)
+
+
+def show_awaited(destinations: Iterable[str]) -> None:
+    """Show where things wait for secrets."""
+    AWAITED.clear()
+    for destination in destinations:
+        AWAITED.labels(destination).set(1)
 
 
 def show_queues(queues: Mapping[str, Queue], left: Mapping[str, float | None], paused: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    text,
     true,
 )
 
@@ -112,6 +113,12 @@ items = Table(
     Column("content_hash", String(64), nullable=False),
     # Name of the rule's transform; empty for none, as NULL would not take part in the unique key.
     Column("transform", String(63), nullable=False),
+    # What it said when rules last asked for the instance, and under which version of the definition that was; empty
+    # where nobody told: then the definition in force counts.
+    Column("transform_version", String(16), nullable=False, server_default=text("''")),
+    Column("decided_under", Integer, nullable=False, server_default="0"),
+    # Rules asked anew while it was in hand: the version of all that is to be done to it by that.
+    Column("wanted", String(16), nullable=True),
     Column("sop_class_uid", String(64), nullable=False),
     Column("transfer_syntax_uid", String(64), nullable=False),
     Column("object_key", Text, nullable=False),
@@ -186,6 +193,15 @@ contexts = Table(
     Column("transfer_syntax_uid", String(64), primary_key=True),
     Column("accepted", Boolean, nullable=False),
     Column("seen_at", Instant, nullable=False),
+)
+
+#: What rules' transforms said when they were decided, as JSON; never changed, and shared by all who were decided so.
+documents = Table(
+    "documents",
+    metadata,
+    # Follows from it: see `services.egress.decided.version_of`.
+    Column("version", String(16), primary_key=True),
+    Column("document", Text, nullable=False),
 )
 
 #: What was made of instances by transforms, as it was sent or is about to be; the last time counts.

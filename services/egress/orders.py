@@ -158,6 +158,7 @@ class Orders:
             if row is not None and row.diverted_to is not None:
                 await repository.update_delivery(tx, key, stays=True)
                 await self._deliveries.go_alone(tx, row, order.by, f"{row.destination} gets it after all")
+            await self._deliveries.mend(tx, key)
             again = await repository.retry_items(tx, key, now)
         if order.verb == "resend":
             again = await repository.resend_missing(tx, key, now)

@@ -30,6 +30,7 @@ NO_ANSWER = "no-answer"
 UNSENDABLE = "unsendable"
 OBJECT_DAMAGED = "object-damaged"
 TRANSFORM = "transform"
+NO_SECRET = "no-secret"  # noqa: S105 (a word, no secret)
 NO_ROOM = "no-room"
 NO_TURN = "no-turn"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Protocol
 
+from contracts.definition import Transform
 from libs.dicom import part10
 from libs.storage.objects import ObjectMissingError
 
@@ -53,7 +54,11 @@ class Parcel:
     fresh
         Whether it was taken in so lately that its hash need not be computed again: nothing but its length is checked.
     transform
-        The rule's, which is still to be done; empty for none.
+        Name of the rule's, which is still to be done; empty for none.
+    said
+        What it said when it was decided; or why that can't be done; none: what the definition in force says counts.
+    made
+        Whether it is on record that something was made of it before.
     arrived_at
         When it was taken in, UTC.
     study_instance_uid
@@ -71,6 +76,8 @@ class Parcel:
     size: int
     fresh: bool = False
     transform: str = ""
+    said: Transform | str | None = None
+    made: bool = False
     arrived_at: datetime = _UNKNOWN
     study_instance_uid: str = ""
 

@@ -66,12 +66,12 @@ class Preparation:
         free = []
         for parcel in parcels:
             transforming = self._transforming
-            steps: list[Step] | str = [] if transforming is None else transforming.steps(self._key, parcel.transform)
+            steps: list[Step] | str = [] if transforming is None else transforming.steps(self._key, parcel)
             if transforming is None and parcel.transform:
                 steps = "nothing is transformed here"
             if isinstance(steps, str):
                 self._then.told(parcel, Outcome(parcel.item, Verdict.UNFIT, TRANSFORM, f"It is not sent: {steps}."))
-            elif steps and transforming is not None:
+            elif transforming is not None and (steps or parcel.made):
                 self._under_way[parcel.item] = parcel
                 task = asyncio.create_task(self._prepare(transforming, parcel, steps))
                 self._tasks.add(task)

@@ -14,6 +14,10 @@ class NoSecretError(Exception):
 
     safe_to_log = True
 
+    def __init__(self, secret: str, reason: str) -> None:
+        super().__init__(reason)
+        self.secret = secret
+
 
 class Projects:
     """Reads secrets, each time anew: whoever replaces one need not restart anything.
@@ -33,18 +37,20 @@ class Projects:
         """Give the bytes of a secret, without white space around them. Raises NoSecretError."""
         if self._folder is None:
             raise NoSecretError(
-                f"set KIVUKO_EGRESS_SECRETS to the folder that holds the secret {name}, and start again"
+                name,
+                f"set KIVUKO_EGRESS_SECRETS to the folder that holds the secret {name}, and start again",
             )
         place = self._folder / name / _FILE
         try:
             found = place.read_bytes().strip()
         except OSError as error:
             raise NoSecretError(
+                name,
                 f"the secret {name} can't be read ({error.strerror}): put at least {SHORTEST_SECRET} random bytes into "
-                f"{place}, such as those of `openssl rand -hex 32`, and keep a copy"
+                f"{place}, such as those of `openssl rand -hex 32`, and keep a copy",
             ) from error
         if len(found) < SHORTEST_SECRET:
-            raise NoSecretError(f"the secret {name} is too short: {place} needs at least {SHORTEST_SECRET} bytes")
+            raise NoSecretError(name, f"the secret {name} is too short: {place} needs at least {SHORTEST_SECRET} bytes")
         return found
 
     def secrets(self, transform: Transform) -> dict[str, bytes]:

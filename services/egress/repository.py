@@ -11,6 +11,7 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
+    case,
     exists,
     func,
     insert,
@@ -120,40 +121,49 @@ async def update_delivery(tx: AsyncSession, delivery_id: str, **values: Any) -> 
 async def add_items(
     tx: AsyncSession,
     delivery_id: str,
-    transform: str | None,
     wanted: Iterable[DeliveryItem],
     now: datetime,
     *,
     own: bool = True,
+    **decided: Any,
 ) -> None:
     """Insert the items that are not there yet, due at once; of several contents of an instance the latest counts.
 
-    What is not `own` was asked for by the name of another destination.
+    What is not `own` was asked for by the name of another destination. `decided` are the columns of what is done to it.
     """
-    rows = [
-        {
-            "delivery_id": delivery_id,
-            "transform": transform or "",
-            "state": "pending",
-            "next_attempt_at": now,
-            "own": own,
-            **item.model_dump(),
-        }
-        for item in wanted
-    ]
-    if not rows:
-        return
+    asked = list(wanted)
     insertion = insert_of(tx)(items)
     due = AFRESH | {"next_attempt_at": now}
     taken = {name: insertion.excluded[name] for name in ("object_key", "size", "received_at")}
-    # The same request again has the same time. A later one: another content was current, and this one is once more.
-    await tx.execute(
-        insertion.on_conflict_do_update(
-            index_elements=_IDENTITY, set_=due | taken, where=items.c.received_at < insertion.excluded.received_at
-        ),
-        rows,
-    )
-    await _choose(tx, delivery_id, [row["sop_instance_uid"] for row in rows])
+    for came_round in sorted({item.came_round for item in asked}):
+        values = due
+        if came_round:
+            # What went round between sites stays as it is where it has arrived.
+            there = and_(items.c.state == "sent", items.c.current, items.c.missing_at.is_(None))
+            values = {name: case((there, items.c[name]), else_=value) for name, value in due.items()}
+        rows = [
+            {
+                "delivery_id": delivery_id,
+                **decided,
+                "state": "pending",
+                "next_attempt_at": now,
+                "own": own,
+                **item.model_dump(exclude={"came_round"}),
+            }
+            for item in asked
+            if item.came_round == came_round
+        ]
+        # The same request again has the same time. A later one: another content was current, and this one is once more.
+        await tx.execute(
+            insertion.on_conflict_do_update(
+                index_elements=_IDENTITY,
+                set_=values | taken,
+                where=items.c.received_at < insertion.excluded.received_at,
+            ),
+            rows,
+        )
+    if asked:
+        await _choose(tx, delivery_id, [item.sop_instance_uid for item in asked])
 
 
 async def _choose(tx: AsyncSession, delivery_id: str, uids: Sequence[str]) -> None:

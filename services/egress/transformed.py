@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.egress.models import transformed
@@ -23,6 +23,11 @@ async def note(tx: AsyncSession, item: int, version: str, made: Transformed) -> 
     }
     insertion = insert_of(tx)(transformed)
     await tx.execute(insertion.on_conflict_do_update(index_elements=["item"], set_=values), [{"item": item, **values}])
+
+
+async def forget(tx: AsyncSession, item: int) -> None:
+    """Write down that an item is about to be sent as it is kept."""
+    await tx.execute(delete(transformed).where(transformed.c.item == item))
 
 
 async def of_items(tx: AsyncSession, ids: Iterable[int]) -> dict[int, Row[Any]]:

@@ -15,9 +15,9 @@ from typing import BinaryIO, Final
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.storage.objects import StoreUnavailableError
-from services.egress import transformed
+from services.egress import decided, transformed
 from services.egress.original import original
-from services.egress.outcome import NO_ROOM, OBJECT_DAMAGED, TRANSFORM, Outcome, Verdict
+from services.egress.outcome import NO_ROOM, NO_SECRET, OBJECT_DAMAGED, TRANSFORM, Outcome, Verdict
 from services.egress.parcel import DamagedError, Parcel, Readable
 from services.egress.project import NoSecretError, Projects
 from services.egress.transforms.engine import Step, version
@@ -27,7 +27,7 @@ from services.egress.transforms.workers import NoRoomError, WorkerLostError, Wor
 
 #: Begins the key of what is in the spool; no key of an object store begins like this.
 _SPOOLED: Final = "transformed:"
-_LOCK: Final = ".lock"
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Unprepared(Exception):  # noqa: N818 (it is an outcome, not always an error)
@@ -57,10 +57,15 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _tidy(folder)
-        self.folder = folder / uuid.uuid4().hex
-        self.folder.mkdir(mode=0o700)
-        self._lock = _locked(self.folder)
+        # One at a time, so that none takes another's new folder for one that was left behind.
+        turn = _locked(folder)
+        try:
+            _tidy(folder)
+            self.folder = folder / uuid.uuid4().hex
+            self.folder.mkdir(mode=0o700)
+            self._lock = _locked(self.folder)
+        finally:
+            os.close(turn)
 
     def close(self) -> None:
         """Remove it."""
@@ -127,18 +132,14 @@ class Transforming:
         self._folder = folder
         self._turn = asyncio.Semaphore(at_once)
         self._spool: Spool | None = None
+        #: Secrets that were not there, and the destinations for which something needed them.
+        self.lacking: dict[str, set[str]] = {}
 
-    def steps(self, destination: str, rules_transform: str) -> list[Step] | str:
-        """Name what is to be done: the rule's transform, then always the destination's; or say why nobody knows."""
+    def steps(self, destination: str, parcel: Parcel) -> list[Step] | str:
+        """Name what is to be done to an instance, or say why nobody knows: see `decided.steps`."""
         snapshot = self._network.current
-        if snapshot is None or destination not in snapshot.definition.destinations:
-            return f"destination {destination} is not in the network definition, so nobody knows how to change it"
-        definition = snapshot.definition
-        names = [rules_transform or None, definition.destinations[destination].transform]
-        missing = next((name for name in names if name is not None and name not in definition.transforms), None)
-        if missing is not None:
-            return f"the transform {missing} is not in the network definition any more: add it again, then try again"
-        return [Step(name, definition.transforms[name]) for name in names if name is not None]
+        definition = None if snapshot is None else snapshot.definition
+        return decided.steps(definition, destination, parcel.transform, parcel.said)
 
     def step(self, name: str) -> Step | None:
         """Give a transform of the definition in force."""
@@ -183,7 +184,14 @@ class Transforming:
         return self._spool.new()
 
     async def prepare(self, parcel: Parcel, owner: Owner, steps: Sequence[Step]) -> Parcel:
-        """Make an instance ready; what it gives lies in the spool until it is discarded. Raises Unprepared."""
+        """Make an instance ready; what it gives lies in the spool until it is discarded. Raises Unprepared.
+
+        Without steps it goes as it is kept, whatever was made of it before.
+        """
+        if not steps:
+            async with self._database.transaction() as tx:
+                await transformed.forget(tx, parcel.item)
+            return replace(parcel, made=False)
         done, path = await self._transformed(parcel, owner, steps)
         made = done.transformed
         try:
@@ -220,11 +228,15 @@ class Transforming:
         try:
             secrets = self._secrets(steps)
         except NoSecretError as error:
+            self.lacking.setdefault(error.secret, set()).add(owner.destination)
             raise Unprepared(
-                _outcome(parcel, Verdict.LATER, TRANSFORM, f"It is not sent as it is: {error}.")
+                _outcome(parcel, Verdict.LATER, NO_SECRET, f"It is not sent as it is: {error}.")
             ) from error
-        source, result = self._new(), self._new()
         async with self._turn:
+            try:
+                source, result = self._new(), self._new()
+            except OSError as error:
+                raise self._why(parcel, error) from error
             try:
                 await asyncio.to_thread(_fetch, parcel, self._objects, source)
                 job = Job(str(source), str(result), tuple(steps), secrets, owner.tenant, parcel.arrived_at)
@@ -263,7 +275,7 @@ def _fetch(parcel: Parcel, objects: Readable, path: Path) -> None:
 
 
 def _locked(folder: Path) -> int:
-    lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    lock = os.open(folder, _FOLDER)
     fcntl.flock(lock, fcntl.LOCK_EX)
     return lock
 
@@ -272,7 +284,7 @@ def _tidy(folder: Path) -> None:
     """Remove the folders of runs that have ended."""
     for each in folder.iterdir():
         with suppress(OSError):
-            lock = os.open(each / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+            lock = os.open(each, _FOLDER)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(each, ignore_errors=True)

@@ -13,7 +13,7 @@ from contracts.fact import Fact
 from libs.clock import Clock
 from libs.storage.database import Database
 from libs.telemetry import log
-from services.egress import calls, lease, metric, report, repository
+from services.egress import calls, decided, lease, metric, report, repository
 from services.egress.backoff import Backoff, Circuit, Random
 from services.egress.budget import today
 from services.egress.calling import Ending
@@ -145,9 +145,14 @@ class Work:
             begun[row.id] = stretch_of(row, attempts, now)
         await lease.note_attempt(tx, row.id, attempts)
         trusted = self.trusted_since(now)
+        said = await self._deliveries.documents.of(tx, (item.transform_version for item in rows))
         return [
             parcel_of(
-                row, item, next(self._numbers), fresh=item.received_at is not None and item.received_at >= trusted
+                row,
+                item,
+                next(self._numbers),
+                fresh=item.received_at is not None and item.received_at >= trusted,
+                said=said.get(item.transform_version),
             )
             for item in rows
         ]
@@ -313,6 +318,9 @@ class Work:
         ]
         await repository.record(tx, after, now, self.worker)
         arrived = [o.item for o in outcomes if o.verdict in ARRIVED]
+        for key in await decided.repeat(tx, arrived, now) if arrived else ():
+            await lease.make_due(tx, key)
+            tx.info[WORK] = True
         metric.REPEATED.inc(sum(before[i][0].state == "sent" or before[i][1] == NO_ANSWER for i in arrived))
 
     async def _judge(

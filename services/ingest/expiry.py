@@ -123,19 +123,20 @@ class Expiry:
             ):
                 return False
             now = self._clock()
-            verdict = judge((await holdings.copies(tx, [row]))[row.id], snapshot.definition.retention)
+            copy = (await holdings.copies(tx, [row]))[row.id]
+            verdict = judge(copy, snapshot.definition.retention)
             if row.version != seen.version or row.instance_count == 0 or not verdict.may_go(now):
                 return False
             await holdings.remove(tx, row, now)
             for key in manifests:
                 await holdings.discard(tx, key, now)
-            event = _event(row, verdict, snapshot.version)
+            event = _event(row, verdict, snapshot.version, copy.discarded)
             site = Source.model_validate(row.source).site
             await self._outbox.emit(tx, event, subject=row.study_uid, tenant=row.tenant, site=site)
         metric.EXPIRED.inc()
         metric.EXPIRED_BYTES.inc(row.size)
         _LOG.info(
-            "copy of a study removed: its keep time is over, and everything of it was delivered",
+            "copy of a study removed: its keep time is over, and everything of it was delivered or discarded",
             study_uid=row.study_uid,
             tenant=row.tenant,
             version=row.version,
@@ -169,7 +170,7 @@ def _manifests(objects: ObjectStore, study: Study) -> list[str]:
     return list(objects.list(f"manifests/{study[0]}/{study[1]}/"))
 
 
-def _event(row: Row[Any], verdict: Verdict, network_version: int) -> StudyExpired:
+def _event(row: Row[Any], verdict: Verdict, network_version: int, discarded: str | None) -> StudyExpired:
     return StudyExpired(
         study_instance_uid=row.study_uid,
         version=row.version,
@@ -180,4 +181,5 @@ def _event(row: Row[Any], verdict: Verdict, network_version: int) -> StudyExpire
         kept_since=utc(row.last_arrival),
         destinations=verdict.destinations,
         network_version=network_version,
+        discarded=None if verdict.destinations else discarded,
     )

@@ -33,6 +33,8 @@ def register(broker: RabbitBroker, database: Database, clock: Clock) -> None:
         if said.study_version is not None and said.destinations is not None:
             study = event.tenant, said.study_instance_uid
             await holdings.note_decision(tx, study, said.study_version, said.destinations, clock())
+            if said.discarded is not None:
+                await holdings.note_discarded(tx, study, said.study_version, said.discarded)
 
     @consume(broker, "ingest", RoutingQuarantined, database, messaging, clock)
     async def on_routing_quarantined(event: Event[RoutingQuarantined], tx: AsyncSession) -> None:

@@ -63,6 +63,13 @@ async def note_decision(
     )
 
 
+async def note_discarded(tx: AsyncSession, study: tuple[str, str], version: int, why: str) -> None:
+    """Note that rules or people want a version nowhere; in any order and any number of times."""
+    tenant, study_uid = study
+    mine = (studies.c.tenant == tenant, studies.c.study_uid == study_uid, studies.c.discarded_version < version)
+    await tx.execute(update(studies).where(*mine).values(discarded_version=version, discarded_why=why))
+
+
 async def note_delivered(
     tx: AsyncSession, study: tuple[str, str], version: int, destination: str, at: datetime
 ) -> None:
@@ -212,6 +219,7 @@ async def copies(tx: AsyncSession, rows: Sequence[Row[Any]]) -> dict[int, Copy]:
             deliveries=tuple(went.get((row.tenant, row.study_uid), ())),
             flags=raised.get(row.id, 0),
             quarantined=aside.get(row.id, 0) + disputed.get(row.id, 0),
+            discarded=row.discarded_why if row.discarded_version == row.version > 0 else None,
         )
         for row in rows
     }

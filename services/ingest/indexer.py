@@ -143,6 +143,8 @@ class Indexer:
         self._gathering = Gathering(
             size=settings.batch_size, linger=settings.linger_seconds, longest=settings.longest_linger_seconds
         )
+        #: Nodes of which was said that studies come back from them; each is said once in a process.
+        self._returning: set[str] = set()
         self._stride = Stride(first=_FIRST, least=settings.batch_size, most=_ROUND, soon=_SOON)
         self._early: asyncio.Task[None] | None = None
         self._came = asyncio.Event()
@@ -369,6 +371,8 @@ class Indexer:
         try:
             async with self._database.transaction() as tx:
                 last = await repository.index(tx, indexed, now=now, patience=self._patience())
+                again = [part for part in parts if part.sorted.duplicates]
+                first = await repository.first_nodes(tx, {part.batch.entries[0].study for part in again})
                 for part in parts:
                     if part.headers is not None:
                         await self._emit(tx, part, part.headers, last[part.batch.entries[0].study])
@@ -379,6 +383,26 @@ class Indexer:
                 part.batch.entries = [replace(entry, uploaded=False) for entry in part.batch.entries]
             raise
         self._flagging.remember(said)
+        for part in again:
+            self._tell_return(part, first[part.batch.entries[0].study])
+
+    def _tell_return(self, part: _Part, first_node: str) -> None:
+        """Say it where a study comes again from another node than first: it may go round between sites."""
+        came = part.batch.entries[0].arrival
+        node = came.source.node
+        if node == first_node:
+            return
+        metric.RETURNED.labels(node=node).inc(len(part.sorted.duplicates))
+        if node not in self._returning:
+            self._returning.add(node)
+            _LOG.warning(
+                "studies come back that came from another node first: nothing of them is kept twice or sent on again; "
+                "where sites send them round, leave out in a rule what comes from that node",
+                study_uid=part.batch.entries[0].study_uid,
+                tenant=came.tenant,
+                node=node,
+                kind="alarm",
+            )
 
     async def _note_patients(self, tx: AsyncSession, part: _Part) -> list[Said]:
         first = part.batch.entries[0]

@@ -6,6 +6,11 @@ ASSOCIATIONS = metric.counter("kivuko_ingest_associations_total", "Associations 
 OPEN = metric.gauge("kivuko_ingest_associations_open", "Associations that are open.")
 INSTANCES = metric.counter("kivuko_ingest_instances_total", "C-STORE requests by the status answered.", ["status"])
 INDEXED = metric.counter("kivuko_ingest_indexed_total", "Instances by what became of them.", ["outcome"])
+RETURNED = metric.counter(
+    "kivuko_ingest_returned_instances_total",
+    "Instances that were there already, of studies that came from another node first.",
+    ["node"],
+)
 BYTES = metric.counter("kivuko_ingest_bytes_total", "Bytes of datasets that were answered with success.")
 RESPONSE = metric.histogram(
     "kivuko_ingest_response_seconds",

@@ -69,6 +69,9 @@ studies = Table(
     Column("score", Float, nullable=True),
     # Last version that rules have decided on, and the version of the definition that did.
     Column("decided_version", Integer, nullable=False, server_default="0"),
+    # Last version that rules or people wanted nowhere, and why.
+    Column("discarded_version", Integer, nullable=False, server_default="0"),
+    Column("discarded_why", Text, nullable=True),
     # When the copy was removed by retention; none if it is there, or came again.
     Column("expired_at", DateTime(timezone=True), nullable=True),
     UniqueConstraint("tenant", "study_uid", name="studies_identity"),

@@ -1,6 +1,6 @@
 """All SQL of ingest's write side. Every method that takes a session works in its caller's transaction."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
@@ -111,6 +111,16 @@ async def known(tx: AsyncSession, wanted: Iterable[tuple[str, str]]) -> Known:
     for tenant, sop_uids in by_tenant.items():
         rows = await tx.execute(_KNOWN, {"owner": tenant, "uids": sorted(sop_uids)})
         found |= {(tenant, uid): Kept(content_hash, key) for uid, content_hash, key in rows}
+    return found
+
+
+async def first_nodes(tx: AsyncSession, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Name the node that each of some studies came from first, by tenant and Study Instance UID."""
+    found = {}
+    for tenant, study_uid in sorted(wanted):
+        mine = (studies.c.tenant == tenant, studies.c.study_uid == study_uid)
+        source: Any = await tx.scalar(select(studies.c.source).where(*mine))
+        found[tenant, study_uid] = str(source["node"])
     return found
 
 

@@ -1,7 +1,7 @@
 """Whether the copy of a study may go, and if not, what holds it. Pure.
 
-A copy goes only when everything of its last version is where it was to go, and its keep time is over: every doubt
-keeps it. See docs/retention.md.
+A copy goes only when everything of its last version is where it was to go, or was discarded by a rule or a person, and
+its keep time is over: every doubt keeps it. See docs/retention.md.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -63,6 +63,8 @@ class Copy:
         Where its versions were to go.
     flags, quarantined
         How many flags nobody has cleared; how many entries of the quarantine concern it and are open.
+    discarded
+        Why rules or people want all of the last version nowhere; none if they do not.
     """
 
     version: int
@@ -73,6 +75,7 @@ class Copy:
     deliveries: tuple[Delivered, ...]
     flags: int
     quarantined: int
+    discarded: str | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def _holds(copy: Copy) -> Iterable[Hold]:
     missing = sorted(each.destination for each in copy.deliveries if each.settled < each.wanted)
     if missing:
         yield Hold("undelivered", f"not delivered in full yet: {', '.join(missing)}")
-    elif copy.decided == copy.version and not _having(copy):
+    elif copy.decided == copy.version and not _having(copy) and copy.discarded is None:
         yield Hold("nowhere", "it went nowhere, by the rules or because people cancelled it: this is the only copy")
     if copy.flags:
         yield Hold("flagged", "people should look at it: see its flags, and clear them")

@@ -63,6 +63,8 @@ class Tag:
 
     Attributes
     ----------
+    trigger
+        Trigger of the rule.
     rank
         Of several rules that set it the one with the lowest rank wins, in whatever order they are looked at.
     """
@@ -70,6 +72,7 @@ class Tag:
     name: str
     value: str
     rule: str
+    trigger: Trigger
     rank: int
 
 
@@ -111,5 +114,26 @@ def tags(matches: Iterable[Match], trigger: Trigger, definition: Definition) -> 
         for name, value in match.tags.items():
             rank = _LATEST_FIRST.index(trigger) * _RULES_AT_MOST + places[match.rule]
             if name not in found or rank < found[name].rank:
-                found[name] = Tag(name, value, match.rule, rank)
+                found[name] = Tag(name, value, match.rule, trigger, rank)
     return list(found.values())
+
+
+def effective(some: Iterable[Tag]) -> dict[str, Tag]:
+    """Give the one of each name that counts, whatever came first."""
+    found: dict[str, Tag] = {}
+    for tag in some:
+        if tag.name not in found or tag.rank < found[tag.name].rank:
+            found[tag.name] = tag
+    return found
+
+
+def tags_read(some: Iterable[Tag], trigger: Trigger) -> dict[str, str]:
+    """Give the tags that rules of a trigger read: what earlier triggers set.
+
+    What their own trigger or a later one has set they never see: it depends on which versions were decided before.
+    """
+    own = _LATEST_FIRST.index(trigger)
+    return {
+        name: tag.value
+        for name, tag in effective(one for one in some if _LATEST_FIRST.index(one.trigger) > own).items()
+    }

@@ -3,14 +3,15 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from sqlalchemy import Row, Table, delete, func, select, update
+from sqlalchemy import Row, Table, delete, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.delivery import DestinationChanged
-from services.rules.action import Tag
+from contracts.routing import Trigger
+from services.rules.action import Tag, effective
 from services.rules.models import (
     asides,
     completions,
@@ -72,31 +73,39 @@ async def delivered_to(tx: AsyncSession, study: Study, version: int) -> list[str
     return sorted(await tx.scalars(select(delivered.c.destination).where(*mine)))
 
 
-async def tags_of(tx: AsyncSession, study_id: int) -> Sequence[Row[Any]]:
-    """Give the tags of a study by name: name, value, rule, set_at."""
-    return (await tx.execute(select(tags).where(tags.c.study_id == study_id).order_by(tags.c.name))).all()
+async def tags_of(tx: AsyncSession, study_id: int) -> list[Tag]:
+    """Give all that rules have set on a study: of each name one for each trigger that set it."""
+    rows = await tx.execute(select(tags).where(tags.c.study_id == study_id).order_by(tags.c.name, tags.c.rank))
+    return [Tag(row.name, row.value, row.rule, cast("Trigger", row.trigger), row.rank) for row in rows]
 
 
 async def tagged(tx: AsyncSession, study_instance_uid: str) -> Sequence[Any]:
-    """Give the tags of all studies with a UID: tenant, site, name, value, rule, set_at."""
+    """Give the tags of all studies with a UID, one of each name: tenant, site, name, value, rule, set_at."""
+    stronger = tags.alias()
+    beaten = exists().where(
+        stronger.c.study_id == tags.c.study_id, stronger.c.name == tags.c.name, stronger.c.rank < tags.c.rank
+    )
     statement = (
         select(studies.c.tenant, studies.c.site, tags.c.name, tags.c.value, tags.c.rule, tags.c.set_at)
         .join(studies, studies.c.id == tags.c.study_id)
-        .where(studies.c.study_instance_uid == study_instance_uid)
+        .where(studies.c.study_instance_uid == study_instance_uid, ~beaten)
         .order_by(studies.c.tenant, tags.c.name)
     )
     return (await tx.execute(statement)).all()
 
 
 async def set_tags(tx: AsyncSession, study: Study, wanted: Iterable[Tag], at: datetime) -> list[Tag]:
-    """Set tags; give those that are new or have another value now."""
-    known = {row.name: row for row in await tags_of(tx, study.id)}
-    stronger = [one for one in wanted if one.name not in known or one.rank < known[one.name].rank]
+    """Set tags; give those whose value counts from now on, and did not before."""
+    known = await tags_of(tx, study.id)
+    ranks = {(one.name, one.trigger): one.rank for one in known}
+    stronger = [one for one in wanted if one.rank < ranks.get((one.name, one.trigger), one.rank + 1)]
     for one in stronger:
         values = {"value": one.value, "rule": one.rule, "rank": one.rank, "set_at": at}
-        statement = _insert(tx, tags).values(study_id=study.id, name=one.name, **values)
-        await tx.execute(statement.on_conflict_do_update(index_elements=["study_id", "name"], set_=values))
-    return [one for one in stronger if one.name not in known or one.value != known[one.name].value]
+        statement = _insert(tx, tags).values(study_id=study.id, name=one.name, trigger=one.trigger, **values)
+        await tx.execute(statement.on_conflict_do_update(index_elements=["study_id", "name", "trigger"], set_=values))
+    before = effective(known)
+    now = effective([*known, *stronger])
+    return [one for name, one in now.items() if name not in before or one.value != before[name].value]
 
 
 async def mark_aside(tx: AsyncSession, put: Sequence[Known], rule: str) -> None:
@@ -142,6 +151,19 @@ async def is_aside(tx: AsyncSession, study: Study) -> bool:
     """Tell whether a study waits as a whole for a person to decide."""
     mine = (asides.c.study_id == study.id, asides.c.state == "open", asides.c.study_version.is_not(None))
     return await tx.scalar(select(asides.c.id).where(*mine).limit(1)) is not None
+
+
+async def aside_states(tx: AsyncSession, study: Study) -> dict[str, str]:
+    """Give what became of what rules put aside of a study: open, released or discarded, by rule."""
+    rows = await tx.execute(select(asides.c.rule, asides.c.state).where(asides.c.study_id == study.id))
+    return {row.rule: row.state for row in rows}
+
+
+async def whole_discarded(tx: AsyncSession, study: Study, version: int, count: int) -> Row[Any] | None:
+    """Give the entry by which people discarded a version of so many instances as a whole; none if they didn't."""
+    mine = (asides.c.study_id == study.id, asides.c.state == "discarded")
+    whole = (asides.c.study_version == version, asides.c.told >= count)
+    return (await tx.execute(select(asides).where(*mine, *whole).limit(1))).one_or_none()
 
 
 async def find_aside(tx: AsyncSession, key: str) -> Row[Any] | None:

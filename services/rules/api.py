@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from contracts.definition import RuleTest
 from contracts.routing import RoutingDecided, Trigger
-from libs.definition.ruleset import RuleTestError, explain
+from libs.definition.case import RuleTestError, explain
 from libs.storage.database import Database
 from libs.web.permission import requires
 from libs.web.principal import Principal, principal
@@ -64,7 +64,7 @@ class Try(BaseModel):
     instance: dict[str, Any] = Field(default_factory=dict, description="Instance attributes; the study's if left out.")
     order: dict[str, Any] = Field(default_factory=dict, description="What was ordered.")
     source: dict[str, str] = Field(default_factory=dict, description="site, node.")
-    at: str | None = Field(None, description="Local time of the network, such as 2026-11-20T10:00.")
+    at: str | None = Field(None, description="Local time of the site, such as 2026-11-20T10:00.")
 
 
 def make_router(database: Database, in_force: Callable[[], InForce | None]) -> APIRouter:

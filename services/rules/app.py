@@ -10,7 +10,7 @@ from libs.clock import Clock
 from libs.messaging.outbox import Outbox
 from libs.service import Platform, Service
 from libs.storage.database import Database
-from services.rules import action_rows, history, metric, ordered, repository
+from services.rules import action_rows, history, metric, ordered, repository, uses
 from services.rules.api import make_router
 from services.rules.decider import Decider
 from services.rules.explain_api import make_explain_router
@@ -47,6 +47,8 @@ def build(platform: Platform) -> Service:
         processes=settings.replay_processes,
         longest=settings.replay_seconds,
         clock=platform.clock,
+        objects_url=platform.settings.objects,
+        most_headers=settings.replay_headers,
     )
 
     def wake(_snapshot: Snapshot) -> None:
@@ -57,7 +59,7 @@ def build(platform: Platform) -> Service:
     async def catch_up() -> None:
         while True:
             changed.clear()
-            await _keep_definition(database, decider)
+            await _keep_definition(database, decider, platform.clock)
             await decider.catch_up(database)
             async with database.reading() as tx:
                 for reason, count in (await repository.count_waiting(tx)).items():
@@ -86,17 +88,19 @@ def build(platform: Platform) -> Service:
             catch_up,
             _forgetting(database, platform.clock, settings.history_days),
             Timers(decider, database, platform.clock).run,
+            lambda: decider.uses.run(database),
         ),
         checks={"definition": definition},
     )
 
 
-async def _keep_definition(database: Database, decider: Decider) -> None:
+async def _keep_definition(database: Database, decider: Decider, clock: Clock) -> None:
     """Keep the definition that is about to decide, to be explained when another one is in force."""
     in_force = decider.in_force()
     if in_force is not None:
         async with database.transaction() as tx:
             await history.keep_definition(tx, in_force.version, in_force.rules.definition)
+            await uses.in_force(tx, [rule.name for rule in in_force.rules.definition.rules], clock())
 
 
 def _forgetting(database: Database, clock: Clock, days: int) -> Callable[[], Awaitable[None]]:

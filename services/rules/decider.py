@@ -21,7 +21,7 @@ from libs.storage.database import Database
 from libs.storage.objects import ObjectStore, StoreUnavailableError
 from libs.telemetry import log
 from libs.telemetry.trace import attached, study_context, tracer
-from services.rules import action_rows, metric, ordered, procedure_rows, repository
+from services.rules import action_rows, discarding, metric, ordered, procedure_rows, repository
 from services.rules.action import emphasis, emphasized, ending, tags
 from services.rules.actions import Actions, next_look
 from services.rules.hold import holding
@@ -40,6 +40,7 @@ from services.rules.record import recorded
 from services.rules.repository import Study
 from services.rules.tally import Tally
 from services.rules.teller import Teller
+from services.rules.uses import Uses
 from services.rules.versions import Versions
 
 _LOG = log.get(__name__)
@@ -63,13 +64,19 @@ class Decider:
         Where the full headers are.
     clock
         The time in UTC.
+
+    Attributes
+    ----------
+    uses
+        Which rules matched when.
     """
 
     def __init__(self, network: NetworkView, outbox: Outbox, objects: ObjectStore, clock: Clock) -> None:
         self._network = network
         self._clock = clock
         self._reading = Reading(objects)
-        self._teller = Teller(outbox, clock)
+        self.uses = Uses()
+        self._teller = Teller(outbox, clock, self.uses)
         self._actions = Actions(outbox, clock)
         self._versions = Versions(self._reading, self._teller, self._actions, clock)
         self._in_force: InForce | None = None
@@ -104,6 +111,16 @@ class Decider:
             _LOG.info("batch of an expired copy not taken", study_uid=study.study_instance_uid, tenant=study.tenant)
             return
         new = await repository.keep_instances(tx, study, event.data)
+        round_again = sum(one.item.came_round for one in new)
+        if round_again:
+            metric.CAME_ROUND.labels(node=event.data.source.node).inc(round_again)
+            _LOG.error(
+                "a study came again from another node than first: studies go round between sites",
+                study_uid=study.study_instance_uid,
+                tenant=study.tenant,
+                node=event.data.source.node,
+                kind="alarm",
+            )
         await self._decide(tx, study, new)
 
     async def completed(self, event: Event[StudyCompleted] | Event[StudyAmended], tx: AsyncSession) -> None:
@@ -135,6 +152,37 @@ class Decider:
         if event.data.resolution == "released":
             # What was released is undecided again.
             await self._decide(tx, replace(study, waiting=True), [])
+        else:
+            await self._tell_discarded(tx, study)
+
+    async def _tell_discarded(self, tx: AsyncSession, study: Study) -> None:
+        """Say so where people have discarded all that there was of a decided version, which is not decided anew."""
+        in_force, completion = self.in_force(), await repository.last_decided(tx, study)
+        if in_force is None or completion is None or completion.completed.version <= study.expired_version:
+            return
+        said = completion.completed
+        known = await repository.instances_of(tx, study)
+        chosen = of_version(known, said.instance_count, said.content_hash, said.last_arrival)
+        if chosen is None or await repository.requested_of(tx, chosen):
+            return
+        free = [one for one in chosen if one.aside is None]
+        whole = await action_rows.whole_discarded(tx, study, said.version, len(free))
+        if free and whole is None:
+            return
+        ended = [] if whole is None else [(str(whole.rule), free)]
+        discarded = await discarding.why(tx, study, chosen, ended, in_force)
+        if discarded is None:
+            return
+        kept = recorded(in_force.rules.circumstances(said.source, study.tenant, self._clock()), [])
+        tally = Tally()
+        tally.add((), 0, problems=(), notes=(), count=len(chosen))
+        decided = tally.decided(
+            "study",
+            *(study.study_instance_uid, in_force.version, said.source, said.version, ()),
+            inputs_hash=kept.hash,
+            discarded=discarded,
+        )
+        await self._teller.say(tx, study, decided, (), kept.document)
 
     async def again(self, tx: AsyncSession, study_id: int) -> bool:
         """Decide once more on a study that no rule matched; give whether one does now."""
@@ -210,6 +258,10 @@ class Decider:
         said = completion.completed
         known = await repository.instances_of(tx, study)
         chosen = of_version(known, said.instance_count, said.content_hash, said.last_arrival)
+        free = [one for one in chosen or () if one.aside is None]
+        if await action_rows.whole_discarded(tx, study, said.version, len(free)) is not None:
+            await action_rows.move_timer(tx, timer, None)
+            return
         matched = chosen is not None and await self._versions.decide(
             tx, study, completion, chosen, in_force, {rule.name}
         )
@@ -333,4 +385,4 @@ class Decider:
                 unhealthy=unhealthy if "instance" in in_force.needs.health else None,
             )
             await self._teller.say(tx, study, decided, tally.problems, inputs_kept.document)
-        await self._teller.request(tx, study, made, in_force.version)
+        await self._teller.request(tx, study, made, in_force)

@@ -6,22 +6,24 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from contracts.definition import Definition
-from libs.definition.ruleset import RuleSet
+from libs.definition.ruleset import RuleSet, RuleSetError
 from libs.storage.database import Database
+from libs.telemetry import log
 from libs.web.permission import requires
 from libs.web.principal import Principal, principal
 from libs.web.problem import Problem
 from libs.web.recording import use_of
-from services.rules import chronicle, history
+from services.rules import history, transcript, uses
 from services.rules.chronicle import Record
 from services.rules.explanation import Said, document, explain, written
 from services.rules.history import Recorded
 from services.rules.in_force import InForce
 from services.rules.replay_api import whole_network
 
+_LOG = log.get(__name__)
 Caller = Annotated[Principal, Depends(principal)]
 
 
@@ -30,6 +32,8 @@ class RuleView(BaseModel):
 
     position: int
     rule: dict[str, Any] = Field(description="The rule; what it does not say is left out.")
+    since: datetime | None = Field(description="Since when a rule of this name is in force, as far as it is known.")
+    last_matched: datetime | None = Field(description="When it last matched; none: not since then.")
 
 
 class RuleList(BaseModel):
@@ -108,12 +112,19 @@ def make_explain_router(database: Database, in_force: Callable[[], InForce | Non
 
     @router.get("/list", dependencies=[requires("rules.read"), Depends(whole_network)])
     async def list_rules() -> RuleList:
-        """The rules in force, in order."""
+        """The rules in force, in order, and when each last matched."""
         rules = current()
+        async with database.reading() as tx:
+            known = await uses.known(tx)
         return RuleList(
             network_version=rules.version,
             rules=[
-                RuleView(position=position, rule=written(rule))
+                RuleView(
+                    position=position,
+                    rule=written(rule),
+                    since=known[rule.name].since if rule.name in known else None,
+                    last_matched=known[rule.name].matched if rule.name in known else None,
+                )
                 for position, rule in enumerate(rules.rules.definition.rules, start=1)
             ],
         )
@@ -134,22 +145,22 @@ def make_explain_router(database: Database, in_force: Callable[[], InForce | Non
             rows = await history.named(tx, study)
         found = _one(rows, caller, study, tenant)
         use_of(request).concerns(study, found.tenant)
-        record = chronicle.from_json(found.record)
+        record = transcript.from_json(found.record)
         last = record.versions[-1]
         async with database.reading() as tx:
             kept = None if under == "in-force" else await history.definition_of(tx, last.network_version)
         note = None
-        if kept is None:
+        explained = None if kept is None else await asyncio.to_thread(_explained_by, kept, found.tenant, record)
+        number = last.network_version
+        if explained is None:
             rules = current()
             number = rules.version
             if under == "recorded" and number != last.network_version:
                 note = (
-                    f"Version {last.network_version} of the definition is not kept here: these are the rules in force."
+                    f"Version {last.network_version} of the definition is not kept here, or this release can't read "
+                    "it: these are the rules in force."
                 )
             explained = await asyncio.to_thread(explain, rules.rules, found.tenant, last)
-        else:
-            number = last.network_version
-            explained = await asyncio.to_thread(_explained_by, kept, found.tenant, record)
         return Explained(
             study_instance_uid=study,
             tenant=found.tenant,
@@ -203,5 +214,11 @@ def _one(rows: list[Recorded], caller: Principal, study: str, tenant: str | None
     return seen[0]
 
 
-def _explained_by(document: bytes, tenant: str, record: Record) -> list[Said]:
-    return explain(RuleSet(Definition.model_validate_json(document)), tenant, record.versions[-1])
+def _explained_by(document: bytes, tenant: str, record: Record) -> list[Said] | None:
+    """Explain by the rules of a definition that was kept; nothing if this release can't read it."""
+    try:
+        rules = RuleSet(Definition.model_validate_json(document))
+    except (ValidationError, RuleSetError) as error:
+        _LOG.warning("a definition that was kept is not readable", error=type(error).__name__)
+        return None
+    return explain(rules, tenant, record.versions[-1])

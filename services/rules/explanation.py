@@ -1,15 +1,16 @@
 """Why each rule matched a study, or did not, from what is recorded of it. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from contracts.definition import Rule
 from contracts.fact import Attributes
-from contracts.routing import Trigger
-from libs.definition.condition import Condition, ConditionFailed, Inputs
+from contracts.routing import TRIGGERS, Trigger
+from libs.definition.condition import Condition, ConditionFailed
 from libs.definition.explanation import Explanation, Part, explanation
+from libs.definition.inputs import Inputs
 from libs.definition.ruleset import RuleSet
 from services.rules.chronicle import Kind, Version
 from services.rules.memory import looking
@@ -35,11 +36,11 @@ class Said:
     count, of
         How many instances matched, and were looked at.
     ended_by
-        Rule before it that ended the evaluation, so that it did not count.
+        Rule before it that ended the evaluation for all of it, so that it did not count.
     why
         Its condition taken apart, for the first that did not match, or for the first of all where all matched.
     problem
-        Why it could not be decided.
+        Why it could not be decided, or did not count for all instances.
     """
 
     rule: Rule
@@ -52,7 +53,7 @@ class Said:
     problem: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Look:
     """What a condition looks at, and how many instances that stands for."""
 
@@ -63,19 +64,58 @@ class _Look:
 def explain(rules: RuleSet, tenant: str, version: Version) -> list[Said]:
     """Explain every rule on one version of a study, in the order of the definition."""
     found: dict[str, Said] = {}
-    for trigger in dict.fromkeys(rule.trigger for rule in rules.definition.rules):
-        if trigger not in _TOLD:
-            said = "it is triggered by what comes after the arrival: see the decisions of the study"
-            found |= {rule.name: Said(rule, trigger, None, problem=said) for rule, _ in rules.rules(trigger)}
-            continue
-        looks = list(_looks(rules, trigger, tenant, version))
-        ended: str | None = None
-        for rule, condition in rules.rules(trigger):
-            explained = replace(_explained(rule, condition, looks), ended_by=ended)
-            found[rule.name] = explained
-            if ended is None and rule.ends and explained.matched and explained.count == explained.of:
-                ended = rule.name
+    aside: dict[str, int] = {}
+    used = {rule.trigger for rule in rules.definition.rules}
+    for trigger in (one for one in TRIGGERS if one in used):
+        those = rules.rules(trigger)
+        if trigger in _TOLD:
+            looks = list(_looks(rules, trigger, tenant, version))
+            found |= {said.rule.name: _without(aside, said) for said in _each(those, looks, version.lifted)}
+            if trigger == "instance":
+                aside = {name: said.count for name, said in found.items() if _keeps_back(said)}
+        else:
+            said = "it waits for the clock, an order or a procedure: `kivuko study trace` tells what it did"
+            found |= {rule.name: Said(rule, trigger, None, problem=said) for rule, _ in those}
     return [found[rule.name] for rule in rules.definition.rules]
+
+
+def _keeps_back(said: Said) -> bool:
+    aside = said.rule.quarantine is not None or said.rule.discard is not None
+    return aside and said.ended_by is None and said.count > 0
+
+
+def _without(aside: Mapping[str, int], said: Said) -> Said:
+    """Say of a rule that matched a study or series how many of the images it can't deliver."""
+    if not aside or not said.matched or not (said.rule.deliver or said.rule.notify):
+        return said
+    by = " and ".join(f"`{name}` ({count})" for name, count in aside.items())
+    nowhere = f"{sum(aside.values())} of the instances go nowhere by it: they were kept back when they came, by {by}"
+    return replace(said, problem=nowhere)
+
+
+def _each(rules: Sequence[tuple[Rule, Condition]], looks: Sequence[_Look], lifted: Collection[str]) -> Iterator[Said]:
+    """Explain the rules of one trigger: each counts for what no rule before it ended the evaluation of."""
+    left = list(looks)
+    of = sum(look.count for look in looks)
+    ended: dict[str, int] = {}
+    for rule, condition in rules:
+        if rule.name in lifted:
+            said = "a person has released what it put aside, so it counts no more for this study"
+            yield Said(rule, rule.trigger, matched=False, of=of, problem=said)
+            continue
+        if not looks:
+            yield Said(rule, rule.trigger, matched=False, problem="the study was not amended")
+            continue
+        if not left:
+            yield replace(_explained(rule, condition, looks)[0], ended_by=next(iter(ended)))
+            continue
+        explained, matched = _explained(rule, condition, left)
+        before = " and ".join(f"`{name}` for {count}" for name, count in ended.items())
+        problem = explained.problem or (f"rules before it ended the evaluation: {before} of {of}" if before else None)
+        yield replace(explained, of=of, problem=problem)
+        if rule.ends and matched:
+            ended[rule.name] = explained.count
+            left = [look for look in left if look not in set(matched)]
 
 
 def _looks(rules: RuleSet, trigger: Trigger, tenant: str, version: Version) -> Iterator[_Look]:
@@ -102,8 +142,9 @@ def _series(kinds: Sequence[Kind]) -> Iterator[Sequence[Kind]]:
     yield from by_uid.values()
 
 
-def _explained(rule: Rule, condition: Condition, looks: Sequence[_Look]) -> Said:
-    count, of = 0, sum(look.count for look in looks)
+def _explained(rule: Rule, condition: Condition, looks: Sequence[_Look]) -> tuple[Said, list[_Look]]:
+    """Explain a rule; give also the looks that it matched."""
+    matched: list[_Look] = []
     shown: _Look | None = None
     problem = None
     for look in looks:
@@ -112,20 +153,19 @@ def _explained(rule: Rule, condition: Condition, looks: Sequence[_Look]) -> Said
         except ConditionFailed as failure:
             holds, problem = False, str(failure)
         if holds:
-            count += look.count
+            matched.append(look)
         elif shown is None:
             shown = look
-    if not looks:
-        return Said(rule, rule.trigger, matched=False, problem="the study was not amended")
-    return Said(
+    said = Said(
         rule,
         rule.trigger,
-        count > 0,
-        count,
-        of,
+        bool(matched),
+        sum(look.count for look in matched),
+        sum(look.count for look in looks),
         why=explanation(condition, (shown or looks[0]).inputs),
         problem=problem,
     )
+    return said, matched
 
 
 def _common(kinds: Sequence[Kind]) -> Attributes:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeVar
 
-from services.rules.chronicle import Route
+from services.rules.route import Route
 from services.rules.simulation import Conflict, Outcome
 
 #: Different changes that are counted each for itself; what is beyond is counted together.
@@ -124,6 +124,9 @@ class Findings:
 
     Attributes
     ----------
+    reread, gone, unread
+        Studies of which header documents were read for what is not recorded, of which they are not kept any more, and
+        of which they were not read, as that were too many.
     studies, changed
         Studies that were looked at, and those that go another way.
     size
@@ -152,6 +155,9 @@ class Findings:
     changed: int = 0
     size: int = 0
     uncertain: int = 0
+    reread: int = 0
+    gone: int = 0
+    unread: int = 0
     nowhere: list[int] = field(default_factory=lambda: [0, 0])
     destinations: dict[str, Both] = field(default_factory=dict)
     hours: dict[tuple[str, int], list[int]] = field(default_factory=dict)
@@ -211,6 +217,9 @@ class Findings:
         self.changed += other.changed
         self.size += other.size
         self.uncertain += other.uncertain
+        self.reread += other.reread
+        self.gone += other.gone
+        self.unread += other.unread
         self.nowhere = [one + two for one, two in zip(self.nowhere, other.nowhere, strict=True)]
         for key, pair in other.hours.items():
             mine = self.hours.setdefault(key, [0, 0])
@@ -259,6 +268,7 @@ def report(found: Findings) -> dict[str, Any]:
         "changed_studies": found.changed,
         "bytes": found.size,
         "uncertain_studies": found.uncertain,
+        "headers": {"read": found.reread, "not_kept": found.gone, "too_many": found.unread},
         "nowhere": {"before": found.nowhere[0], "after": found.nowhere[1]},
         "routes": [
             {"before": list(before), "after": list(after), "studies": seen.studies, "example": seen.example}

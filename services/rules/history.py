@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.definition import Definition
-from services.rules import chronicle
+from services.rules import transcript
 from services.rules.chronicle import Record
 from services.rules.models import definitions, history, studies
 
@@ -39,6 +39,7 @@ _RECORDED: Final[Select[Any]] = select(
     studies.c.site,
     history.c.decided_at,
     history.c.record,
+    studies.c.expired_version,
 ).join(studies, studies.c.id == history.c.study_id)
 _RECORD: Final[Select[Any]] = select(history.c.record).where(history.c.study_id == bindparam("study"))
 
@@ -56,7 +57,9 @@ class Recorded:
     decided_at
         When its last version was decided.
     record
-        As `chronicle.as_json` wrote it.
+        As `transcript.as_json` wrote it.
+    expired_version
+        Last version whose copy expired.
     """
 
     study_id: int
@@ -65,18 +68,19 @@ class Recorded:
     site: str | None
     decided_at: datetime
     record: dict[str, Any]
+    expired_version: int
 
 
 async def keep(tx: AsyncSession, study_id: int, decided_at: datetime, made: Record) -> None:
     """Keep what is recorded of a study, in the place of what was before."""
-    values = {"study_id": study_id, "decided_at": decided_at, "record": chronicle.as_json(made)}
+    values = {"study_id": study_id, "decided_at": decided_at, "record": transcript.as_json(made)}
     await tx.execute(_KEEP[tx.get_bind().dialect.name], values)
 
 
 async def record_of(tx: AsyncSession, study_id: int) -> Record | None:
     """Give what is recorded of a study."""
     found = await tx.scalar(_RECORD, {"study": study_id})
-    return None if found is None else chronicle.from_json(found)
+    return None if found is None else transcript.from_json(found)
 
 
 async def named(tx: AsyncSession, study_instance_uid: str) -> list[Recorded]:
@@ -136,6 +140,12 @@ async def keep_definition(tx: AsyncSession, version: int, definition: Definition
     document = gzip.compress(definition.model_dump_json(by_alias=True).encode())
     statement = _INSERTS[tx.get_bind().dialect.name](definitions).on_conflict_do_nothing()
     await tx.execute(statement, {"version": version, "document": document})
+
+
+async def ensure_definition(tx: AsyncSession, version: int, definition: Definition) -> None:
+    """Keep a definition, if it is not kept yet: to look is cheaper than to write it."""
+    if await tx.scalar(select(definitions.c.version).where(definitions.c.version == version)) is None:
+        await keep_definition(tx, version, definition)
 
 
 async def definition_of(tx: AsyncSession, version: int) -> bytes | None:

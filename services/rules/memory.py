@@ -6,7 +6,7 @@ a description, is looked at only where all else has left the rule open.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -14,13 +14,15 @@ from contracts.definition import Definition, Rule
 from contracts.fact import Attributes, Source
 from contracts.routing import Trigger
 from libs.definition.attributes import OBJECTS
-from libs.definition.condition import Condition, ConditionError, ConditionFailed, Inputs, compile_condition
+from libs.definition.calendar import wall_clock, working
+from libs.definition.condition import Condition, ConditionError, ConditionFailed, compile_condition
+from libs.definition.inputs import Inputs, bind
 from libs.definition.ruleset import Evaluation, Match, RuleSet
 from services.rules.conjunct import conjuncts
 
 #: Values that are remembered of parts that read the same.
-_MOST: Final = 16_384
-#: Surroundings, and matches, that are remembered.
+_MOST: Final = 32_768
+#: Surroundings, matches and results that are remembered.
 _MOST_OTHERS: Final = 4096
 #: Where inputs have a group of circumstances, if not under its own name.
 _WHERE: Final = {"destination": "destinations"}
@@ -40,8 +42,8 @@ class Memory:
     def __init__(self, rules: RuleSet) -> None:
         self._rules = rules
         self._by_trigger: dict[Trigger, _Rules] = {}
-        self._by_time = rules.reads_time
-        self._surroundings: dict[tuple[Source, str, datetime | None], Inputs] = {}
+        self._surroundings: dict[tuple[int, str], tuple[Source, Inputs]] = {}
+        self._moments: dict[tuple[str, datetime], tuple[dict[str, str], dict[str, bool]]] = {}
 
     def evaluate(
         self,
@@ -59,14 +61,14 @@ class Memory:
 
         The matches do not say what their conditions read.
         """
-        inputs = self._surrounding(source, tenant, at)
-        if order:
-            inputs = replace(inputs, order=order)
         if lifted or unhealthy:
             # Too rare to be remembered.
-            seen = replace(looking(inputs, trigger, attributes), destinations=dict.fromkeys(unhealthy, False))
+            inputs = self._rules.circumstances(source, tenant, at, dict.fromkeys(unhealthy, False))
+            seen = looking(inputs.having(order=order or {}), trigger, attributes)
             return self._rules.evaluate(trigger, seen, lifted=lifted, unhealthy=unhealthy)
-        return self._of(trigger).evaluate(inputs, attributes)
+        those = self._of(trigger)
+        inputs = self._surrounding(source, tenant, at, timed=those.reads_time)
+        return those.evaluate(inputs.having(order=order) if order else inputs, attributes)
 
     def reads_time(self, trigger: Trigger) -> bool:
         """Whether any condition of a trigger reads the clock or a calendar."""
@@ -78,17 +80,33 @@ class Memory:
             found = self._by_trigger[trigger] = _Rules(self._rules, trigger)
         return found
 
-    def _surrounding(self, source: Source, tenant: str, at: datetime) -> Inputs:
-        key = (source, tenant, at if self._by_time else None)
-        found = self._surroundings.get(key)
-        if found is None:
+    def _surrounding(self, source: Source, tenant: str, at: datetime, *, timed: bool) -> Inputs:
+        # By identity: who reads a history gives one object for equal sources, and a source is dear to compare.
+        known = self._surroundings.get((id(source), tenant))
+        if known is None:
             if len(self._surroundings) >= _MOST_OTHERS:
                 self._surroundings.clear()
-            found = self._surroundings[key] = self._rules.circumstances(source, tenant, at)
+            known = source, self._rules.circumstances(source, tenant, at)
+            self._surroundings[id(source), tenant] = known
+        found = known[1]
+        if not timed:
+            return found
+        clock, calendars = self._moment(self._rules.timezone_of(source.site), at)
+        return found.having(now=at, clock=clock, calendars=calendars)
+
+    def _moment(self, timezone: str, at: datetime) -> tuple[dict[str, str], dict[str, bool]]:
+        """Give clock and calendars, which know of no seconds."""
+        key = (timezone, at.replace(second=0, microsecond=0))
+        found = self._moments.get(key)
+        if found is None:
+            if len(self._moments) >= _MOST_OTHERS:
+                self._moments.clear()
+            found = wall_clock(at, timezone), working(self._rules.definition.calendars, at, timezone)
+            self._moments[key] = found
         return found
 
 
-@dataclass
+@dataclass(slots=True)
 class _Seen:
     """What is known of the parts of a group for some values; a bit for each rule.
 
@@ -104,7 +122,7 @@ class _Seen:
 
     checked: int = 0
     refuted: int = 0
-    failed: dict[int, str] = field(default_factory=dict)
+    failed: dict[int, str] | None = None
 
 
 class _Group:
@@ -114,9 +132,11 @@ class _Group:
         self._trigger: Trigger = trigger
         self._attributes = sorted(attributes)
         self._circumstances = [name.partition(".") for name in sorted(circumstances)]
+        #: Most groups read one attribute.
+        self._only = self._attributes[0] if len(self._attributes) == 1 and not self._circumstances else None
         #: Parts by their text, each with the rules that have it.
         self._parts: dict[str, tuple[Condition, int]] = {}
-        self._seen: dict[tuple[Any, ...], _Seen] = {}
+        self._seen: dict[Any, _Seen] = {}
         self.rules = 0
         self.missed = 0
 
@@ -127,14 +147,12 @@ class _Group:
 
     def look(self, inputs: Inputs, attributes: Attributes, rules: int) -> _Seen:
         """Give what is known of the values, for some rules at least."""
-        values = [attributes.get(keyword) for keyword in self._attributes]
-        key = (
-            *[tuple(value) if type(value) is list else value for value in values],
-            *[
-                inputs.now if group == "now" else getattr(inputs, _WHERE.get(group, group)).get(name)
-                for group, _, name in self._circumstances
-            ],
-        )
+        if self._only is not None:
+            key: Any = attributes.get(self._only)
+            if type(key) is list:
+                key = tuple(key)
+        else:
+            key = self._key(inputs, attributes)
         seen = self._seen.get(key)
         if seen is None:
             if len(self._seen) >= _MOST:
@@ -146,14 +164,28 @@ class _Group:
             self._learn(seen, looking(inputs, self._trigger, attributes), wanted)
         return seen
 
+    def _key(self, inputs: Inputs, attributes: Attributes) -> Any:
+        values = [attributes.get(keyword) for keyword in self._attributes]
+        return (
+            *[tuple(value) if type(value) is list else value for value in values],
+            *[
+                inputs.now if group == "now" else getattr(inputs, _WHERE.get(group, group)).get(name)
+                for group, _, name in self._circumstances
+            ],
+        )
+
     def _learn(self, seen: _Seen, inputs: Inputs, wanted: int) -> None:
+        # They read the same, so what they read is brought into the form for evaluation once.
+        bound = None
         for part, rules in self._parts.values():
             if rules & wanted:
+                if bound is None:
+                    bound = bind(inputs, self._trigger, part.scope)
                 try:
-                    if not part.matches(inputs):
+                    if not part.holds(bound):
                         seen.refuted |= rules
                 except ConditionFailed as failure:
-                    seen.failed |= dict.fromkeys(_bits(rules), str(failure))
+                    seen.failed = {**(seen.failed or {}), **dict.fromkeys(_bits(rules), str(failure))}
         seen.checked |= wanted
 
 
@@ -165,7 +197,7 @@ class _Rules:
         groups: dict[tuple[frozenset[str], frozenset[str]], _Group] = {}
         self._those: list[Rule] = []
         for place, (rule, condition) in enumerate(rules.rules(trigger)):
-            for part in _parts(condition, rules.definition):
+            for part in _parts(condition.within(condition.reads), rules.definition):
                 key = (part.attributes, part.circumstances)
                 groups.setdefault(key, _Group(trigger, *key)).add(part, 1 << place)
             self._those.append(rule)
@@ -173,6 +205,8 @@ class _Rules:
         self._groups = list(groups.values())
         self._everyone = (1 << len(self._those)) - 1
         self._matches: dict[tuple[int, str | None], Match] = {}
+        self._any_by_node = any(self._by_node)
+        self._results: dict[tuple[int, str | None], Evaluation] = {}
         self._evaluated = 0
         self.reads_time = any(
             name == "now" or name.startswith(("calendars.", "clock."))
@@ -186,24 +220,34 @@ class _Rules:
         if self._evaluated % _SORTED_AGAIN == 0:
             self._groups.sort(key=lambda group: group.missed)
         left = self._everyone
-        failed: dict[int, str] = {}
+        failed: dict[int, str] | None = None
         for group in self._groups:
             open_ = left & group.rules
             if open_:
                 seen = group.look(inputs, attributes, open_)
                 left &= ~seen.refuted
-                if seen.failed:
-                    failed |= seen.failed
-        return self._found(list(_places(left)), failed, inputs)
+                if seen.failed is not None:
+                    failed = {**(failed or {}), **seen.failed}
+        node = inputs.source.get("node")
+        if failed is not None:
+            return self._found(list(_places(left)), failed, node)
+        # Whoever gets the same result again may remember what follows from it.
+        key = (left, node if self._any_by_node else None)
+        found = self._results.get(key)
+        if found is None:
+            if len(self._results) >= _MOST_OTHERS:
+                self._results.clear()
+            found = self._results[key] = self._found(list(_places(left)), {}, node)
+        return found
 
-    def _found(self, places: Sequence[int], failed: dict[int, str], inputs: Inputs) -> Evaluation:
+    def _found(self, places: Sequence[int], failed: dict[int, str], node: str | None) -> Evaluation:
         matches: list[Match] = []
         errors: list[str] = []
         for place in places:
             if 1 << place in failed:
                 errors.append(f"rule `{self._those[place].name}` could not be decided: {failed[1 << place]}")
                 continue
-            match = self._match(place, inputs.source.get("node"))
+            match = self._match(place, node)
             matches.append(match)
             if match.stop:
                 break
@@ -246,11 +290,11 @@ def looking(inputs: Inputs, trigger: Trigger, attributes: Attributes) -> Inputs:
     """Give inputs in which the rules of a trigger look at something with these attributes."""
     match OBJECTS[trigger]:
         case "instance":
-            return replace(inputs, instance=attributes)
+            return inputs.having(instance=attributes)
         case "series":
-            return replace(inputs, series=attributes)
+            return inputs.having(series=attributes)
         case _:
-            return replace(inputs, study=attributes)
+            return inputs.having(study=attributes)
 
 
 def _depends_on_node(definition: Definition, names: Iterable[str], above: frozenset[str] = frozenset()) -> bool:

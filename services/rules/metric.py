@@ -18,4 +18,7 @@ ASIDE = metric.counter(
 )
 UNMATCHED = metric.counter("kivuko_rules_unmatched_total", "Versions of studies that no rule says anything of.")
 UNMATCHED_STUDIES = metric.gauge("kivuko_rules_unmatched_studies", "Studies that no rule says anything of, now.")
+CAME_ROUND = metric.counter(
+    "kivuko_rules_came_round_instances_total", "Instances that came again from another node than first.", ["node"]
+)
 TIMERS = metric.counter("kivuko_rules_timers_total", "Looks of rules that the clock triggered.", ["outcome"])

@@ -63,6 +63,8 @@ instances = Table(
     # Last version of the study when it was indexed, none if that was not said: it is part of the next version, and if
     # that has expired, only its requests still count.
     Column("after_version", Integer, nullable=True),
+    # The node that it came from first, if its copy expired and it came again.
+    Column("origin", String(63), nullable=True),
     # The rule that put it aside, or discarded it, when it came.
     Column("aside", Text, nullable=True),
     UniqueConstraint("study_id", "sop_instance_uid", "content_hash", name="instances_business_key"),
@@ -113,12 +115,14 @@ decisions = Table(
     Index("decisions_study", "study_id", "id"),
 )
 
-#: Tags of studies. Of several rules that set one the one with the lowest rank has its value here.
+#: Tags of studies. Of several rules of a trigger that set one the one with the lowest rank has its value here, and of
+#: several triggers that with the lowest rank counts; each is kept, for rules read what triggers before theirs have set.
 tags = Table(
     "tags",
     metadata,
     Column("study_id", _row_id, ForeignKey("studies.id"), primary_key=True),
     Column("name", String(63), primary_key=True),
+    Column("trigger", String(16), primary_key=True),
     Column("value", Text, nullable=False),
     Column("rule", Text, nullable=False),
     Column("rank", Integer, nullable=False),
@@ -215,6 +219,15 @@ definitions = Table(
     metadata,
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("document", LargeBinary, nullable=False),
+)
+
+#: Since when rules are in force, and when they last matched, by name.
+uses = Table(
+    "uses",
+    metadata,
+    Column("rule", Text, primary_key=True),
+    Column("since", Instant, nullable=False),
+    Column("matched_at", Instant, nullable=True),
 )
 
 replays = Table(

@@ -1,10 +1,14 @@
 """What the rules of a definition ask for beside the arrival itself: what no rule asks for is not looked up. Pure."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from contracts.definition import Definition, Rule
 from contracts.routing import Trigger
 from libs.definition.ruleset import RuleSet
+
+#: What the name of a tag follows in conditions.
+TAG: Final = "Tags."
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Needs:
         Triggers with a rule that reads what was ordered.
     apart
         Names of rules that neither images nor versions of studies trigger.
+    tags
+        Triggers with a rule that reads tags of the study.
     """
 
     triggers: frozenset[Trigger]
@@ -33,6 +39,7 @@ class Needs:
     timers: dict[str, Rule]
     apart: frozenset[str]
     orders: frozenset[Trigger]
+    tags: frozenset[Trigger]
 
 
 def needs(rules: RuleSet) -> Needs:
@@ -46,6 +53,11 @@ def needs(rules: RuleSet) -> Needs:
         orders=rules.reads_orders,
         timers={rule.name: rule for rule in definition.rules if rule.trigger == "timer"},
         apart=frozenset(rule.name for rule in definition.rules if rule.trigger in ("timer", "order", "procedure")),
+        tags=frozenset(
+            trigger
+            for trigger in {rule.trigger for rule in definition.rules}
+            if any(key.startswith(TAG) for key in rules.attributes(trigger))
+        ),
     )
 
 

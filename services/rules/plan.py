@@ -16,7 +16,9 @@ from services.rules.hold import Hold, Holding, longest
 
 #: Most items of one request.
 MOST_ITEMS: Final = 500
-NOTHING: Final[Mapping[str, Any]] = {}
+NOTHING: Final[Mapping[Any, Any]] = {}
+#: What transforms say, as in the definition: by name, and version of the definition.
+Documents = Mapping[tuple[str, int], dict[str, Any]]
 #: Tells whether a destination is the node that an instance came from.
 Returns = Callable[[str, str], bool]
 #: Tells whether a partner may ever get what a site sent.
@@ -64,12 +66,16 @@ class Known:
 
 @dataclass(frozen=True)
 class Wish:
-    """How an instance is to go to one destination: the higher priority wins, and with it its transform and hold."""
+    """How an instance is to go to one destination: the higher priority wins, and with it its transform and hold.
+
+    `under` is the version of the definition that asked for it last; none: the one in force.
+    """
 
     priority: Priority
     transform: str | None
     rules: tuple[str, ...]
     hold: Hold | None = None
+    under: int | None = None
 
     def merged(self, other: "Wish") -> "Wish":
         """Make one wish of two.
@@ -129,6 +135,8 @@ def without_loops(
 ) -> tuple[list[Requested], list[str]]:
     """Give each instance's requests, except back to the node that it came from.
 
+    What came round between sites is requested: egress knows which of it a destination has.
+
     Returns
     -------
     tuple[list[Requested], list[str]]
@@ -140,6 +148,8 @@ def without_loops(
         made += [Requested(one, destination, wish) for one in going]
         if len(going) < len(instances):
             notes.append(f"destination `{destination}` doesn't get back what came from its own node")
+        if any(one.item.came_round for one in going):
+            notes.append(f"destination `{destination}` doesn't get again what it has of what came round")
     return made, notes
 
 
@@ -189,7 +199,9 @@ def united(before: Sequence[Requested], going: Sequence[Requested]) -> tuple[lis
             continue
         if first.wish.transform != one.wish.transform:
             changed.add(one.destination)
-        wish = replace(first.wish.merged(one.wish), transform=first.wish.transform)
+        # What is asked for again is to be as it is asked for now; another transform is not.
+        under = one.wish.under if first.wish.transform == one.wish.transform else first.wish.under
+        wish = replace(first.wish.merged(one.wish), transform=first.wish.transform, under=under)
         by_key[key] = replace(first, wish=wish)
     notes = [
         f"destination `{destination}` was requested with another transform before, which stands for those instances"
@@ -229,6 +241,7 @@ def requests(
     made: Sequence[Requested],
     closing: int | None = None,
     had: Mapping[str, Mapping[str, str]] = NOTHING,
+    documents: Documents = NOTHING,
 ) -> list[DeliveryRequested]:
     """Write requests as events, at most 500 items each.
 
@@ -244,12 +257,20 @@ def requests(
         Version of the study, if the last request to each destination says how many instances it gets.
     had
         What a destination got of the study before its copy expired, which it keeps: content hash by SOP Instance UID.
+    documents
+        What transforms say.
     """
     events = []
     by_destination = sorted(made, key=lambda one: one.destination)
     for destination, group in groupby(by_destination, key=lambda one: one.destination):
         ordered = sorted(
-            group, key=lambda one: (one.wish.transform or "", one.instance.received_at, one.instance.identity)
+            group,
+            key=lambda one: (
+                one.wish.transform or "",
+                one.wish.under or network_version,
+                one.instance.received_at,
+                one.instance.identity,
+            ),
         )
         whole = ordered[0].wish
         for one in ordered[1:]:
@@ -261,11 +282,13 @@ def requests(
         requested = {sop_uid for sop_uid, _ in whole_set}
         whole_set += [pair for pair in had.get(destination, NOTHING).items() if pair[0] not in requested]
         chunks = [
-            (transform, part)
-            for transform, alike in groupby(ordered, key=lambda one: one.wish.transform)
+            (transform, under, part)
+            for (transform, under), alike in groupby(
+                ordered, key=lambda one: (one.wish.transform, one.wish.under or network_version)
+            )
             for part in _parts(list(alike))
         ]
-        for position, (transform, part) in enumerate(chunks, start=1):
+        for position, (transform, under, part) in enumerate(chunks, start=1):
             closes = closing is not None and position == len(chunks)
             events.append(
                 DeliveryRequested(
@@ -276,6 +299,8 @@ def requests(
                     rules=whole.rules,
                     source_node=source_node,
                     transform=transform,
+                    transform_document=None if transform is None else documents.get((transform, under)),
+                    decided_under=None if under == network_version else under,
                     items=tuple(one.instance.item for one in part),
                     hold=None if whole.hold is None else DeliveryHold(rule=whole.hold.rule, until=whole.hold.until),
                     study_version=closing if closes else None,

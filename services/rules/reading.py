@@ -1,7 +1,7 @@
 """What conditions read of studies: from what is known of them, and from the header documents."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -11,20 +11,20 @@ from contracts.fact import Attributes
 from contracts.routing import Trigger
 from contracts.study import StudyCompleted
 from libs.definition.attributes import STUDY_EXTRAS
-from libs.definition.condition import Inputs
+from libs.definition.inputs import Inputs
 from libs.dicom.header import BASE_KEYWORDS
 from libs.storage.objects import ObjectMissingError, ObjectStore
 from services.rules import action_rows
+from services.rules.action import Tag, tags_read
 from services.rules.headers import HeadersDamagedError, fetch
 from services.rules.in_force import InForce
+from services.rules.need import TAG
 from services.rules.occasion import Occasion
 from services.rules.plan import Known, aggregate
 from services.rules.repository import Study
 
 #: What events and the instance's row say anyway: no need for the full header.
 CARRIED: Final = frozenset({*BASE_KEYWORDS, "TransferSyntaxUID"})
-#: What the name of a tag follows in conditions.
-TAG: Final = "Tags."
 _NONE: Final[frozenset[str]] = frozenset()
 
 
@@ -49,8 +49,6 @@ class Reading:
             attributes, unread = await self._series(study, look.instances, read)
             return {"series": attributes}, unread
         attributes, unread = await self._study(study, said, look.instances, read)
-        if any(key.startswith(TAG) for key in read):
-            attributes |= {f"{TAG}{row.name}": row.value for row in await action_rows.tags_of(tx, study.id)}
         if "Delivered" in read:
             attributes["Delivered"] = list(await action_rows.delivered_to(tx, study, said.version))
         return {"study": attributes}, unread
@@ -106,6 +104,11 @@ async def known(
     lifted = await action_rows.lifted(tx, study) if trigger in in_force.needs.aside else _NONE
     unhealthy = await action_rows.unhealthy(tx) if trigger in in_force.needs.health else _NONE
     return lifted, unhealthy
+
+
+def with_tags(attributes: Attributes, tagged: Iterable[Tag], trigger: Trigger) -> Attributes:
+    """Give attributes with the tags that rules of a trigger read."""
+    return attributes | {f"{TAG}{name}": value for name, value in tags_read(tagged, trigger).items()}
 
 
 def is_own(key: str) -> bool:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from contracts.fact import Attributes
-from libs.definition.condition import Inputs
+from libs.definition.inputs import Inputs
 
 #: What is looked at stands beside what surrounds it.
 _LOOKED_AT: Final = frozenset({"instance", "series", "study"})

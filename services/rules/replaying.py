@@ -7,6 +7,8 @@ nobody listens any more.
 
 import asyncio
 import csv
+import errno
+import gc
 import gzip
 import json
 import os
@@ -14,6 +16,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from datetime import datetime, timedelta
 from multiprocessing import get_context
@@ -25,10 +28,13 @@ from pydantic import AwareDatetime, BaseModel, SecretStr
 from contracts.definition import Definition
 from libs.definition.ruleset import RuleSet
 from libs.storage.database import Database
+from libs.storage.objects import StoreUnavailableError, open_store
 from libs.telemetry import log
-from services.rules import chronicle, history
+from services.rules import history, transcript
+from services.rules.chronicle import Record
 from services.rules.findings import Change, Findings, report
 from services.rules.history import Place, Recorded
+from services.rules.recall import missing, recalled
 from services.rules.simulation import Simulation, left_out
 
 #: Studies that a worker takes in hand at a time.
@@ -37,6 +43,8 @@ SLICE: Final = 2000
 _PAGE: Final = 250
 #: Of the scheduler: the lowest, so that whatever else is to be done goes first.
 _NICE: Final = 19
+#: New objects of a worker between two collections of garbage.
+_RARELY: Final = 50_000
 CHANGES: Final = "changes.csv.gz"
 REPORT: Final = "report.json.gz"
 COLUMNS: Final = (
@@ -73,6 +81,10 @@ class Order(BaseModel):
         Where the results go.
     workers
         Number of processes.
+    objects_url
+        Where header documents are; it may hold a secret.
+    most_headers
+        Of how many studies, about, header documents are read for what is not recorded.
     """
 
     database_url: SecretStr
@@ -82,11 +94,15 @@ class Order(BaseModel):
     in_force: Definition | None = None
     folder: Path
     workers: int = 2
+    objects_url: SecretStr | None = None
+    most_headers: int = 0
 
     def line(self) -> bytes:
         """Write it for the process."""
-        data = self.model_dump(mode="json", by_alias=True, exclude={"database_url"})
-        return json.dumps({**data, "database_url": self.database_url.get_secret_value()}).encode() + b"\n"
+        data = self.model_dump(mode="json", by_alias=True, exclude={"database_url", "objects_url"})
+        objects = None if self.objects_url is None else self.objects_url.get_secret_value()
+        secret = {"database_url": self.database_url.get_secret_value(), "objects_url": objects}
+        return json.dumps({**data, **secret}).encode() + b"\n"
 
 
 class Worker:
@@ -103,14 +119,29 @@ class Worker:
         self._database = Database(order.database_url.get_secret_value(), "rules")
         self._proposed = Simulation(RuleSet(order.proposed))
         self._in_force = None if order.in_force is None else Simulation(RuleSet(order.in_force))
+        self._objects = None if order.objects_url is None else open_store(order.objects_url.get_secret_value())
+        self._beyond = self._proposed.beyond | (frozenset() if self._in_force is None else self._in_force.beyond)
 
-    async def slice(self, number: int, after: Place, until: Place) -> Findings:
-        """Replay the studies behind one place up to another; what changes goes to a file of its own."""
+    async def slice(self, number: int, after: Place, until: Place, headers: int) -> Findings:
+        """Replay the studies behind one place up to another; what changes goes to a file of its own.
+
+        Parameters
+        ----------
+        number
+            Of the file.
+        after, until
+            The places.
+        headers
+            Of how many studies header documents may be read.
+        """
         found = Findings()
         with part(self._order.folder, number).open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             async for one in self._pages(after, until):
-                self._study(one, found, writer)
+                made = transcript.from_json(one.record)
+                if self._beyond and (wanted := missing(made, self._beyond)):
+                    made = await self._recalled(one, made, wanted, found, headers)
+                self._study(one, made, found, writer)
         return found
 
     async def close(self) -> None:
@@ -127,8 +158,21 @@ class Worker:
                 return
             after = page[-1].decided_at, page[-1].study_id
 
-    def _study(self, one: Recorded, found: Findings, writer: Any) -> None:
-        made = chronicle.from_json(one.record)
+    async def _recalled(
+        self, one: Recorded, made: Record, wanted: frozenset[str], found: Findings, headers: int
+    ) -> Record:
+        if self._objects is None or found.reread + found.gone >= headers:
+            found.unread += 1
+            return made
+        async with self._database.reading() as tx:
+            more = await recalled(tx, self._objects, one, made, wanted)
+        if more is None:
+            found.gone += 1
+            return made
+        found.reread += 1
+        return more
+
+    def _study(self, one: Recorded, made: Record, found: Findings, writer: Any) -> None:
         last, site = made.versions[-1], made.versions[0].source.site
         before = made.routes if self._in_force is None else self._in_force.outcome(one.tenant, made).routes
         outcome = self._proposed.outcome(one.tenant, made)
@@ -199,7 +243,8 @@ async def replay(order: Order, say: TextIO) -> Findings:
                     if piece is None:
                         more = False
                         break
-                    waiting.append((number, pool.submit(_slice, number, piece[0], piece[1])))
+                    headers = max(0, order.most_headers - found.reread - found.gone)
+                    waiting.append((number, pool.submit(_slice, number, piece[0], piece[1], headers)))
                     number += 1
                 if waiting:
                     done, future = waiting.popleft()
@@ -219,7 +264,7 @@ def _append(piece: Path, changes: TextIO) -> None:
     piece.unlink()
 
 
-def _say(say: TextIO, **what: int) -> None:
+def _say(say: TextIO, **what: int | str) -> None:
     say.write(json.dumps(what) + "\n")
     say.flush()
 
@@ -230,14 +275,21 @@ _STATE: Final[dict[str, Any]] = {}
 
 def _begin(line: bytes) -> None:
     log.configure()
+    # What a worker remembers is no garbage, and looking it through again and again is an eighth of the time.
+    gc.set_threshold(_RARELY, 20, 50)
     _STATE["runner"] = asyncio.Runner()
     _STATE["worker"] = Worker(Order.model_validate_json(line))
 
 
-def _slice(number: int, after: Place, until: Place) -> Findings:
+def _slice(number: int, after: Place, until: Place, headers: int) -> Findings:
     worker: Worker = _STATE["worker"]
-    found: Findings = _STATE["runner"].run(worker.slice(number, after, until))
+    found: Findings = _STATE["runner"].run(worker.slice(number, after, until, headers))
     return found
+
+
+def _broken(problem: str) -> int:
+    _say(sys.stdout, problem=problem)
+    return 1
 
 
 def main() -> int:
@@ -251,6 +303,14 @@ def main() -> int:
     except BrokenPipeError:
         # Nobody listens any more: the service ended, or a person gave it up.
         return 1
+    except BrokenProcessPool:
+        return _broken("one of its processes was ended from outside, perhaps for want of memory")
+    except StoreUnavailableError:
+        return _broken("the object store, where the header documents are, does not answer")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _broken("there is no room for what it finds in the folder for temporary files (TMPDIR)")
     _say(sys.stdout, done=found.studies, total=found.studies, finished=1)
     return 0
 

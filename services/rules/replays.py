@@ -9,7 +9,7 @@ import tempfile
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 from pydantic import SecretStr
@@ -45,6 +45,14 @@ class _EndedError(Exception):
     """A replay could not be carried out; the message says why, without values."""
 
 
+def _problem(error: Exception) -> str:
+    if isinstance(error, _EndedError):
+        return str(error)
+    if isinstance(error, StoreFullError):
+        return "there is no room for what it found in the object store"
+    return f"it broke off ({type(error).__name__})"
+
+
 class Replays:
     """Runs one replay at a time.
 
@@ -60,6 +68,8 @@ class Replays:
         Seconds after which a replay is ended.
     clock
         The time in UTC.
+    objects_url, most_headers
+        Where its process reads header documents, and of how many studies.
     """
 
     def __init__(
@@ -71,12 +81,16 @@ class Replays:
         processes: int,
         longest: float,
         clock: Clock,
+        objects_url: str | None = None,
+        most_headers: int = 0,
     ) -> None:
         self._database = database
         self._objects = objects
         self._url = database_url
         self._processes = processes
         self._longest = longest
+        self._objects_url = None if objects_url is None else SecretStr(objects_url)
+        self._most_headers = most_headers
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -151,6 +165,8 @@ class Replays:
                 in_force=in_force,
                 folder=folder,
                 workers=self._processes,
+                objects_url=self._objects_url,
+                most_headers=self._most_headers,
             )
             try:
                 async with asyncio.timeout(self._longest):
@@ -164,7 +180,7 @@ class Replays:
                 problem = "the service was stopped while it ran"
                 raise
             except (_EndedError, StoreUnavailableError, StoreFullError, *DATABASE_AWAY) as error:
-                problem = str(error) if isinstance(error, _EndedError) else f"it broke off ({type(error).__name__})"
+                problem = _problem(error)
                 _LOG.warning("a replay broke off", reason=problem)
             finally:
                 with suppress(*DATABASE_AWAY):  # then it is seen to be silent
@@ -189,7 +205,8 @@ class Replays:
             process.stdin.write(order.line())
             await process.stdin.drain()
             process.stdin.close()
-            said, noted = {"done": 0, "total": 0}, 0.0
+            said: dict[str, Any] = {"done": 0, "total": 0}
+            noted = 0.0
             loop = asyncio.get_running_loop()
             while True:
                 try:
@@ -200,20 +217,20 @@ class Replays:
                 if line == b"":
                     break
                 if line is not None:
-                    said = json.loads(line)
+                    said = {**said, **json.loads(line)}
                 if line is None or loop.time() - noted >= _OFTEN_S:
                     noted = loop.time()
                     await self._note(replay, said)
             await self._note(replay, said)
             if await process.wait() != 0 or "finished" not in said:
-                raise _EndedError(f"its process ended with {process.returncode}: see the log")
+                raise _EndedError(said.get("problem") or f"its process ended with {process.returncode}: see the log")
         finally:
             if process.returncode != 0:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
 
-    async def _note(self, replay: str, said: dict[str, int]) -> None:
+    async def _note(self, replay: str, said: dict[str, Any]) -> None:
         async with self._database.transaction() as tx:
             wanted = await replay_rows.progress(tx, replay, said["done"], said["total"], self._clock())
         if not wanted:

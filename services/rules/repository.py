@@ -93,10 +93,10 @@ async def keep_instances(tx: AsyncSession, study: Study, batch: InstancesStored)
         for one, own in zip(batch.instances, attributes, strict=True)
     ]
     added = await tx.execute(_in_dialect(tx, statements.KEEP_INSTANCES), rows)
-    ids = {(row.sop_instance_uid, row.content_hash): row.id for row in added}
+    kept = {(row.sop_instance_uid, row.content_hash): row for row in added}
     return [
         Known(
-            id=ids[one.sop_instance_uid, one.content_hash],
+            id=kept[one.sop_instance_uid, one.content_hash].id,
             item=DeliveryItem(
                 sop_instance_uid=one.sop_instance_uid,
                 sop_class_uid=one.sop_class_uid,
@@ -105,6 +105,7 @@ async def keep_instances(tx: AsyncSession, study: Study, batch: InstancesStored)
                 object_key=one.object_key,
                 size=one.size,
                 received_at=one.received_at,
+                came_round=kept[one.sop_instance_uid, one.content_hash].origin not in (None, batch.source.node),
             ),
             series_instance_uid=one.series_instance_uid,
             received_at=one.received_at,
@@ -113,7 +114,7 @@ async def keep_instances(tx: AsyncSession, study: Study, batch: InstancesStored)
             headers_key=batch.headers.key,
         )
         for one, own in zip(batch.instances, attributes, strict=True)
-        if (one.sop_instance_uid, one.content_hash) in ids
+        if (one.sop_instance_uid, one.content_hash) in kept
     ]
 
 
@@ -215,7 +216,7 @@ async def requested_before(tx: AsyncSession, study: Study, version: int) -> dict
 
 
 async def keep_requests(tx: AsyncSession, made: Iterable[Requested], network_version: int) -> None:
-    """Keep requests; for what is requested already, the first request stands."""
+    """Keep requests; for what is requested already the first stands, and it is noted under what it was asked again."""
     rows = [
         {
             "instance_id": one.instance.id,
@@ -282,6 +283,7 @@ async def count_waiting(tx: AsyncSession) -> Mapping[str, int]:
 
 
 def _known(row: Row[Any]) -> Known:
+    source = Source.model_validate(row.source)
     return Known(
         id=row.id,
         item=DeliveryItem(
@@ -292,10 +294,11 @@ def _known(row: Row[Any]) -> Known:
             object_key=row.object_key,
             size=row.size,
             received_at=row.received_at,
+            came_round=row.origin not in (None, source.node),
         ),
         series_instance_uid=row.series_instance_uid,
         received_at=row.received_at,
-        source=Source.model_validate(row.source),
+        source=source,
         attributes=row.attributes,
         headers_key=row.headers_key,
         aside=row.aside,
@@ -304,4 +307,4 @@ def _known(row: Row[Any]) -> Known:
 
 def _wish(row: Row[Any]) -> Wish:
     # A row of the release before may have another word for its lane.
-    return Wish(read_priority(row.priority), row.transform, tuple(row.rules), hold_of(row.hold))
+    return Wish(read_priority(row.priority), row.transform, tuple(row.rules), hold_of(row.hold), row.network_version)

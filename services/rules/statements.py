@@ -7,7 +7,7 @@ them for what it sets.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import Insert, Select, Update, bindparam, func, insert, null, or_, select, update
+from sqlalchemy import Insert, Select, Update, and_, bindparam, case, func, insert, null, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from services.rules.models import completions, decisions, instances, requests, studies
@@ -29,12 +29,28 @@ def _keep_instances(begin: Any) -> Insert:
     new = statement.excluded
     # The same event again has the same time. A later one: this content was replaced or has expired, and has come again.
     again = or_(instances.c.received_at < new.received_at, instances.c.after_version < new.after_version)
+    # A content that was only replaced by another one meanwhile has an origin, too: egress sends it all the same.
+    came = func.coalesce(instances.c.origin, instances.c.source["node"].as_string())
+    origin = case((instances.c.after_version < new.after_version, came), else_=instances.c.origin)
     kept: Insert = statement.on_conflict_do_update(
         index_elements=_IDENTITY,
         # Not a bound None: with one SQLAlchemy sends each row in a statement of its own.
-        set_={name: new[name] for name in _SAID} | {"network_version": null(), "aside": null()},
+        set_={name: new[name] for name in _SAID} | {"network_version": null(), "aside": null(), "origin": origin},
         where=again,
-    ).returning(instances.c.id, instances.c.sop_instance_uid, instances.c.content_hash)
+    ).returning(instances.c.id, instances.c.sop_instance_uid, instances.c.content_hash, instances.c.origin)
+    return kept
+
+
+def _keep_requests(begin: Any) -> Insert:
+    statement = begin(requests)
+    new = statement.excluded
+    kept: Insert = statement.on_conflict_do_update(
+        index_elements=("instance_id", "destination"),
+        set_={"network_version": new.network_version},
+        where=and_(
+            requests.c.network_version < new.network_version, requests.c.transform.is_not_distinct_from(new.transform)
+        ),
+    )
     return kept
 
 
@@ -121,6 +137,6 @@ REQUESTED_BEFORE: Final[Select[Any]] = (
     .order_by(instances.c.received_at, instances.c.content_hash)
 )
 #: Rows.
-KEEP_REQUESTS: Final[ByDialect] = {name: begin(requests).on_conflict_do_nothing() for name, begin in _INSERTS.items()}
+KEEP_REQUESTS: Final[ByDialect] = {name: _keep_requests(begin) for name, begin in _INSERTS.items()}
 #: A row.
 KEEP_DECISION: Final[Insert] = insert(decisions)

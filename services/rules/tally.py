@@ -58,6 +58,7 @@ class Tally:
         inputs_hash: str | None = None,
         unhealthy: Collection[str] | None = None,
         unmatched: bool = False,
+        discarded: str | None = None,
         more_problems: Iterable[str] = (),
     ) -> RoutingDecided:
         """Say it; for a study trigger with everything that is requested of the version."""
@@ -95,6 +96,7 @@ class Tally:
             inputs_hash=inputs_hash,
             unhealthy=None if unhealthy is None else tuple(sorted(unhealthy)),
             unmatched=unmatched,
+            discarded=discarded,
         )
 
 

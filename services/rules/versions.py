@@ -5,20 +5,21 @@ from dataclasses import replace
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from contracts.definition import Rule
 from contracts.fact import Attributes
 from contracts.routing import Trigger
 from contracts.study import StudyCompleted
 from libs.clock import Clock
-from libs.definition.condition import Inputs
-from services.rules import action_rows, chronicle, history, ordered, procedure_rows, repository
-from services.rules.action import Emphasis, emphasis, emphasized, tags
+from libs.definition.inputs import Inputs
+from services.rules import action_rows, chronicle, discarding, history, ordered, procedure_rows, repository, route
+from services.rules.action import Emphasis, Tag, emphasis, emphasized, tags
 from services.rules.actions import Actions
 from services.rules.glance import Glance
 from services.rules.hold import holding
 from services.rules.in_force import InForce
 from services.rules.occasion import Occasion, Step, occasions
 from services.rules.plan import Known, Requested, gathered, united, wishes, within_sites, without_loops
-from services.rules.reading import CARRIED, Reading, known, named, read_by, shown
+from services.rules.reading import CARRIED, Reading, known, named, read_by, shown, with_tags
 from services.rules.record import recorded
 from services.rules.repository import Completion, Study
 from services.rules.teller import Teller
@@ -33,7 +34,7 @@ class Versions:
         self._actions = actions
         self._clock = clock
 
-    async def decide(  # noqa: PLR0915 - its steps belong to one transaction, in this order
+    async def decide(  # noqa: C901, PLR0915 - its steps belong to one transaction, in this order
         self,
         tx: AsyncSession,
         study: Study,
@@ -69,19 +70,26 @@ class Versions:
             looks = await self._occasions(tx, study, said.version, free, in_force, timed=timed is not None, asked=asked)
         # All that the object store is needed for comes before anything is written.
         attributes = [await self._reading.looked_at(tx, study, said, look, in_force) for look in looks]
+        tagged = await action_rows.tags_of(tx, study.id) if in_force.needs.tags else []
         inputs = replace(in_force.rules.circumstances(said.source, study.tenant, self._clock()), order=asked)
         held = holding(said.last_arrival, in_force.timezone)
         glances: dict[Trigger, Glance] = {}
         going: list[Requested] = []
         more = Emphasis()
-        for look, (seen, unread) in zip(looks, attributes, strict=True):
+        for place, look in enumerate(looks):
+            seen, unread = attributes[place]
             glance = glances.get(look.trigger)
             if glance is None:
                 glance = glances[look.trigger] = Glance(*await known(tx, study, look.trigger, in_force))
+            if look.trigger in in_force.needs.tags:
+                # A series is looked at in the same decision as its study.
+                now_tagged = [*tagged, *_set_by(glances, in_force)]
+                seen = {name: with_tags(each, now_tagged, look.trigger) for name, each in seen.items()}
+                attributes[place] = seen, unread
             evaluation = in_force.rules.evaluate(
                 look.trigger,
                 shown(self._around(look, inputs, study, in_force), seen, glance.unhealthy),
-                lifted=glance.lifted,
+                lifted=glance.lifted | _not_yet(in_force.needs.timers, timed or ()),
                 unhealthy=glance.unhealthy,
             )
             matches = [match for match in evaluation.matches if timed is None or match.rule in timed]
@@ -120,17 +128,16 @@ class Versions:
         await self._actions.tag(
             tx,
             study,
-            [
-                tag
-                for trigger, glance in glances.items()
-                for tag in tags(glance.matches, trigger, in_force.rules.definition)
-            ],
+            _set_by(glances, in_force),
             in_force.version,
         )
         says_changed = ("study", "timer", "procedure", "order") if afterwards else ("study",)
-        for trigger, glance in glances.items():
+        for glance in glances.values():
             for end, put in glance.ended.values():
                 await self._actions.put_aside(tx, study, end, put, said.source, in_force.version, version=said.version)
+        ended = [(end.rule, put) for glance in glances.values() for end, put in glance.ended.values()]
+        discarded = await discarding.why(tx, study, chosen, ended, in_force) if not everything else None
+        for trigger, glance in glances.items():
             kept = recorded(inputs, glance.seen, unhealthy=glance.unhealthy, lifted=glance.lifted)
             decided = glance.tally.decided(
                 "study",
@@ -143,6 +150,7 @@ class Versions:
                 inputs_hash=kept.hash,
                 unhealthy=glance.unhealthy if trigger in in_force.needs.health else None,
                 unmatched=unmatched and trigger == "study",
+                discarded=discarded if trigger == "study" else None,
                 more_problems=changed if trigger in says_changed else (),
             )
             more_problems = changed if trigger in says_changed else ()
@@ -150,7 +158,7 @@ class Versions:
         # What asks afterwards asks for some destinations only: what the others get is closed already.
         named = {one.destination for one in going}
         told = everything if not afterwards or more.rules else [one for one in everything if one.destination in named]
-        await self._teller.request(tx, study, told, in_force.version, closing=said.version, had=had)
+        await self._teller.request(tx, study, told, in_force, closing=said.version, had=had)
         await self._record(tx, study, said, chosen, in_force, attributes, glances, before, everything, asked)
         return bool(matched)
 
@@ -218,15 +226,29 @@ class Versions:
             looked_for=looked_for - CARRIED,
             before=earlier,
             unhealthy=frozenset().union(*(each.unhealthy for each in glances.values())) if health else None,
-            lifted=frozenset().union(*(each.lifted for each in glances.values())),
+            # Of any trigger: what a person released when it came counts no more either.
+            lifted=await action_rows.lifted(tx, study) if in_force.needs.aside else frozenset(),
             order=order,
         )
-        routes = chronicle.routed(
+        routes = route.routed(
             {} if earlier is None else earlier.routes,
             [one for one in everything if any(rule not in apart for rule in one.wish.rules)],
             asked=[(one.instance.id, one.destination) for one in before],
-            arrivals=chronicle.arrival,
+            arrivals=route.arrival,
             is_new=lambda one: chronicle.since(one.received_at, made.number, earlier) == made.number,
             decided_at=now,
         )
         await history.keep(tx, study.id, now, chronicle.added(earlier, made, routes))
+
+
+def _set_by(glances: Mapping[Trigger, Glance], in_force: InForce) -> list[Tag]:
+    """Give the tags that a decision sets so far."""
+    definition = in_force.rules.definition
+    return [tag for trigger, glance in glances.items() for tag in tags(glance.matches, trigger, definition)]
+
+
+def _not_yet(timers: Mapping[str, Rule], timed: Collection[str]) -> frozenset[str]:
+    """Name the timers that come later than those that look now: they end nothing before their time."""
+    waits = {name: rule.after or rule.every or 0 for name, rule in timers.items()}
+    latest = max((waits[name] for name in timed), default=None)
+    return frozenset(name for name, wait in waits.items() if latest is not None and wait > latest)

@@ -10,6 +10,8 @@ from libs.snapshot import NetworkView
 from services.worklist.api import make_router
 from services.worklist.filing import Zones
 from services.worklist.handlers import register
+from services.worklist.hl7_api import add_routes
+from services.worklist.hl7_port import Hl7Port
 from services.worklist.matching_api import make_matching_router
 from services.worklist.matching_settings import MatchingSettings
 from services.worklist.meeting import Meeting
@@ -46,16 +48,32 @@ def build(platform: Platform) -> Service:
     performing = Performing(platform, database, outbox)
     router.include_router(make_step_router(database, performing.forwarding, platform.clock))
     port = Port(platform, database, outbox, performing.steps)
+    hl7 = Hl7Port(platform, orders, port.resolved)
+    add_routes(router, database, platform.network, platform.clock)
+
+    async def start() -> None:
+        await port.start()
+        try:
+            await hl7.start()
+        except BaseException:
+            await port.stop()
+            raise
+
+    async def stop() -> None:
+        # Orders first: what came is answered while the database is still there.
+        await hl7.stop()
+        await port.stop()
+
     return Service(
         name="worklist",
         database=database,
         tables=messaging,
         router=router,
-        start=port.start,
-        stop=port.stop,
+        start=start,
+        stop=stop,
         loops=(port.follow, port.record, port.resolve, performing.forwarding.run, partial(meeting.watch, database)),
         checks={"worklist": port.check},
-        addresses=port.addresses,
+        addresses=lambda: {**port.addresses(), **hl7.addresses()},
     )
 
 

@@ -52,6 +52,10 @@ class Received:
         What it says, in its order.
     warnings
         What could not be taken over as it stands, one sentence each, without personal data.
+    tenant
+        Of the source, where no change says it.
+    refusal
+        Why it says nothing that can be applied, without personal data; it has no changes then, and is kept as refused.
     """
 
     source: str
@@ -60,6 +64,8 @@ class Received:
     received_at: datetime
     changes: tuple[Change, ...]
     warnings: tuple[str, ...] = ()
+    tenant: str | None = None
+    refusal: str = ""
 
 
 @dataclass(frozen=True)
@@ -208,7 +214,9 @@ class Orders:
         async with self._database.transaction() as tx:
             counters = await repository.lock(tx)
             before = await repository.answered(tx, map(_key, group))
-            answers = {key: _read(row.outcomes) for key, row in before.items()}
+            # What could not be read may be read now: people have mended the mapping, and have it sent again.
+            unread = [key for key, row in before.items() if not row.outcomes]
+            answers = {key: _read(row.outcomes) for key, row in before.items() if row.outcomes}
             fresh = {_key(one): one for one in group if _key(one) not in answers}
             if fresh:
                 said = {key: _named(one) for key, one in fresh.items()}
@@ -218,6 +226,7 @@ class Orders:
                 answers |= outcomes
                 written = await self._save(tx, counters, ledger, numbered)
                 await repository.save_changes(tx, rows)
+                await repository.forget_messages(tx, unread)
                 await repository.save_messages(tx, [_row(one, outcomes[key]) for key, one in fresh.items()])
                 await repository.give_back(tx, counters)
                 await claim(tx, written, self._clock())
@@ -319,14 +328,14 @@ def _row(one: _Waiting, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     received = one.received
     reasons = [outcome.reason for outcome in outcomes if outcome.result == "refused"]
     return {
-        "tenant": received.changes[0].tenant if received.changes else None,
+        "tenant": received.changes[0].tenant if received.changes else received.tenant,
         "source": received.source,
         "control_id": received.control_id,
         "digest": one.digest,
         "received_at": received.received_at,
         "raw": received.raw,
         "answer": "AE" if reasons or not outcomes else "AA",
-        "said": "; ".join(dict.fromkeys(reasons)),
+        "said": "; ".join(dict.fromkeys(reasons)) or received.refusal,
         "outcomes": [vars(outcome) for outcome in outcomes],
         "warnings": list(received.warnings),
     }

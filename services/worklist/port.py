@@ -9,6 +9,7 @@ from typing import Final
 
 from contracts.definition import Definition
 from libs.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from libs.dimse.admission import Resolved
 from libs.dimse.doorstep import Doorstep
 from libs.dimse.gate import Gate, lets_local_in
 from libs.dimse.listener import Listener
@@ -78,6 +79,10 @@ class Port:
     async def record(self) -> None:
         """Record queries, until cancelled."""
         await self._parts.queries.run()
+
+    def resolved(self) -> Resolved:
+        """Give the addresses of the definition's host names, as last looked up."""
+        return {} if self._running is None else self._running.gate.resolved
 
     async def resolve(self) -> None:
         """Keep the addresses of callers fresh, until cancelled."""

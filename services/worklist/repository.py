@@ -288,6 +288,14 @@ async def save_changes(tx: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> N
         await tx.execute(insert(changes), rows)
 
 
+async def forget_messages(tx: AsyncSession, keys: Iterable[tuple[str, str, str]]) -> None:
+    """Delete what was received, to be written anew."""
+    those = sorted(set(keys))
+    if those:
+        key = tuple_(messages.c.source, messages.c.control_id, messages.c.digest)
+        await tx.execute(delete(messages).where(key.in_(those)))
+
+
 async def save_messages(tx: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write what was received and answered."""
     if rows:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tests.bench import (
+    hl7,
     idle,
     index,
     ingest,
@@ -26,6 +27,7 @@ from tests.bench import (
 from tests.bench.figure import COLUMNS, FOLDER, Figure, load, rows, save, table
 
 BENCHMARKS: Mapping[str, Callable[[Progress], list[Figure]]] = {
+    "hl7": hl7.run,
     "idle": idle.run,
     "index": index.run,
     "ingest": ingest.run,
@@ -79,6 +81,9 @@ wrong message id, resets, implicit little endian only, accepts nothing, expired 
 share it whoever misbehaves. So the goal of all studies, whether they keep their pace, is beside alone; the goal of a
 study, its instances over its time from wanted to recorded as delivered, is beside nine that behave. What it is alone
 stands next to it, with the processor time of egress, which is what the two differ by.
+
+HL7 has `kivuko up` take orders over 32 connections, each of a patient and with numbers of its own, and waits for the
+acknowledgement before the next one of a connection. At a pace, an order's time runs from when it was due.
 
 Codecs has one image after the other on one core, by processor time. What Kivuko has encoded without loss is decoded
 again and compared, as always; dcmtk's programs don't do that, but start anew for each file.

@@ -198,7 +198,7 @@ class WlmScp:
         self.files.mkdir(parents=True)
         (self.files / "lockfile").touch()
         self.port = free_port()
-        command = [program("wlmscpfs", "dcmtk"), "-v", "-dfr", *flags, "-dfp", str(folder), str(self.port)]
+        command = [program("wlmscpfs", "dcmtk"), "-v", "-dfr", "-csk", *flags, "-dfp", str(folder), str(self.port)]
         self._server = Program(command, folder.parent, name="wlmscpfs")
 
     def start(self) -> None:
@@ -223,7 +223,9 @@ def dataset(attributes: Attributes) -> Dataset:
         if keyword.endswith("Sequence"):
             setattr(found, keyword, [dataset(each) for each in values if not isinstance(each, str)])
         else:
-            setattr(found, keyword, list(values) if len(values) > 1 else "".join(cast("Sequence[str]", values)))
+            texts = cast("Sequence[str]", values)
+            number = keyword == "PregnancyStatus"
+            setattr(found, keyword, int(texts[0]) if number else list(texts) if len(texts) > 1 else "".join(texts))
     return found
 
 

@@ -21,6 +21,7 @@ from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.storage.folder import FolderStore
 from libs.storage.migration import migrate
+from services.egress.awaited import Awaited
 from services.egress.calling import Timeouts
 from services.egress.comparer import Comparer
 from services.egress.comparisons import Comparisons
@@ -113,6 +114,16 @@ class Stand:
         timeouts = Timeouts(
             settings.connect_timeout, settings.acse_timeout, settings.response_timeout, settings.network_timeout
         )
+        transforming = Transforming(
+            self.network,
+            Projects(secrets),
+            Workers(settings.transforms, settings.transform_memory, settings.transform_seconds),
+            self.database,
+            self.objects,
+            folder / f"transforms-{name}",
+            settings.transforms,
+        )
+        self.awaited = Awaited(self.database, self.deliveries, self.network, Projects(secrets), transforming, clock)
         self.sender = Sender(
             self.work,
             self.deliveries,
@@ -123,15 +134,7 @@ class Stand:
             settings=settings,
             clock=clock,
             folder=folder / "journal",
-            transforming=Transforming(
-                self.network,
-                Projects(secrets),
-                Workers(settings.transforms, settings.transform_memory, settings.transform_seconds),
-                self.database,
-                self.objects,
-                folder / f"transforms-{name}",
-                settings.transforms,
-            ),
+            transforming=transforming,
         )
         self.confirmations = Confirmations(
             self.database,
@@ -291,6 +294,8 @@ def request(
     transform: str | None = None,
     hold: DeliveryHold | None = None,
     later: float = 0,
+    document: dict[str, Any] | None = None,
+    under: int = 1,
 ) -> Event[DeliveryRequested]:
     """Make a request."""
     return Event[DeliveryRequested](
@@ -306,11 +311,12 @@ def request(
                 "study_instance_uid": study,
                 "destination": destination,
                 "priority": priority,
-                "network_version": 1,
+                "network_version": under,
                 "hold": hold,
                 "rules": ["all"],
                 "source_node": "CT1",
                 "transform": transform,
+                "transform_document": document,
                 "items": wanted,
                 "study_version": study_version if closes else None,
                 "expected_count": (len(wanted) if expected is None else expected) if closes else None,

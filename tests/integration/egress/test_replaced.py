@@ -82,6 +82,30 @@ async def test_a_content_that_came_later_is_sent_after_the_one_that_was_sent(tmp
     await egress.database.close()
 
 
+async def test_what_came_round_is_not_sent_to_whoever_has_it(tmp_path: Path) -> None:
+    egress = await stand(tmp_path)
+    old, other = content("a", 1), content("c", 1, "1.2.9.2")
+    await egress.request([old], **closing(1, old))
+    assert await send(egress) == ["a-1.dcm"]
+    # Their copy has expired. One has arrived there before, of the other nobody ever asked.
+    back = [each.model_copy(update={"came_round": True}) for each in (content("a", 9), content("c", 9, "1.2.9.2"))]
+    await egress.request(back, **closing(2, *back))
+    assert await send(egress) == ["c-9.dcm"]
+    assert await state(egress) == "done"
+    assert [each["study_version"] for each in await egress.events("delivery.completed")] == [1, 2]
+    assert {each.object_key for each in await egress.items()} == {"a-9.dcm", "c-9.dcm"}
+    # What only was replaced there meanwhile goes once more, and so does what comes again from where it came first.
+    new = content("b", 10)
+    await egress.request([new, other], **closing(3, new, other))
+    again = content("a", 11).model_copy(update={"came_round": True})
+    await egress.request([again, other], **closing(4, again, other))
+    assert await send(egress) == ["a-11.dcm"]
+    asked = content("a", 12)
+    await egress.request([asked, other], **closing(5, asked, other))
+    assert (await send(egress), await state(egress)) == (["a-12.dcm"], "done")
+    await egress.database.close()
+
+
 @pytest.mark.parametrize("luck", range(6))
 async def test_of_contents_that_wait_only_the_last_goes_in_any_order_of_requests(tmp_path: Path, luck: int) -> None:
     egress = await stand(tmp_path)

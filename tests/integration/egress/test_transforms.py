@@ -14,9 +14,10 @@ from contracts.definition import Snapshot
 from libs.dicom import part10
 from services.egress.models import transformed
 from services.egress.orders import Given
-from services.egress.outcome import TRANSFORM
+from services.egress.outcome import NO_SECRET, TRANSFORM
 from services.egress.settings import EgressSettings
 from services.egress.transforms.job import Done, Job
+from services.egress.transforms.pseudonym import Key
 from services.egress.transforms.workers import Workers
 from tests.integration.egress.peer import receiver
 from tests.integration.egress.stand import QUICK, TENANT, Stand, network, stand
@@ -64,6 +65,8 @@ async def test_what_a_destination_gets_is_deidentified(tmp_path: Path, secrets: 
         await egress.until_state("done")
         made = await made_of(egress)
         items = {item.id: item for item in await egress.items()}
+        # What was made is gone as soon as it has arrived.
+        assert not [path for path in (tmp_path / "transforms-a").rglob("*") if path.is_file()]
     files = sorted(folder.rglob("*.dcm"))
     assert len(files) == 3
     names = " ".join(str(path.relative_to(folder)) for path in files)
@@ -72,6 +75,9 @@ async def test_what_a_destination_gets_is_deidentified(tmp_path: Path, secrets: 
     for path in files:
         assert not any(word.encode() in path.read_bytes() for word in ("Nsue", "HGM-4711", "20261103", "ACC-8155"))
         assert dcmread(path).PatientIdentityRemoved == "YES"
+        # Keyed for the tenant whose study it is.
+        key = Key((secrets / "tb" / "key").read_bytes().strip(), TENANT)
+        assert str(dcmread(path).PatientID) == key.text("patient", "", WHO["PatientID"])
     # What was sent is on record, beside what is kept.
     assert made.keys() == items.keys()
     on_disk = {path.stem: path.read_bytes() for path in files}
@@ -124,7 +130,9 @@ async def test_what_cannot_be_changed_is_parked_and_never_sent_as_it_is(tmp_path
     assert len(list(folder.rglob("*.dcm"))) == 2
 
 
-async def test_without_its_secret_a_destination_gets_nothing(tmp_path: Path, secrets: Path) -> None:
+async def test_without_its_secret_a_destination_gets_nothing(
+    tmp_path: Path, secrets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "research"
     snapshot = to_folder(folder, "research", {"research": RESEARCH})
     (secrets / "tb" / "key").rename(tmp_path / "key")
@@ -133,9 +141,52 @@ async def test_without_its_secret_a_destination_gets_nothing(tmp_path: Path, sec
         row = await egress.until_state("held")
         assert "secret tb" in str(row.reason)
         assert list(folder.rglob("*.dcm")) == []
+        await egress.awaited.look()
+        assert (await egress.until_state("held")).reason == row.reason
         (tmp_path / "key").rename(secrets / "tb" / "key")
-        await egress.apply(to_folder(folder, "research", {"research": RESEARCH}, 2))
+        # Nothing is applied, nobody orders anything.
+        await egress.awaited.look()
         await egress.until_state("done")
+    alarms = [line for line in capsys.readouterr().err.splitlines() if '"alarm"' in line]
+    assert ["secret tb" in line for line in alarms] == [True]
+
+
+async def test_a_secret_that_goes_away_stops_what_needs_it(tmp_path: Path, secrets: Path) -> None:
+    folder = tmp_path / "research"
+    async with stand(tmp_path, to_folder(folder, "research", {"research": RESEARCH}), secrets=secrets) as egress:
+        await egress.awaited.look()
+        (secrets / "tb" / "key").rename(tmp_path / "key")
+        await egress.request(egress.keep(make_study(tmp_path, 1, **WHO)))
+        await egress.awaited.look()
+        await egress.until_state("held")
+        (tmp_path / "key").rename(secrets / "tb" / "key")
+        await egress.awaited.look()
+        await egress.until_state("done")
+
+
+async def test_what_a_rule_s_transform_lacks_a_secret_for_goes_on_by_itself_once_it_is_there(
+    tmp_path: Path, secrets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However long the next attempt is away."""
+    settings = EgressSettings(**{**QUICK.model_dump(), "backoff_first": 900, "backoff_cap": 900})
+    folder = tmp_path / "there"
+    (secrets / "tb" / "key").rename(tmp_path / "key")
+    async with stand(tmp_path, to_folder(folder, None, {"research": RESEARCH}), settings, secrets=secrets) as egress:
+        [plain, changed] = egress.keep(make_study(tmp_path, 2, **WHO))
+        await egress.request([plain], closes=False)
+        await egress.request([changed], transform="research", expected=2)
+        await egress.until_state("waiting")
+        [lacking] = [item for item in await egress.items() if item.state == "pending"]
+        assert (lacking.status, "secret tb" in lacking.reason) == (NO_SECRET, True)
+        for _ in range(2):
+            await egress.awaited.look()
+        assert [path.stem for path in folder.rglob("*.dcm")] == [plain.sop_instance_uid]
+        (tmp_path / "key").rename(secrets / "tb" / "key")
+        await egress.awaited.look()
+        await egress.until_state("done")
+    alarms = [line for line in capsys.readouterr().err.splitlines() if '"alarm"' in line]
+    assert ["secret tb" in line for line in alarms] == [True]
+    assert len(list(folder.rglob("*.dcm"))) == 2
 
 
 async def test_a_rules_transform_that_nobody_knows_parks_what_it_was_for(tmp_path: Path) -> None:

@@ -126,6 +126,26 @@ async def test_a_delivered_copy_goes_with_all_its_objects_and_is_told(tmp_path: 
         assert (said["instance_count"], said["keep"], said["destinations"]) == (3, 1, ["archive"])
 
 
+async def test_a_discarded_copy_goes_with_its_reason_and_only_the_version_that_was_discarded(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with running(tmp_path / "home", network=KEEP, database_url=database_url) as ingest:
+        row = await stored(ingest, make_study(tmp_path, 1))
+        study = row.tenant, row.study_uid
+        async with ingest.database.transaction() as tx:
+            # In any order, and an earlier version's reason is not this one's.
+            await holdings.note_discarded(tx, study, 0, "another reason")
+            await holdings.note_decision(tx, study, 1, (), datetime.now(UTC))
+        await kept_through(ingest, tmp_path)
+        assert (await ingest.rows(select(studies.c.instance_count).where(studies.c.id == row.id)))[0] == (1,)
+        async with ingest.database.transaction() as tx:
+            await holdings.note_discarded(tx, study, 1, "no patient (rule `tests`)")
+            await holdings.note_discarded(tx, study, 1, "told twice")
+        said = (await until_gone(ingest, 2))["data"]
+        assert (said["study_instance_uid"], said["destinations"]) == (row.study_uid, [])
+        assert said["discarded"] == "no patient (rule `tests`)"
+
+
 async def test_the_manifests_of_all_versions_go(tmp_path: Path) -> None:
     async with running(tmp_path / "home", network=KEEP) as ingest:
         first = await stored(ingest, make_study(tmp_path, 1))

@@ -29,6 +29,7 @@ from contracts.envelope import Event
 from contracts.routing import RoutingQuarantined
 from contracts.study import StudyTagged
 from services.rules import action_rows
+from services.rules.action import effective
 from services.rules.models import messaging, studies
 from tests.unit.rules.scene import (
     NOW,
@@ -194,7 +195,7 @@ class Machine(RuleBasedStateMachine):
         async with self._scene.database.reading() as tx:
             study = await tx.scalar(select(studies.c.id).where(studies.c.tenant == self.tenant))
             assert study is not None
-            return {row.name: row.value for row in await action_rows.tags_of(tx, study)}
+            return {name: tag.value for name, tag in effective(await action_rows.tags_of(tx, study)).items()}
 
 
 def test_any_interleaving(tmp_path: Path, database_url: str) -> None:

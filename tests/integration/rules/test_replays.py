@@ -4,16 +4,35 @@ import asyncio
 import csv
 import gzip
 import json
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from pydantic import SecretStr
 
 from contracts.definition import Definition
 from services.rules import chronicle, history, replay_rows, repository
-from services.rules.replaying import CHANGES, REPORT, slices
+from services.rules.replaying import CHANGES, REPORT, Order, Worker, slices
 from services.rules.replays import BusyError, Replays
-from tests.unit.rules.scene import NOW, STUDY, TENANT, Scene, completed, definition, instance, rule, stored
+from tests.unit.rules.scene import (
+    NOW,
+    STUDY,
+    TENANT,
+    Scene,
+    completed,
+    definition,
+    instance,
+    make_scene,
+    put_headers,
+    rule,
+    stored,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -97,6 +116,92 @@ async def test_one_that_takes_too_long_is_ended_and_says_so(scene: Scene, databa
     assert row.state == "failed"
     assert "longer than" in row.problem
     await runner.close()
+
+
+async def test_what_only_the_proposal_reads_is_read_from_the_headers(
+    scene: Scene, database_url: str, tmp_path: Path
+) -> None:
+    await live(scene)
+    when = 'instance.private("SIEMENS CSA HEADER", "0029,10") == "right block"'
+    header = {
+        "00290011": {"vr": "LO", "Value": ["SIEMENS CSA HEADER"]},
+        "00291110": {"vr": "LO", "Value": ["right block"]},
+    }
+    order = Order(
+        database_url=SecretStr(database_url),
+        since=SINCE,
+        until=UNTIL,
+        proposed=definition(rule("all"), rule("private", "telerad", when=when)),
+        folder=tmp_path,
+        objects_url=SecretStr(f"file://{tmp_path / 'objects'}"),
+    )
+    worker = Worker(order)
+    for bound, kept in ((0, False), (5, False), (5, True)):
+        if kept:
+            documents = {ONE.sop_instance_uid: header, TWO.sop_instance_uid: {}, THREE.sop_instance_uid: header}
+            put_headers(scene.objects, "headers/1.json.gz", documents)
+        seen = await worker.slice(0, (SINCE, 0), (UNTIL, 0), bound)
+        assert (seen.studies, seen.unread, seen.gone) == (1, int(bound == 0), int(bound > 0 and not kept))
+        assert (seen.reread, seen.uncertain) == (int(kept), int(not kept))
+        assert seen.destinations["pacs"].after.instances == 3
+        telerad = seen.destinations.get("telerad")
+        assert (0 if telerad is None else telerad.after.instances) == (2 if kept else 0)
+    await worker.close()
+
+
+async def killed(scene: Scene, database_url: str, which: Callable[[psutil.Process], bool]) -> Any:
+    """Kill a process of a replay as soon as there is one; give what became of the replay."""
+    runner = replays(scene, database_url)
+    before = {one.pid for one in psutil.Process().children(recursive=True)}
+    begun = await runner.begin(AFTER, None, SINCE, UNTIL, 1, "me")
+    victim = None
+    while victim is None:
+        await asyncio.sleep(0.01)
+        mine = [one for one in psutil.Process().children(recursive=True) if one.pid not in before]
+        victim = next((one for one in mine if which(one)), None)
+    victim.kill()
+    row = await over(scene, begun)
+    await runner.close()
+    left = [one for one in psutil.Process().children(recursive=True) if one.pid not in before and "rules" in said(one)]
+    assert left == []
+    return row
+
+
+def said(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("which", "problem"),
+    [("services.rules.replaying", "-9"), ("spawn_main", "ended from outside")],
+    ids=["the whole", "a worker"],
+)
+async def test_one_that_is_killed_says_so_and_harms_nothing(tmp_path: Path, which: str, problem: str) -> None:
+    scene = await make_scene(tmp_path)
+    await live(scene)
+    row = await killed(scene, f"sqlite:///{tmp_path / 'db'}", lambda one: which in said(one))
+    assert (row.state, row.results) == ("failed", None)
+    assert problem in row.problem
+    async with scene.database.reading() as tx:
+        assert await history.count(tx, SINCE, UNTIL) == 1
+    await scene.database.close()
+
+
+async def test_one_whose_results_find_no_room_says_so(tmp_path: Path) -> None:
+    scene = await make_scene(tmp_path)
+    await live(scene)
+    await scene.database.close()
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / CHANGES).symlink_to("/dev/full")
+    url = SecretStr(f"sqlite:///{tmp_path / 'db'}")
+    order = Order(database_url=url, since=SINCE, until=UNTIL, proposed=AFTER, folder=folder, workers=1)
+    process = [sys.executable, "-m", "services.rules.replaying"]
+    done = await asyncio.to_thread(subprocess.run, process, input=order.line(), capture_output=True, check=False)
+    assert done.returncode == 1
+    assert "no room" in json.loads(done.stdout.splitlines()[-1])["problem"]
 
 
 async def test_one_whose_process_is_gone_is_seen_to_be_over(scene: Scene, database_url: str) -> None:

@@ -1,14 +1,17 @@
+import json
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import re2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.fact import Attributes
 from contracts.routing import Trigger
 from libs.definition.attributes import AttributeType, coerce, dicom_attributes
-from libs.definition.condition import Condition, ConditionError, ConditionFailed, Inputs, compile_condition
+from libs.definition.condition import Condition, ConditionError, ConditionFailed, compile_condition
+from libs.definition.inputs import Inputs
 
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
 CALENDARS = ("office", "on-call")
@@ -101,7 +104,7 @@ def test_a_condition_of_an_instance_reads_the_instance() -> None:
         ('stdy.Modality == "CT"', 1, 1, "unknown name `stdy`; did you mean `study`?"),
         ('source.sit == "a"', 1, 8, "`source` has no `sit`; did you mean `site`?"),
         ('order.colour == "a"', 1, 7, "it has accession, priority, modality, station"),
-        ('study.Rows == "512"', 1, 12, "`==` can't be used with a whole number and text"),
+        ('study.Rows == "512"', 1, 12, "`==` can't compare text with a number"),
         ("study.SliceThickness > 1", 1, 22, "write a whole number as 1.0"),
         ('study.ImageType == "AXIAL"', 1, 17, 'write `"VALUE" in ATTRIBUTE`'),
         ('"CT" in study.Modality', 1, 6, "`in` needs a list"),
@@ -148,7 +151,17 @@ def test_a_condition_of_an_instance_reads_the_instance() -> None:
         ('study.Modality in ["CT", 1]', 1, 19, "must be of one type"),
         ("kivuko.Study{}.Rows == 1", 1, 1, "can't make values"),
         ("(" * 200 + "true" + ")" * 200, 1, 1, "nested too deeply"),
+        ("1" + "+1" * 200 + " == 2", 1, 1, "nested too deeply"),
+        ("study.Modality" + ".trim()" * 40 + ' == "CT"', 1, 1, "nested too deeply"),
+        ("study.PatientAge < 18", 1, 18, "in quotes it is text"),
+        ('study.StudyDescription.upperAsci() == "A"', 1, 24, "there is no `upperAsci`; did you mean `upperAscii`?"),
+        ('study.ImageType.contains("A")', 1, 25, '`"VALUE" in ATTRIBUTE`'),
+        ('study.RequestAttributesSequence[0].StudyID == "1"', 1, 32, "the values of all items"),
         ("true" + " " * 10_000, 1, 1, "longer than"),
+        ("study.Modality == '\ud800'", 1, 1, "lone surrogate"),
+        ('study.Modality.matches("(")', 1, 23, "not a regular expression (RE2)"),
+        # Made ready, this one alone would take many seconds.
+        (f'study.Modality.matches("{"[a-z]{1,900}" * 50}")', 1, 23, "could take too long"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(when: str, line: int, column: int, said: str) -> None:
@@ -172,6 +185,7 @@ def test_a_condition_of_an_instance_may_not_name_the_study() -> None:
         ({"any": {"Modality": "CT"}}, ("any",), "takes a list"),
         ({"Rows": "many"}, ("Rows",), "must be a whole number"),
         ({"Modality": True}, ("Modality",), "put it in quotes"),
+        ({"StudyID": 1.10}, ("StudyID",), "put it in quotes"),
         ({"Modality": []}, ("Modality",), "at least one value"),
         ({"Modality": [["CT"]]}, ("Modality",), "put it in quotes"),
         ({"PixelData": "x"}, ("PixelData",), "binary in DICOM"),
@@ -221,6 +235,20 @@ def test_a_failure_that_does_not_matter_is_none() -> None:
     assert study('study.ImageType[2] == "AXIAL" || study.Modality == "CT"', Modality="CT")
 
 
+def test_a_pattern_is_made_ready_once_and_not_for_each_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    compile_ = re2.compile
+
+    def counted(find: str, options: Any) -> Any:
+        made.append(find)
+        return compile_(find, options)
+
+    monkeypatch.setattr(re2, "compile", counted)
+    pattern = "^[a-z]{1,300}x[a-z]{1,299}$"
+    assert not study(f'study.ImageType.exists(one, one.matches("{pattern}"))', ImageType=["ab"] * 4000)
+    assert made == [pattern]
+
+
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 
 
@@ -253,6 +281,7 @@ def test_a_value_is_brought_to_its_type_or_refused(value: Any, attribute: tuple[
     assert isinstance(seen, list) is wanted.many
     python = {"text": str, "integer": int, "decimal": float}[wanted.kind]
     assert all(type(one) is python for one in (seen if isinstance(seen, list) else [seen]))
+    assert json.loads(json.dumps(seen, allow_nan=False)) == seen
 
 
 @given(st.text(st.sampled_from('study.Modality="CT" &|()[]!<>ñ\n1.0'), max_size=40))

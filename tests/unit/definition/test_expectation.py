@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from contracts.definition import Definition, RuleTest
+from libs.definition.case import RuleTestError
 from libs.definition.expectation import Unmet, carry_out, unmet
-from libs.definition.ruleset import RuleSet, RuleTestError
+from libs.definition.ruleset import RuleSet
 
 pytestmark = pytest.mark.unit
 

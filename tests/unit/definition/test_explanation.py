@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.definition.clause import clauses, operands
-from libs.definition.condition import Condition, ConditionFailed, Inputs, compile_condition
+from libs.definition.condition import Condition, ConditionFailed, compile_condition
 from libs.definition.explanation import Explanation, Part, explanation
+from libs.definition.inputs import Inputs
 
 INPUTS = Inputs(
     datetime(2026, 11, 20, 9, 30, tzinfo=UTC),
@@ -104,6 +105,11 @@ def leaves(part: Part) -> list[Part]:
     return [leaf for one in part.parts for leaf in leaves(one)] or [part]
 
 
+def test_any_number_of_negations_is_explained() -> None:
+    assert explained("!" * 5001 + "calendars.office").root.kind == "not"
+    assert explained("!" * 5000 + "calendars.office").root.holds is True
+
+
 def test_a_long_value_is_cut_in_sentences() -> None:
     condition = compiled('study.StudyDescription == "x"')
     inputs = Inputs(INPUTS.now, study={"StudyDescription": "y" * 5000})
@@ -122,7 +128,8 @@ LEAVES = st.sampled_from(
         'study.Modality == "MR"', "study.Rows > 9", "1 / study.Columns == 1", "!has(study.Rows)", "calendars.office",
         'study.StudyDescription.contains("a && b || !c ? \\" :")', "study.ImageType.exists(a, a == 'A' && true)",
         "[1, 2, 3].all(x, x > 0 ? true : false)", "true", '{"a": true}["a"]', 'r"\\d" == study.Modality',
-        "(study.Rows < 6)",
+        "(study.Rows < 6)", "!!(study.Rows < 6)", "! !!calendars.office",
+        'study.Modality == """a \\""" && " ||""" ', "study.Modality == '''\\''' || '''",
         "!calendars.office == true", "study.ImageType[5] == 'X'",
     )
 )  # fmt: skip

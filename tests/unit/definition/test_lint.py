@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from contracts.definition import Definition
-from libs.definition.condition import Inputs, compile_condition
+from libs.definition.condition import compile_condition
+from libs.definition.inputs import Inputs
 from libs.definition.lint import Finding, Use, lint, unused
 from libs.definition.reading import read
 from libs.definition.truth import formula, implies, is_possible
@@ -45,6 +46,10 @@ def findings(*rules: dict[str, Any]) -> list[Finding]:
     definition = check(document)
     assert isinstance(definition, Definition), definition
     return lint(document, definition)
+
+
+def test_a_tag_may_be_called_as_a_keyword_is() -> None:
+    assert kinds({"when": 'study.Tags["Modality"] == "any text"', "deliver": "pacs"}) == []
 
 
 def kinds(*rules: dict[str, Any]) -> list[str]:

@@ -63,6 +63,7 @@ def only_problem(text: str) -> tuple[int, int, str, str]:
         pytest.param("a: .inf\n", 1, 4, "a", "not a number that can be used", id="infinity"),
         pytest.param("a: 1e999\n", 1, 4, "a", "not a number that can be used", id="too great"),
         pytest.param("a: " + "9" * 5000 + "\n", 1, 4, "a", "more than 18 digits", id="too many digits"),
+        pytest.param("a: 0123\n", 1, 4, "a", "a number that starts with a zero; put it in quotes", id="lost zeros"),
         pytest.param("a: " + "[" * 100 + "]" * 100, 1, 27, "a" + "[0]" * 23, "more than 24 levels", id="too deep"),
         pytest.param("#" * (MAX_CHARACTERS + 1), 1, 1, "", "longer than 2,000,000 characters", id="too long"),
         pytest.param("%YAML 3.0\n---\na: 1\n", 1, 1, "", "version of YAML", id="version"),
@@ -94,7 +95,7 @@ def test_an_alias_bomb_costs_nothing() -> None:
         ("~", None),
         ("12", 12),
         ("-7", -7),
-        ("010", 10),
+        ("0", 0),
         ("0o10", 8),
         ("0x1F", 31),
         ("1.5", 1.5),
@@ -189,7 +190,10 @@ def test_whatever_the_style_a_place_inside_is_that_character(text: str, style: A
         | st.booleans()
         | st.integers(-(10**17), 10**17)
         | st.floats(allow_nan=False, allow_infinity=False)
-        | st.text(st.characters(exclude_categories=["Cc", "Cs", "Co", "Cn", "Zl", "Zp"]), max_size=20),
+        # In brackets the writer leaves `:0` without quotes, and the same library's parser does not take it.
+        | st.text(st.characters(exclude_categories=["Cc", "Cs", "Co", "Cn", "Zl", "Zp"]), max_size=20).filter(
+            lambda text: not text.startswith(":")
+        ),
         lambda inner: (
             st.lists(inner, max_size=4) | st.dictionaries(st.text("abcXYZ-_ 1", min_size=1), inner, max_size=4)
         ),

@@ -8,8 +8,9 @@ import yaml
 
 from contracts.definition import Definition, RuleTest
 from contracts.fact import Source
+from libs.definition.case import RuleTestError, explain
 from libs.definition.expectation import carry_out
-from libs.definition.ruleset import RuleSet, RuleSetError, RuleTestError, explain
+from libs.definition.ruleset import RuleSet, RuleSetError
 
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)  # Friday, 10:30 in Malabo
 NATIONAL = Path(__file__).parents[3] / "docs" / "examples" / "national.yaml"

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.definition.condition import Inputs, bind, compile_condition
+from libs.definition.condition import compile_condition
+from libs.definition.inputs import Inputs, bind
 from libs.definition.lookup import united
 from libs.definition.shortlist import Shortlist, demand
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.definition.clause import tokens
-from libs.definition.condition import Condition, ConditionError, Inputs, Known, compile_condition
+from libs.definition.condition import Condition, ConditionError, Known, compile_condition
+from libs.definition.inputs import Inputs
 from libs.definition.outline import outline
 
 KNOWN = Known(("office", "night"), ("pacs", "hub"))

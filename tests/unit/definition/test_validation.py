@@ -336,6 +336,13 @@ def test_both_examples_apply_as_they_stand() -> None:
             "tests[0]",
             "cannot be carried out: `source` has no `sit`",
         ),
+        ("2026-11-20T10:00", "0001-01-01T10:00", 35, 5, "tests[0]", "`at` is in the year 1"),
+        # What no clock can tell would stop every decision.
+        ("deliver: hub", "hold: 999999d", 33, 11, "rules[2].hold", "at most 1y"),
+        ("deliver: hub", "hold: 0s", 33, 11, "rules[2].hold", "more than 0 s"),
+        ("deliver: hub", "hold: 0001-01-01T00:00", 33, 11, "rules[2].hold", "a year from 2000 to 2999"),
+        ("trigger: instance", "trigger: timer, after: 999999d", 23, 5, "rules[0]", "after is 1y at most"),
+        ("name: one", 'name: "o\\ne"', 23, 12, "rules[0].name", "write one line of up to 200 characters"),
         ("2026-11-20T10:00", "next week", 35, 55, "tests[0].at", "next week is not a local date and time"),
     ],
 )

@@ -427,3 +427,56 @@ def test_dcmtk_finds_nothing_wrong_with_the_files(tmp_path: Path) -> None:
         path.write_bytes(transcoded(part10(multi_frame(3)), target))
         dump = subprocess.run([program("dcmdump", "dcmtk"), str(path)], capture_output=True, text=True, check=True)
         assert not dump.stderr
+
+
+def packed(target: str, header: dict[str, Any], **attributes: Any) -> bytes:
+    """Compress an image, and have its header say something else of it then."""
+    dataset = read(transcoded(part10(image(**attributes)), target))
+    for keyword, value in header.items():
+        setattr(dataset, keyword, value)
+    return part10(dataset, target)
+
+
+@pytest.mark.parametrize("target", [syntax.JPEG_LS, syntax.JPEG_2000_LOSSLESS])
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [({"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, "more bits"), ({"Rows": 39}, "another size")],
+)
+def test_a_frame_that_is_not_what_its_header_says_is_refused(target: str, header: dict[str, Any], words: str) -> None:
+    error = refused(packed(target, header), syntax.EXPLICIT)
+    assert (error.why, words in str(error)) == ("damaged", True), error
+
+
+@pytest.mark.parametrize("target", [syntax.JPEG_LS, syntax.JPEG_2000_LOSSLESS])
+def test_a_frame_without_its_end_is_refused_though_a_decoder_fills_it_up(target: str) -> None:
+    noise = np.random.default_rng(1).integers(0, 9000, 40 * 33).astype("<u2").tobytes()
+    dataset = read(transcoded(part10(image(PixelData=noise)), target))
+    [frame] = generate_frames(dataset.PixelData)
+    dataset.PixelData = encapsulate([frame[: len(frame) * 3 // 4]])
+    error = refused(part10(dataset, target), syntax.EXPLICIT)
+    assert (error.why, "ends before its end is marked" in str(error)) == ("damaged", True), error
+
+
+def test_signs_that_the_header_does_not_want_stay_within_the_value() -> None:
+    below = np.full(40 * 33, -1, "<i2").tobytes()
+    signed = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 1, "PixelData": below}
+    file = packed(syntax.JPEG_2000_LOSSLESS, {"PixelRepresentation": 0}, **signed)
+    cells = np.frombuffer(read(transcoded(file, syntax.EXPLICIT)).PixelData, "<u2")
+    assert set(cells) == {0x0FFF}
+
+
+def test_a_loss_that_was_kept_silent_is_said_even_of_what_is_small_enough() -> None:
+    dataset = read(transcoded(part10(image()), syntax.JPEG_2000, 20))
+    for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+        delattr(dataset, keyword)
+    again = read(transcoded(part10(dataset, syntax.JPEG_2000), syntax.JPEG_2000, 2))
+    assert again.LossyImageCompression == "01"
+
+
+def test_uncompressed_pixels_are_of_even_length_and_below_what_their_length_can_say() -> None:
+    pixels = {"Rows": 35, "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelData": bytes(35 * 33 + 1)}
+    file = transcoded(part10(image(**pixels)), syntax.RLE)
+    assert len(read(transcoded(file, syntax.EXPLICIT)).PixelData) == 35 * 33 + 1
+    with patch("libs.dicom.transcode._LONGEST_NATIVE", 35 * 33 - 1):
+        error = refused(file, syntax.EXPLICIT)
+    assert (error.why, "4 GiB" in str(error)) == ("unsuited", True)

@@ -108,6 +108,15 @@ def test_what_was_cancelled_or_has_arrived_elsewhere_does_not_keep_it(
     assert verdict.may_go(NOW)
 
 
+def test_what_was_discarded_goes_after_its_time_and_not_before_whoever_else_should_get_it_has_it() -> None:
+    discarded = replace(COPY, deliveries=(), discarded="no patient (rule `tests`)")
+    assert judge(discarded, RETENTION).may_go(NOW)
+    assert not judge(discarded, RETENTION).may_go(NOW - timedelta(days=2))
+    assert kinds(replace(discarded, deliveries=(Delivered("archive", 1, 0),))) == ["undelivered"]
+    assert kinds(replace(discarded, quarantined=1)) == ["quarantined"]
+    assert kinds(replace(discarded, decided=1)) == ["undecided"]
+
+
 versions = st.integers(0, 3)
 others = st.none() | st.just("d")
 deliveries = st.lists(st.builds(Delivered, st.sampled_from("abc"), versions, versions, versions, others), max_size=3)

@@ -11,7 +11,8 @@ from sqlalchemy import select
 from contracts.delivery import DeliveryHold
 from contracts.routing import RoutingQuarantined
 from contracts.study import StudyTagged
-from services.rules import action_rows
+from services.rules import action_rows, history, repository, transcript
+from services.rules.action import effective
 from services.rules.models import decisions, studies
 from tests.unit.rules.scene import (
     NOW,
@@ -52,7 +53,7 @@ async def tags(scene: Scene) -> dict[str, str]:
     async with scene.database.reading() as tx:
         study = await tx.scalar(select(studies.c.id))
         assert study is not None
-        return {row.name: row.value for row in await action_rows.tags_of(tx, study)}
+        return {name: tag.value for name, tag in effective(await action_rows.tags_of(tx, study)).items()}
 
 
 async def closing(scene: Scene) -> dict[str, tuple[str, int | None]]:
@@ -145,6 +146,75 @@ async def test_a_study_of_which_all_is_discarded_is_not_unmatched(scene: Scene) 
     assert not await unmatched(scene)
 
 
+async def why_nowhere(scene: Scene) -> list[str | None]:
+    return [one.discarded for one in await scene.decided() if one.occasion == "study"]
+
+
+async def test_a_version_of_which_all_is_discarded_says_why_and_one_that_goes_anywhere_does_not(scene: Scene) -> None:
+    await scene.apply(
+        definition(
+            act("scouts", when=FIRST, discard="a scout image"),
+            act("tests", "study", when='study.PatientID == "0"', discard="no patient"),
+            rule("whole", "pacs", "study"),
+        )
+    )
+    await scene.take(stored(ONE), completed(ONE))
+    await scene.take(stored(TWO), completed(ONE, TWO, version=2, PatientID="0"))
+    await scene.take(stored(THREE), completed(ONE, TWO, THREE, version=3))
+    both = "a scout image (rule `scouts`); no patient (rule `tests`)"
+    assert await why_nowhere(scene) == ["a scout image (rule `scouts`)", both, None]
+
+
+@pytest.mark.parametrize("trigger", ["instance", "study"])
+async def test_a_version_that_people_discarded_says_so_and_no_clock_delivers_it(scene: Scene, trigger: str) -> None:
+    await scene.apply(
+        definition(
+            act("look", trigger, quarantine="odd"),
+            rule("all", "pacs", trigger),
+            rule("late", "telerad", "timer", after="30m"),
+        )
+    )
+    await scene.take(stored(ONE), completed(ONE))
+    (told,) = await scene.emitted(RoutingQuarantined)
+    assert await why_nowhere(scene) == [None]
+    word = resolved(told.quarantine_id, "discarded")
+    await scene.take(word, word)
+    assert await why_nowhere(scene) == [None, "people discarded what rule `look` put aside"]
+    assert (await scene.decided())[-1].destinations == ()
+    scene.clock.now += timedelta(hours=1)
+    await scene.look()
+    assert await scene.requested() == []
+    # More of it is asked about anew, and nothing is said of that.
+    await scene.take(stored(TWO), completed(ONE, TWO, version=2))
+    assert await why_nowhere(scene) == [None, "people discarded what rule `look` put aside", None]
+
+
+async def test_what_went_ahead_is_no_discarded_version(scene: Scene) -> None:
+    await scene.apply(
+        definition(rule("first", "telerad", when=FIRST), act("tests", "study", discard="no patient"), rule("all"))
+    )
+    await scene.take(stored(ONE, TWO), completed(ONE, TWO))
+    assert await why_nowhere(scene) == [None]
+
+
+async def test_people_are_told_again_only_of_more_than_they_were_told_of(scene: Scene) -> None:
+    await scene.apply(definition(act("odd", when="instance.InstanceNumber < 3", quarantine="odd"), rule("all")))
+    await scene.take(stored(ONE), stored(ONE), stored(THREE))
+    assert [one.instance_count for one in await scene.emitted(RoutingQuarantined)] == [1]
+    async with scene.database.transaction() as tx:
+        study = await repository.lock_study(tx, 1)
+        # As many, or fewer, of the version that was told or an earlier one: nobody hears of it again.
+        assert await action_rows.open_aside(tx, study, "odd", 1, None, NOW) is None
+        key = await action_rows.open_aside(tx, study, "odd", 1, 1, NOW)
+        assert key is not None
+        assert await action_rows.open_aside(tx, study, "odd", 1, 1, NOW) is None
+        assert await action_rows.open_aside(tx, study, "odd", 0, 1, NOW) is None
+        assert await action_rows.open_aside(tx, study, "odd", 2, 1, NOW) == key
+        # A later version is another thing, of however many it is.
+        assert await action_rows.open_aside(tx, study, "odd", 1, 2, NOW) == key
+        assert await action_rows.open_aside(tx, study, "odd", 2, 2, NOW) is None
+
+
 @pytest.mark.parametrize("late", [False, True])
 async def test_what_is_put_aside_waits_for_a_person_and_then_goes_like_the_rest(scene: Scene, *, late: bool) -> None:
     await scene.apply(
@@ -163,6 +233,10 @@ async def test_what_is_put_aside_waits_for_a_person_and_then_goes_like_the_rest(
     if late:
         await scene.take(stored(THREE), completed(ONE, TWO, THREE, version=2))
     await scene.take(resolved(told.quarantine_id), resolved(told.quarantine_id), resolved("of ingest itself"))
+    async with scene.database.reading() as tx:
+        (known,) = await history.named(tx, STUDY)
+    # So that it can be told why it goes somewhere now.
+    assert transcript.from_json(known.record).versions[-1].lifted == {"look"}
     count = 3 if late else 2
     assert await closing(scene) == {"pacs": ("routine", count), "telerad": ("routine", count)}
     assert {("pacs", one), ("telerad", one)} <= items(await scene.requested())
@@ -222,6 +296,27 @@ async def test_tags_are_set_once_told_once_and_read_by_later_rules(scene: Scene)
         {"dose": "low", "seen": "yes"},
         {"dose": "measured"},
     ]
+
+
+async def test_tags_of_a_series_are_read_by_the_rules_of_its_study_and_none_reads_what_comes_after_it(
+    scene: Scene,
+) -> None:
+    await scene.apply(
+        definition(
+            act("series", "series", when='series.SeriesInstanceUID == "1.2.3.4"', tag={"body": "head", "seen": "s"}),
+            rule("heads", "pacs", "study", when='study.Tags.body == "head" && study.Tags.seen == "s"'),
+            act("study", "study", tag={"seen": "study", "done": "yes"}),
+            rule("again", "telerad", "study", when='"done" in study.Tags'),
+            rule("more", "telerad", "amended", when='study.Tags.done == "yes" && study.Tags.seen == "study"'),
+        )
+    )
+    await scene.take(stored(ONE), completed(ONE))
+    assert {one.destination for one in await scene.requested()} == {"pacs"}
+    assert await tags(scene) == {"body": "head", "seen": "study", "done": "yes"}
+    # The version before has set `done`, and whether there was one must not matter.
+    await scene.take(stored(TWO), completed(ONE, TWO, version=2))
+    matched = {one.occasion: [match.rule for match in one.matches] for one in await scene.decided()}
+    assert matched == {"instance": [], "series": ["series"], "study": ["heads", "study"], "amended": ["more"]}
 
 
 async def test_a_study_that_nothing_matches_is_visible_until_a_rule_does(scene: Scene) -> None:
@@ -284,6 +379,15 @@ async def test_a_timer_looks_once_after_its_time_and_asks_only_for_what_it_names
     assert (made.destination, made.priority, made.study_version) == ("telerad", "stat", 1)
     assert (await scene.decided())[-1].destinations == ("pacs", "telerad")
     assert await scene.look() == 0
+
+
+async def test_a_timer_whose_time_has_not_come_ends_nothing(scene: Scene) -> None:
+    late = rule("late", "telerad", "timer", after="2h", stop=True)
+    await scene.apply(definition(late, rule("soon", "pacs", "timer", after="30m")))
+    await scene.take(stored(ONE), completed(ONE))
+    scene.clock.now += timedelta(minutes=31)
+    assert await scene.look() == 1
+    assert {one.destination for one in await scene.requested()} == {"pacs"}
 
 
 async def test_a_timer_sees_what_was_delivered(scene: Scene) -> None:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from contracts.delivery import DeliveryItem
 from contracts.fact import Attributes
 from contracts.instances import StoredInstance
-from services.rules import chronicle
-from services.rules.chronicle import MOST_KINDS, MOST_VERSIONS, Record, Route, Version
+from services.rules import chronicle, route, transcript
+from services.rules.chronicle import MOST_KINDS, MOST_VERSIONS, Record, Version
 from services.rules.plan import Known, Requested, Wish
+from services.rules.route import Route
 from tests.unit.rules.scene import CT1, NOW, PACS, instance
 
 STUDY_ATTRIBUTES: Attributes = {"Modality": "CT"}
@@ -86,15 +87,15 @@ def test_bytes_count_in_the_hour_in_which_they_were_asked_for() -> None:
     wish = Wish("routine", None, ("all",))
     one, two = known(1), known(2)
     decided = NOW + timedelta(hours=2)
-    routes = chronicle.routed(
+    routes = route.routed(
         {"pacs": Route("bulk", ("",), {1: (5, 50)})},
         [Requested(one, "pacs", wish), Requested(two, "pacs", Wish("stat", "anon", ("ct",)))],
         asked=[(1, "pacs")],
-        arrivals=chronicle.arrival,
+        arrivals=route.arrival,
         is_new=lambda _: True,
         decided_at=decided,
     )
-    hours = {1: (5, 50), chronicle.hour(NOW): (1, 1001), chronicle.hour(decided): (1, 1002)}
+    hours = {1: (5, 50), route.hour(NOW): (1, 1001), route.hour(decided): (1, 1002)}
     assert routes == {"pacs": Route("stat", ("", "anon"), hours)}
     assert (routes["pacs"].count, routes["pacs"].size) == (7, 2053)
 
@@ -118,4 +119,4 @@ def test_nothing_is_lost_and_what_is_written_is_read(said: list[dict[str, Any]])
         assert keyword in made.left or any(keyword in kind.attributes for kind in made.kinds)
     routes = {"pacs": Route("stat", ("", "anon"), {10: (1, 2)}, held=True)}
     record = Record((made,), routes)
-    assert chronicle.from_json(json.loads(json.dumps(chronicle.as_json(record)))) == record
+    assert transcript.from_json(json.loads(json.dumps(transcript.as_json(record)))) == record

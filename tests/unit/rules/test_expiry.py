@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from contracts.envelope import Event
+from contracts.fact import Source
 from contracts.instances import StoredInstance
 from contracts.manifest import set_hash
 from services.rules.models import completions, instances
 from tests.unit.rules.scene import (
+    CT1,
+    PACS,
     Scene,
     completed,
     definition,
@@ -83,6 +86,28 @@ def test_what_came_again_is_a_version_of_its_own_and_every_destination_keeps_wha
     (decided,) = [one for one in decisions if one.study_version == 2]
     assert decided.destinations == ("pacs", "telerad")
     assert decided.instance_count == len(came)
+
+
+@pytest.mark.parametrize(("source", "round_again"), [(PACS, True), (CT1, False)])
+async def test_what_comes_again_from_another_node_came_round_and_stays_so(
+    tmp_path: Path, source: Source, round_again: bool
+) -> None:
+    rules = (rule("all", "telerad"), rule("whole", "telerad", "study"))
+    scene = await make_scene(tmp_path)
+    await scene.apply(definition(*rules))
+    again = [stored(AGAIN, after_version=1, source=source), completed(AGAIN, version=2)]
+    await scene.take(*BEFORE, expired(ONE, TWO), *again, *again)
+    requests = await scene.requested()
+    came = {one.study_version: [item.came_round for item in one.items] for one in requests if one.study_version}
+    assert came == {1: [False, False], 2: [round_again]}
+    notes = [error for one in await scene.decided() for error in one.errors]
+    assert notes == ["destination `telerad` doesn't get again what it has of what came round"] * (2 * round_again)
+    # Once more from where it came first: a person there wants it sent.
+    last = AGAIN.model_copy(update={"received_at": AGAIN.received_at + timedelta(days=9)})
+    await scene.take(expired(AGAIN, version=2), stored(last, after_version=2, source=CT1), completed(last, version=3))
+    (closing,) = [one for one in await scene.requested() if one.study_version == 3]
+    assert [item.came_round for item in closing.items] == [False]
+    await scene.database.close()
 
 
 async def test_the_attributes_of_an_expired_copy_are_forgotten(tmp_path: Path) -> None:

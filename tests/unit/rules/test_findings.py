@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.rules import findings, picture
-from services.rules.chronicle import Route
 from services.rules.findings import Change, Findings, changes, report
+from services.rules.route import Route
 from services.rules.simulation import Conflict, Outcome
 
 HOUR = 490_000

@@ -12,7 +12,7 @@ from contracts.definition import Definition
 from contracts.envelope import Event
 from contracts.instances import StoredInstance
 from libs.definition.ruleset import RuleSet
-from services.rules import chronicle, history
+from services.rules import history, transcript
 from services.rules.chronicle import Record
 from services.rules.findings import changes
 from services.rules.simulation import Outcome, Simulation
@@ -85,7 +85,7 @@ async def lived(events: list[Event[Any]], under: Definition) -> Record:
             found = await history.named(tx, STUDY)
         await scene.database.close()
         assert [one.tenant for one in found] == [TENANT]
-        return chronicle.from_json(found[0].record)
+        return transcript.from_json(found[0].record)
 
 
 def replayed(record: Record, under: Definition) -> Outcome:

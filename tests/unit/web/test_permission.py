@@ -29,6 +29,8 @@ EXPECTED = {
     "rules.try": "admin operator viewer",
     "rules.simulate": "admin operator",
     "transforms.try": "admin operator",
+    "mappings.try": "admin operator",
+    "messages.read": "admin operator auditor",
     "deliveries.read": "admin operator auditor viewer",
     "deliveries.manage": "admin operator",
     "destinations.read": "admin operator auditor viewer",

@@ -69,6 +69,14 @@ def test_values_are_changed_in_the_order_that_is_documented(ct: Path) -> None:
     assert made.PixelData == dcmread(ct).PixelData
 
 
+def test_each_of_several_values_is_changed(ct: Path) -> None:
+    content = with_values(ct, OtherPatientIDs=["4711", "B-1", "4711"], ImageComments="a")
+    assert list(after(content, {"prefix": {"OtherPatientIDs": "B-"}}).OtherPatientIDs) == ["B-4711", "B-1", "B-4711"]
+    one, other, again = after(content, {"hash": "OtherPatientIDs", "project": "tb"}).OtherPatientIDs
+    assert len({"4711", "B-1", one, other}) == 4
+    assert again == one
+
+
 def test_sequences_and_private_elements_are_reached(ct: Path) -> None:
     dataset = dcmread(ct)
     one, two = Dataset(), Dataset()
@@ -273,3 +281,26 @@ def test_the_version_follows_from_what_is_done() -> None:
 def test_tenants_share_nothing(ct: Path) -> None:
     content = ct.read_bytes()
     assert after(content, RESEARCH).PatientID != after(content, RESEARCH, tenant="other").PatientID
+
+
+def test_what_the_table_of_the_standard_does_not_list_is_not_let_through_for_that(ct: Path) -> None:
+    """UIDs of instances, private elements before and behind the pixels, and texts that hold a removed name."""
+    dataset = dcmread(BytesIO(with_values(ct, PatientName="Nsue^Teodora", SequenceName="for NSUE", ScanOptions="FAST")))
+    dataset.VolumeFrameOfReferenceUID = "1.2.3.4"
+    for group in (0x0029, 0x7FE1):
+        dataset.private_block(group, "ACME", create=True).add_new(1, "LO", "kept")
+    inner = Dataset()
+    inner.ScanOptions = "FAST"
+    dataset.private_block(0x0029, "ACME").add_new(2, "SQ", [inner])
+    result = BytesIO()
+    dataset.save_as(result)
+    changed_only = after(result.getvalue(), {"prefix": {"PatientID": "B-"}})
+    assert {element.value for element in changed_only if element.tag.is_private and element.VR != "SQ"} == {
+        "ACME",
+        "kept",
+    }
+    assert (changed_only[0x7FE11001].value, changed_only.VolumeFrameOfReferenceUID) == ("kept", "1.2.3.4")
+    made = after(result.getvalue(), RESEARCH)
+    assert [element.tag for element in made if element.tag.is_private] == []
+    assert made.VolumeFrameOfReferenceUID not in ("", "1.2.3.4")
+    assert (made.SequenceName or "", made.ScanOptions) == ("", "FAST")

@@ -1,0 +1,1 @@
+"""HL7 v2: framing, character sets, messages taken apart, and acknowledgements."""
