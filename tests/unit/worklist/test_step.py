@@ -48,7 +48,7 @@ def test_what_the_standard_wants_has_no_lapse(strict: bool) -> None:
 
 @pytest.mark.parametrize("status", ["COMPLETED", "DISCONTINUED", "in progress", "SCHEDULED"])
 def test_only_what_is_in_progress_is_created(status: str) -> None:
-    answer = refused(step.create(created(**{STATUS: (status,)})))
+    answer = refused(step.create({**created(), STATUS: (status,)}))
     assert (answer.status, answer.keywords) == (0x0106, (STATUS,))
 
 
@@ -67,7 +67,7 @@ VITAL = [
 def test_what_is_vital_is_there_and_has_a_value(keyword: str) -> None:
     missing = refused(step.create(without(created(), keyword)))
     assert (missing.status, missing.keywords) == (0x0120, (keyword,))
-    empty = refused(step.create(created(**{keyword: ()})))
+    empty = refused(step.create({**created(), keyword: ()}))
     assert (empty.status, empty.keywords) == (0x0121, (keyword,))
 
 
@@ -99,7 +99,7 @@ def test_what_else_is_missing_is_noted_and_refused_where_the_network_is_strict(k
     ],
 )
 def test_what_can_not_be_read_is_refused(keyword: str, value: str) -> None:
-    answer = refused(step.create(created(**{keyword: (value,)})))
+    answer = refused(step.create({**created(), keyword: (value,)}))
     assert (answer.status, answer.keywords) == (0x0106, (keyword,))
 
 
