@@ -37,7 +37,7 @@ bench: dev ## Measure; make bench ONLY=ingest runs one
 
 soak: dev ## Kill ingest and egress 200 times each under load, take the object store away; about an hour
 	@tests/support/prerequisites.sh
-	KIVUKO_TEST_KILLS=20 $(BIN)/pytest tests/e2e/test_crash.py
+	KIVUKO_TEST_KILLS=20 $(BIN)/pytest tests/e2e/test_crash.py tests/integration/worklist/test_kill.py
 	$(BIN)/python -m tests.soak
 	$(BIN)/python -m tests.soak.egress --kills 200
 

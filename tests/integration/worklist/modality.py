@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
 from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at run time
@@ -127,7 +128,7 @@ class Modality:
         status, answer = self._association.send_n_set(native(said), ModalityPerformedProcedureStep, UID(uid))
         return status, answer
 
-    def get(self, uid: str, tags: list[int]) -> tuple[Dataset, Dataset | None]:
+    def get(self, uid: str, tags: list[BaseTag]) -> tuple[Dataset, Dataset | None]:
         """Send an N-GET."""
         status, answer = self._association.send_n_get(
             tags, ModalityPerformedProcedureStep, UID(uid), meta_uid=ModalityPerformedProcedureStepRetrieve
@@ -172,7 +173,7 @@ class Ris:
         self._changed = threading.Condition()
         entity = AE(ae_title="RIS")
         entity.add_supported_context(ModalityPerformedProcedureStep)
-        handlers = [(evt.EVT_N_CREATE, self._created), (evt.EVT_N_SET, self._set)]
+        handlers: list[Any] = [(evt.EVT_N_CREATE, self._created), (evt.EVT_N_SET, self._set)]
         self._server: Any = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
 
     @property

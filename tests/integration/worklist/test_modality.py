@@ -147,7 +147,7 @@ async def test_an_answer_that_was_lost_costs_nothing(worklist: Running, ris: Ris
 
     def answer(operation: str, uid: str) -> tuple[int, int | None]:
         if operation == "N-CREATE":
-            return (0x0111, None) if uid in known or known.add(uid) else (0, None)
+            return (0x0111, None) if uid in known else (0, None)
         return 0x0110, 0xA710
 
     known.add(MPPS)

@@ -309,3 +309,25 @@ async def test_a_database_that_is_away_gets_a_status(room: Room) -> None:
 async def test_steps_are_forwarded_within_their_tenant_only(room: Room) -> None:
     await room.create(created())
     assert [(row["node"], row["state"], row["sent"]) for row in await room.rows(mpps_forwards)] == [("RIS", "open", 0)]
+
+
+async def test_an_order_that_comes_after_its_step_has_begun_is_linked_to_it(room: Room) -> None:
+    await room.create(created(scheduled("1.2.99", accession="A1")))
+    await room.create(created(scheduled("1.2.55")), OTHER)
+    assert [row["item_id"] for row in await room.rows(mpps_items)] == [None, None]
+    await ordered(room, "S1")
+    assert await room.performed() == {"S1": "in-progress"}
+    await room.set(ended())
+    assert await room.performed() == {"S1": "completed"}
+    await ordered(room, "S9", study="1.2.55", accession="A2")
+    assert await room.performed() == {"S1": "completed", "S9": "in-progress"}
+    # The order was sent again: what has its item keeps it.
+    assert [row["matched_by"] for row in await room.rows(mpps_items)] == ["accession", "study"]
+
+
+async def test_what_marks_items_and_what_takes_orders_count_their_revisions_together(room: Room) -> None:
+    await room.create(created(scheduled("1.2.99", accession="A1")))
+    await ordered(room, "S1", "S2")
+    await ordered(room, "S3", study="1.2.3", accession="A3")
+    revisions = [row["revision"] for row in await room.rows(items)]
+    assert len(set(revisions)) == len(revisions) == 3

@@ -48,7 +48,7 @@ def test_what_the_standard_wants_has_no_lapse(strict: bool) -> None:
 
 @pytest.mark.parametrize("status", ["COMPLETED", "DISCONTINUED", "in progress", "SCHEDULED"])
 def test_only_what_is_in_progress_is_created(status: str) -> None:
-    answer = refused(step.create(created(**{STATUS: (status,)})))
+    answer = refused(step.create({**created(), STATUS: (status,)}))
     assert (answer.status, answer.keywords) == (0x0106, (STATUS,))
 
 
@@ -67,7 +67,7 @@ VITAL = [
 def test_what_is_vital_is_there_and_has_a_value(keyword: str) -> None:
     missing = refused(step.create(without(created(), keyword)))
     assert (missing.status, missing.keywords) == (0x0120, (keyword,))
-    empty = refused(step.create(created(**{keyword: ()})))
+    empty = refused(step.create({**created(), keyword: ()}))
     assert (empty.status, empty.keywords) == (0x0121, (keyword,))
 
 
@@ -99,7 +99,7 @@ def test_what_else_is_missing_is_noted_and_refused_where_the_network_is_strict(k
     ],
 )
 def test_what_can_not_be_read_is_refused(keyword: str, value: str) -> None:
-    answer = refused(step.create(created(**{keyword: (value,)})))
+    answer = refused(step.create({**created(), keyword: (value,)}))
     assert (answer.status, answer.keywords) == (0x0106, (keyword,))
 
 
@@ -125,7 +125,7 @@ def test_what_was_said_before_the_end_counts_at_the_end() -> None:
 
 
 def test_a_series_that_lacks_its_protocol_is_a_lapse() -> None:
-    poor = made("1.2") | {"ProtocolName": ()}
+    poor: Attributes = {**made("1.2"), "ProtocolName": ()}
     answer = taken(step.change(begun(), ended("COMPLETED", poor)))
     assert [str(each) for each in answer.lapses] == ["PerformedSeriesSequence[1].ProtocolName has no value"]
     assert refused(step.change(begun(), ended("COMPLETED", poor), strict=True)).status == 0x0121
@@ -227,7 +227,7 @@ class StepMachine(RuleBasedStateMachine):
 
     @rule(status=st.sampled_from(["IN PROGRESS", "COMPLETED", "DISCONTINUED", "", "NONSENSE"]))
     def create(self, status: str) -> None:
-        answer = step.create(created(**{STATUS: (status,) if status else ()}), self.known)
+        answer = step.create({**created(), STATUS: (status,) if status else ()}, self.known)
         if self.state is not None:
             assert refused(answer).status == 0x0111
         elif status == "IN PROGRESS":
