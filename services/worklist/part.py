@@ -20,9 +20,9 @@ def parts(definition: Definition | None) -> tuple[Part, ...]:
     return (
         Part(
             name="orders",
-            in_force=False,
+            in_force=True,
             asked_for=sum(node.hl7 is not None for node in nodes),
-            detail="HL7 v2 orders are not taken yet: the HL7 port is closed.",
+            detail="HL7 v2 orders, appointments, patients and merges are taken over MLLP: see docs/worklist-hl7.md.",
         ),
         Part(
             name="worklist",

@@ -95,7 +95,7 @@ def test_bytes_of_an_escape_are_of_the_character_set() -> None:
     assert unescape(r"M\XC3BC\ller", DEFAULT, "utf_8") == "Müller"
 
 
-@given(st.text(st.characters(exclude_characters="\r", exclude_categories=("Cs",)), max_size=30))
+@given(st.text(st.characters(exclude_characters="\r", exclude_categories=["Cs"]), max_size=30))
 @settings(max_examples=100)
 def test_what_was_escaped_is_unescaped(text: str) -> None:
     escaped = escape(text, DEFAULT)
