@@ -250,5 +250,5 @@ def find(
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", check=False, timeout=60, env={"TCP_NODELAY": "1"}
         )
-        found = [dcmread(each, force=True) for each in sorted(answered.iterdir())]
+        found: list[Dataset] = [dcmread(each, force=True) for each in sorted(answered.iterdir())]
         return found, done.stdout + done.stderr

@@ -69,16 +69,15 @@ def test_a_failover_past_a_transform_never_takes_place(mine: str | None, other: 
 
 
 def test_the_rest_is_said_once_for_all_nodes() -> None:
-    nodes = {f"CT{n}": {"site": "s", "host": f"10.0.0.{n}", "may": ["store", "worklist"]} for n in range(1, 10)}
+    nodes = {f"CT{n}": {"site": "s", "host": f"10.0.0.{n}", "may": ["store", "find"]} for n in range(1, 10)}
     assert not_in_force(definition(nodes=nodes)) == [
-        "nodes: may: worklist is not in force; no such request is answered (CT1, CT2, CT3, CT4, CT5 and 4 more)"
+        "nodes: may: find is not in force; no such request is answered (CT1, CT2, CT3, CT4, CT5 and 4 more)"
     ]
 
 
 def test_the_national_example_names_every_part_that_is_open() -> None:
     said = "\n".join(not_in_force(Definition.model_validate(read((EXAMPLES / "national.yaml").read_text()).data)))
     for part in (
-        "worklist",
         "mpps",
         "find",
         "move",
