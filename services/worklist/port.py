@@ -15,6 +15,7 @@ from libs.dimse.gate import Gate, lets_local_in
 from libs.dimse.listener import Listener
 from libs.dimse.provider import Options
 from libs.dimse.tls import CertificateError, Certificates, files_of, server_context
+from libs.messaging.listen import DATABASE_AWAY
 from libs.messaging.outbox import Outbox
 from libs.service import Platform
 from libs.storage.database import Database
@@ -182,7 +183,10 @@ class _Running:
         for listener in self.listeners.values():
             listener.close()
         await asyncio.to_thread(self.door.stop)
-        await self.queries.write()
+        try:
+            await self.queries.write()
+        except DATABASE_AWAY as error:
+            _LOG.warning("the last queries are not recorded", reason=type(error).__name__)
 
     def _listener(self, port: int, variable: str, *, tls: bool) -> Listener:
         host = self._platform.settings.bind
