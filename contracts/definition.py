@@ -692,6 +692,18 @@ class Hl7Mapping(Part):
     )
 
 
+class Mpps(Part):
+    """Performed procedure steps that modalities report."""
+
+    forward: Names = Field(
+        (), description="Nodes that get each step of their tenant as the modality has sent it, such as a RIS."
+    )
+    strict: bool = Field(
+        False,
+        description="Whether a step is refused for all that PS3.4 F.7.2 asks for, and not for what is vital only.",
+    )
+
+
 class Partner(Part):
     """Another organisation that is told of studies."""
 
@@ -774,6 +786,7 @@ class Definition(Part):
     rules: tuple[Rule, ...] = Field((), description="Rules; all that match count, up to one that stops.")
     tests: tuple[RuleTest, ...] = Field((), description="Cases that the rules must decide as written.")
     hl7_mappings: dict[Slug, Hl7Mapping] = Field(default_factory=dict, description="Mappings by key.")
+    mpps: Mpps = Field(Mpps(), description="Performed procedure steps.")
     partners: dict[PartnerKey, Partner] = Field(default_factory=dict, description="Partners by key.")
     assembly: Assembly = Field(Assembly(), description="When a study is taken to be complete.")
     same_uid: SameUid = Field("quarantine", description="What is done with other content under a known UID.")

@@ -1,6 +1,6 @@
 """Events about performed procedure steps (MPPS, PS3.4 annex F). Producer: worklist."""
 
-from contracts.fact import Fact, Instant, Uid, plain, pseudonym
+from contracts.fact import Fact, Instant, Source, Uid, plain, pseudonym
 
 
 class _Step(Fact):
@@ -9,6 +9,7 @@ class _Step(Fact):
     accession_number: str | None = pseudonym("Accession Number (0008,0050), if the step names one.", default=None)
     station_aet: str = plain("Performed Station AE Title (0040,0241).")
     modality: str = plain("Modality (0008,0060).")
+    source: Source | None = plain("The modality that reports it; None from a release that did not say.", default=None)
 
 
 class ProcedureStarted(_Step):
@@ -17,9 +18,21 @@ class ProcedureStarted(_Step):
     started_at: Instant = plain("Start of the performed step.")
 
 
+class PerformedSeries(Fact):
+    """A series that a step says it made."""
+
+    series_instance_uid: Uid = pseudonym("Series Instance UID (0020,000E).")
+    instance_count: int = plain("Instances of it that the step names.", ge=0)
+
+
 class _EndedStep(_Step):
+    started_at: Instant | None = plain("Start of the performed step.", default=None)
     ended_at: Instant = plain("End of the performed step.")
-    instance_count: int | None = plain("Instances that the step says it made, if it says.", default=None)
+    instance_count: int | None = plain(
+        "Instances that the step says it made; None if it names several studies, as it does not say of which they are.",
+        default=None,
+    )
+    series: tuple[PerformedSeries, ...] | None = plain("The same by series.", default=None)
 
 
 class ProcedureCompleted(_EndedStep):
@@ -28,3 +41,7 @@ class ProcedureCompleted(_EndedStep):
 
 class ProcedureDiscontinued(_EndedStep):
     """A modality reported DISCONTINUED."""
+
+    wrong_entry: bool = plain(
+        "Whether the wrong worklist entry had been selected: the scheduled step is to be done still.", default=False
+    )

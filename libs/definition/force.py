@@ -4,12 +4,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from contracts.definition import Definition, Destination, May
-from contracts.routing import Trigger
 
 _HELD: Final = "deliveries to it are held, and sent by a release that carries it out"
-_NOT_ANSWERED: Final[tuple[May, ...]] = ("mpps", "commit", "find", "move", "get")
-#: Triggers of what no service tells yet.
-_UNHEARD: Final[tuple[Trigger, ...]] = ("order", "procedure")
+_NOT_ANSWERED: Final[tuple[May, ...]] = ("commit", "find", "move", "get")
 #: How many sites or nodes a sentence names.
 _NAMED: Final = 5
 
@@ -25,10 +22,6 @@ def not_in_force(definition: Definition) -> list[str]:
         said += _unheard(definition, key, destination)
         said += _failover(definition, key, destination)
     for rule in definition.rules:
-        if rule.trigger in _UNHEARD:
-            said.append(
-                f"rule {rule.name}: the trigger {rule.trigger} is not in force; the rule never looks at anything"
-            )
         if rule.transform is not None and rule.notify:
             said.append(
                 f"rule {rule.name}: the transform {rule.transform} is not in force for the partners that it notifies; "

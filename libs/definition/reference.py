@@ -217,6 +217,9 @@ def _is_local_time(text: str) -> bool:
 
 def _others(draft: Draft) -> Iterator[Problem]:
     definition = draft.definition
+    for at, node in enumerate(definition.mpps.forward):
+        yield from _missing(draft, "nodes", node, ("mpps", "forward", at))
+        yield from _uncallable(draft, node, ("mpps", "forward", at))
     for key, partner in definition.partners.items():
         for at, site in enumerate(partner.sites):
             yield from _missing(draft, "sites", site, ("partners", key, "sites", at))

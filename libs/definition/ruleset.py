@@ -141,6 +141,16 @@ class RuleSet:
             if any(name.startswith("destination") for name in condition.circumstances)
         )
 
+    @property
+    def reads_orders(self) -> frozenset[Trigger]:
+        """Triggers with a condition that reads what was ordered, and the trigger `order`, if there is a rule of it."""
+        return frozenset(
+            trigger
+            for trigger, rules in self._rules.items()
+            for _, condition in rules
+            if trigger == "order" or any(name.startswith("order.") for name in condition.circumstances)
+        )
+
     def circumstances(
         self, source: Source, tenant: str, now: datetime, destinations: Mapping[str, bool] | None = None
     ) -> Inputs:

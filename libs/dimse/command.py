@@ -209,6 +209,7 @@ def response(
     dataset: bool = False,
     error_id: int | None = None,
     sop_instance_uid: str = "",
+    attributes: Sequence[int] = (),
 ) -> Command:
     """Make the response to a request, PS3.7 sections 9.3 and 10.3.
 
@@ -226,6 +227,8 @@ def response(
         (0000,0903), as the service says.
     sop_instance_uid
         Of what an N-CREATE without one has made.
+    attributes
+        (0000,1005): tags of what the status is about.
     """
     elements = {
         _FIELD: _US.pack(request.field | RESPONSE),
@@ -244,6 +247,8 @@ def response(
         elements[_EVENT_TYPE] = request.elements[_EVENT_TYPE]
     if error_id is not None:
         elements[_ERROR_ID] = _US.pack(error_id)
+    if attributes:
+        elements[_ATTRIBUTES] = b"".join(_TAG.pack(tag >> 16, tag & 0xFFFF) for tag in attributes)
     if comment:
         elements[_COMMENT] = comment.encode("ascii", "replace")[:_LONGEST_COMMENT]
     return Command(elements)

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.cli import hl7, worklist_query
+from services.cli import hl7, steps, worklist_query
 from services.cli.client import EXIT_REFUSED, Client, connect
 from services.cli.output import Json, err, fail, local_time, out, print_json, print_table
 
@@ -23,6 +23,7 @@ app.command(epilog=worklist_query.QUERIES)(worklist_query.queries)
 app.command("map", epilog=hl7.MAP)(hl7.map_message)
 app.command(epilog=hl7.MESSAGES)(hl7.messages)
 app.command(epilog=worklist_query.EXPLAIN)(worklist_query.explain)
+app.command(epilog=steps.EXAMPLE)(steps.steps)
 
 _LIST = "Example: kivuko worklist list --day 2026-11-21 --site bata"
 _SHOW = "Example: kivuko worklist show 17"
@@ -33,6 +34,7 @@ _ADD = (
 _EDIT = 'Example: kivuko worklist edit 17 --start "2026-11-22 09:00" --station US2'
 _CANCEL = 'Example: kivuko worklist cancel 17 --why "not fasting"'
 _IMPORT = "Example: kivuko worklist import tomorrow.csv --dry-run"
+_UNMATCHED = "Example: kivuko worklist unmatched --site bata"
 _MERGES = "Example: kivuko worklist merges"
 _UNMERGE = 'Example: kivuko worklist unmerge 23 --why "two persons"'
 _PATH = "/v1/worklist/orders"
@@ -264,6 +266,45 @@ def import_file(
         print_json(done)
         return
     out.print(f"{done['orders']} orders: {done['applied']} new or changed, {done['unchanged']} known just so.")
+
+
+@app.command(epilog=_UNMATCHED)
+def unmatched(
+    *,
+    site: Annotated[str | None, typer.Option(help="Of this site.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many of each, the newest first.")] = 100,
+    json_output: Json = False,
+) -> None:
+    """List studies without order, and orders without study after their time."""
+    found = connect(json_output=json_output).get("/v1/worklist/unmatched", site=site, limit=limit)
+    if json_output:
+        print_json(found)
+        return
+    columns = ("study", "site", "modality", "accession", "patient", "came", "order of another patient")
+    rows = [
+        (
+            one["study_instance_uid"],
+            one["site"],
+            one["modality"],
+            one["accession"],
+            one["patient"],
+            local_time(one["first_seen_at"]),
+            one["order_id"],
+        )
+        for one in found["studies"]
+    ]
+    print_table("Studies without order", columns, rows, empty="Every study has its order.")
+    overdue = [
+        (one["id"], one["site"], one["state"], _clock(one["start"]), one["accession"]) for one in found["orders"]
+    ]
+    print_table(
+        "Orders without study",
+        ("order", "site", "state", "start", "accession"),
+        overdue,
+        empty="Every order has its study.",
+    )
+    if overdue:
+        out.print("If an order is not done any more: `kivuko worklist cancel ID`.")
 
 
 @app.command(epilog=_MERGES)

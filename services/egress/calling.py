@@ -1,40 +1,24 @@
-"""Calling a destination: a connection, TLS, and an association that proposes what is wanted. PS3.8 section 7.1."""
+"""Calling a destination, and how that ended."""
 
-import socket
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from libs.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from libs.dimse import calling
 from libs.dimse import command as commands
-from libs.dimse.connection import LostError, StoppedError, TimedOutError
-from libs.dimse.negotiation import Proposed, Request
-from libs.dimse.pdu import MalformedError, Rejection
-from libs.dimse.requestor import AbortedError, Association, Patience, RejectedError, ReleasedError
+from libs.dimse.calling import OVER, Callee, Timeouts, UnreachableError
+from libs.dimse.connection import StoppedError
+from libs.dimse.requestor import Association
 from services.egress.outcome import SUCCESS
 from services.egress.reach import Target
 
+__all__ = ["MAX_CONTEXTS", "OVER", "EndError", "Ending", "Timeouts", "connect", "echo"]
+
 #: PS3.8 section 9.3.2.2: presentation context identifiers are the odd numbers from 1 to 255.
 MAX_CONTEXTS: Final = 128
-#: Longest P-DATA-TF that we take: answers are short.
-_MAX_PDU: Final = 1 << 16
 _VERIFICATION: Final = "1.2.840.10008.1.1"
 _IMPLICIT: Final = "1.2.840.10008.1.2"
-#: How an association may end that is under way.
-OVER: Final = (LostError, TimedOutError, AbortedError, ReleasedError, MalformedError)
-#: What is not sent yet may fill so many bytes of the kernel: what is more urgent need not wait behind megabytes.
-_UNSENT: Final = 1 << 17
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """Seconds, each for one kind of silence."""
-
-    connect: float
-    acse: float
-    response: float
-    network: float
 
 
 @dataclass(frozen=True)
@@ -95,76 +79,11 @@ def connect(
 
     `known` is called with it before anything is waited for: so that another thread can stop it.
     """
-    where = f"{target.called_aet} at {target.host}:{target.port}"
-    patience = Patience(timeouts.acse, timeouts.response, timeouts.network)
-    association = Association(_connected(target, where, timeouts), patience)
-    known(association)
-    request = Request(
-        called_aet=target.called_aet,
-        calling_aet=target.calling_aet,
-        # A receiver that is asked for nothing rejects: verification is in every one's power.
-        contexts=tuple(
-            Proposed(2 * n + 1, pair[0], (pair[1],)) for n, pair in enumerate(pairs or ((_VERIFICATION, _IMPLICIT),))
-        ),
-        max_pdu=_MAX_PDU,
-        implementation_class_uid=IMPLEMENTATION_CLASS_UID,
-        implementation_version=IMPLEMENTATION_VERSION_NAME,
-        window=(window, 1) if window > 1 else None,
-    )
+    callee = Callee(target.host, target.port, target.called_aet, target.calling_aet, target.tls)
+    # A receiver that is asked for nothing rejects: verification is in every one's power.
+    pairs = pairs or ((_VERIFICATION, _IMPLICIT),)
+    implementation = IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
     try:
-        association.ask(request)
-    except RejectedError as error:
-        raise _unreachable(f"{where} rejects the association {_rejection(error.rejection)}") from error
-    except (*OVER, StoppedError) as error:
-        raise _unreachable(
-            f"{where} takes the connection but does not answer the association request, or aborts it: {error}"
-        ) from error
-    return association
-
-
-def _unreachable(problem: str) -> EndError:
-    return EndError(Ending("unreachable", problem))
-
-
-def _connected(target: Target, where: str, timeouts: Timeouts) -> socket.socket:
-    try:
-        plain = socket.create_connection((target.host, target.port), timeouts.connect)
-    except socket.gaierror as error:
-        raise _unreachable(f"the name {target.host} is not known: {error.strerror}") from error
-    except OSError as error:
-        raise _unreachable(
-            f"nothing takes connections for {where} within {timeouts.connect:g} s, or it refuses them"
-        ) from error
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
-    if target.tls is None:
-        return plain
-    try:
-        plain.settimeout(timeouts.acse)
-        return target.tls().wrap_socket(plain, server_hostname=target.host)
-    except ssl.SSLCertVerificationError as error:
-        plain.close()
-        raise _unreachable(f"the certificate of {where} is not good: {error.verify_message}") from error
-    except OSError as error:
-        plain.close()
-        said = error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
-        raise _unreachable(f"no TLS with {where}: {str(said).replace('_', ' ').lower()}") from error
-
-
-#: PS3.8 section 9.3.4, by source and reason.
-_REASONS: Final = {
-    (1, 1): "no reason given",
-    (1, 2): "it does not know the application context",
-    (1, 3): "it does not know our AE title",
-    (1, 7): "it does not have the AE title that we call",
-    (2, 1): "no reason given (ACSE)",
-    (2, 2): "another protocol version",
-    (3, 1): "it is congested",
-    (3, 2): "it has reached its limit of associations",
-}
-
-
-def _rejection(rejection: Rejection) -> str:
-    how = "permanently" if rejection.result == 1 else "for now"
-    why = _REASONS.get((rejection.source, rejection.reason), f"reason {rejection.reason} of source {rejection.source}")
-    return f"{how}: {why}"
+        return calling.connect(callee, pairs, timeouts, implementation, known, window)
+    except UnreachableError as error:
+        raise EndError(Ending("unreachable", str(error))) from error

@@ -14,9 +14,10 @@ from libs.messaging.outbox import Outbox
 from libs.storage.database import Database
 from libs.storage.objects import ObjectMissingError, ObjectStore, StoreFullError, StoreUnavailableError
 from libs.telemetry import log, trace
-from services.ingest import manifest, metric, versions
+from services.ingest import manifest, metric, procedures, versions
 from services.ingest.evidence import Decision, Known, Patience, decide
 from services.ingest.manifest import Difference, Draft
+from services.ingest.performed import NOTHING
 from services.ingest.repository import CLOCKS_DIFFER
 from services.ingest.versions import Due, Version
 from services.ingest.work import Study, Work
@@ -76,6 +77,7 @@ class Completion:
         self._wake = asyncio.Event()
         #: When it wakes by itself; None while nothing is known to come.
         self._next: datetime | None = None
+        database.on_commit(lambda session: self._wake.set() if session.info.get(procedures.LEARNED) else None)
 
     def changed(self) -> None:
         """Look again: a batch was indexed. From the event loop only."""
@@ -158,6 +160,7 @@ class Completion:
         free = [due for due in taken if due.study not in held]
         async with self._database.reading() as tx:
             tallies = await versions.tallies(tx, [due.id for due in free])
+            said = await procedures.performed_of(tx, [due.id for due in free])
         now, patience = self._clock(), self._patience()
         until = {due.id: self._again(due, now) for due in taken if due.study in held}
         decisions: list[tuple[Due, Decision]] = []
@@ -169,6 +172,7 @@ class Completion:
                 broken_at=due.broken_at,
                 announced=due.announced,
                 series=tallies[due.id],
+                performed=said.get(due.id, NOTHING),
             )
             decision = decide(known, patience, now)
             if decision.until is None:

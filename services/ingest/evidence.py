@@ -13,6 +13,7 @@ from contracts.definition import Assembly
 from contracts.study import Sign
 from services.ingest.assembly import SECONDARY_MODALITIES
 from services.ingest.numbers import missing
+from services.ingest.performed import NOTHING, Performed
 from services.ingest.tally import Tally
 
 Kind = Literal["association-ended", "quiet", "numbers", "announced", "waited", "ordered", "performed"]
@@ -42,6 +43,9 @@ NO_GAPS: Final = Weight(0.2)
 GAPS: Final = Weight(-0.3, 2.0)
 MET: Final = Weight(0.3, 0.25)
 NOT_MET: Final = Weight(-0.4, 4.0)
+MADE: Final = Weight(0.3, 0.25)
+NOT_ALL_MADE: Final = Weight(-0.4, 4.0)
+GOING_ON: Final = Weight(-0.3, 4.0)
 WAITED: Final = Weight(0.0)
 #: How many series a sentence gives figures for.
 _NAMED: Final = 3
@@ -69,9 +73,20 @@ class Patience:
         """Give the quiet time that a study of these modalities needs."""
         return max((self.by_modality[each] for each in modalities if each in self.by_modality), default=self.quiet)
 
-    def first_look(self, modalities: Iterable[str], *, count: int, announced: int | None) -> timedelta:
-        """Say how long after an arrival a study may be complete at the earliest; `decide` has the last word then."""
-        quiet = self.wanted(modalities) * (MET.wait if announced == count else 1)
+    def first_look(
+        self, modalities: Iterable[str], *, count: int, announced: int | None, performed: int | None = None
+    ) -> timedelta:
+        """Say how long after an arrival a study may be complete at the earliest; `decide` has the last word then.
+
+        Parameters
+        ----------
+        count
+            Instances that are there.
+        announced, performed
+            How many it was said to have, and modalities say they made (MPPS); None if nothing is known.
+        """
+        met = announced == count or (performed is not None and 0 < performed <= count)
+        quiet = self.wanted(modalities) * (MET.wait if met else 1)
         return min(quiet, self.at_most)
 
     @property
@@ -112,6 +127,8 @@ class Known:
         Number of instances that it was said to have.
     series
         Tally of each series.
+    performed
+        What modalities report of it (MPPS).
     """
 
     last_arrival: datetime
@@ -120,6 +137,7 @@ class Known:
     broken_at: datetime | None
     announced: int | None
     series: Sequence[Tally]
+    performed: Performed = NOTHING
 
     @property
     def count(self) -> int:
@@ -160,7 +178,7 @@ class Decision:
 
 def decide(known: Known, patience: Patience, now: datetime) -> Decision:
     """Weigh what is known: complete now, or wait until when. The longest wait is `patience.at_most`."""
-    found = [*_association(known), *_numbers(known), *_announced(known)]
+    found = [*_association(known), *_numbers(known), *_announced(known), *_performed(known)]
     factors = [weight.wait for _, weight, _ in found]
     factor = max(factors) if max(factors) > 1 else min(factors)
     needed = patience.wanted(known.modalities) * factor
@@ -222,6 +240,20 @@ def _announced(known: Known) -> list[_Found]:
     if known.announced == known.count:
         return [("announced", MET, f"all {_many(known.count, 'instance')} that were announced")]
     return []
+
+
+def _performed(known: Known) -> list[_Found]:
+    said = known.performed
+    found: list[_Found] = []
+    if said.running:
+        found.append(("performed", GOING_ON, f"a modality is still at {_many(said.running, 'procedure step')} of it"))
+    made = _many(said.instances, "instance")
+    if said.missing:
+        there = said.instances - said.missing
+        found.append(("performed", NOT_ALL_MADE, f"{there} of {made} that its modality says it made"))
+    elif said.instances:
+        found.append(("performed", MADE, f"all {made} that its modality says it made"))
+    return found
 
 
 def _many(count: int, noun: str) -> str:

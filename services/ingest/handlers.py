@@ -1,18 +1,23 @@
-"""What ingest does with events: it notes where a study went, so that retention knows what it may let go."""
+"""What ingest does with events.
 
-from typing import Final
+It notes where a study went, so that retention knows what it may let go, and what modalities say that they made of it.
+"""
+
+from typing import Final, Literal
 
 from faststream.rabbit import RabbitBroker
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.delivery import DeliveryCompleted, DeliveryDiverted, DeliveryOrdered
 from contracts.envelope import Event
+from contracts.procedure import ProcedureCompleted, ProcedureDiscontinued, ProcedureStarted
 from contracts.routing import RoutingDecided, RoutingQuarantined
 from libs.clock import Clock
 from libs.messaging.consume import consume
 from libs.storage.database import Database
-from services.ingest import holdings, ruled
+from services.ingest import holdings, procedures, ruled
 from services.ingest.models import messaging
+from services.ingest.performed import Step
 
 #: Retention counts in days: each transaction may take what comes in so many seconds.
 _LINGER_S: Final = 0.5
@@ -56,3 +61,31 @@ def register(broker: RabbitBroker, database: Database, clock: Clock) -> None:
         waived = (0, None) if said.arrived_version is None else (said.arrived_version, said.instead)
         study = event.tenant, said.study_instance_uid
         await holdings.note_word(tx, study, said.destination, waived, event.sequence, clock())
+
+    _register_procedures(broker, database, clock)
+
+
+def _register_procedures(broker: RabbitBroker, database: Database, clock: Clock) -> None:
+    @consume(broker, "ingest", ProcedureStarted, database, messaging, clock)
+    async def on_procedure_started(event: Event[ProcedureStarted], tx: AsyncSession) -> None:
+        study = event.tenant, event.data.study_instance_uid
+        await procedures.note(tx, study, event.data.mpps_instance_uid, Step("in-progress"), clock())
+
+    @consume(broker, "ingest", ProcedureCompleted, database, messaging, clock)
+    async def on_procedure_completed(event: Event[ProcedureCompleted], tx: AsyncSession) -> None:
+        await ended(event, "completed", tx)
+
+    @consume(broker, "ingest", ProcedureDiscontinued, database, messaging, clock)
+    async def on_procedure_discontinued(event: Event[ProcedureDiscontinued], tx: AsyncSession) -> None:
+        await ended(event, "discontinued", tx)
+
+    async def ended(
+        event: Event[ProcedureCompleted] | Event[ProcedureDiscontinued],
+        state: Literal["completed", "discontinued"],
+        tx: AsyncSession,
+    ) -> None:
+        said = event.data
+        study = event.tenant, said.study_instance_uid
+        made = {each.series_instance_uid: each.instance_count for each in said.series or ()}
+        await procedures.note(tx, study, said.mpps_instance_uid, Step(state, said.instance_count, made), clock())
+        await procedures.look_now(tx, study, clock())

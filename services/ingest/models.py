@@ -200,6 +200,21 @@ deliveries = Table(
     Column("changed_at", DateTime(timezone=True), nullable=False),
 )
 
+# Performed procedure steps (MPPS) of studies, which may come before the first image: each as it was said last.
+procedures = Table(
+    "procedures",
+    metadata,
+    Column("tenant", _TENANT, primary_key=True),
+    Column("study_uid", _UID, primary_key=True),
+    Column("mpps_uid", _UID, primary_key=True),
+    # in-progress, completed, discontinued.
+    Column("state", String(12), nullable=False),
+    # Instances that it says were made of this study, if it says; and the same by series.
+    Column("instance_count", Integer, nullable=True),
+    Column("series", JSON, nullable=False),
+    Column("changed_at", DateTime(timezone=True), nullable=False),
+)
+
 # Objects that no row names any more: noted in the transaction that let go of them, removed after it.
 garbage = Table(
     "garbage",

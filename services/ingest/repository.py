@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
 from typing import Any
 
-from sqlalchemy import BindParameter, CursorResult, Result, Row, Table, bindparam, delete, select, update
+from sqlalchemy import BindParameter, CursorResult, Result, Row, Table, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,7 +15,7 @@ from contracts.fact import ObjectRef
 from contracts.instances import StoredInstance
 from services.ingest.arrival import Arrival, Entry, source_document
 from services.ingest.evidence import Patience
-from services.ingest.models import arrivals, batches, instances, received, series, studies
+from services.ingest.models import arrivals, batches, instances, procedures, received, series, studies
 from services.ingest.sorting import Kept, Known
 from services.ingest.tally import Brought, Tally, largest, of_batch
 
@@ -32,8 +32,16 @@ _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 _KNOWN = select(instances.c.sop_uid, instances.c.content_hash, instances.c.object_key).where(
     instances.c.tenant == bindparam("owner"), instances.c.sop_uid.in_(_UIDS)
 )
+#: Instances that modalities say they made of a study, by the steps that they have ended.
+_PERFORMED = (
+    select(func.sum(procedures.c.instance_count))
+    .where(procedures.c.tenant == studies.c.tenant, procedures.c.study_uid == studies.c.study_uid)
+    .where(procedures.c.state != "in-progress")
+    .scalar_subquery()
+    .label("performed")
+)
 _LOCK_STUDIES = (
-    select(*_AGGREGATES)
+    select(*_AGGREGATES, _PERFORMED)
     .where(studies.c.tenant == bindparam("owner"), studies.c.study_uid.in_(_UIDS))
     .order_by(studies.c.study_uid)
     .with_for_update()
@@ -174,7 +182,10 @@ async def index(
     added = await _count_series(tx, {study_ids[key]: each for key, each in brought.items()})
     changes = [
         _due(
-            _aggregate(row, [batch for batch in indexed if batch.study == key], brought.get(key), added), now, patience
+            _aggregate(row, [batch for batch in indexed if batch.study == key], brought.get(key), added),
+            now,
+            patience,
+            row.performed,
         )
         for key, row in rows.items()
     ]
@@ -301,10 +312,13 @@ def _aggregate(
     return changes
 
 
-def _due(changes: dict[str, Any], now: datetime, patience: Patience) -> dict[str, Any]:
+def _due(changes: dict[str, Any], now: datetime, patience: Patience, performed: int | None) -> dict[str, Any]:
     """Say when a study is looked at; one that has all its instances in a version never is."""
     wait = patience.first_look(
-        changes["modalities"] or (), count=changes["instance_count"], announced=changes["announced"]
+        changes["modalities"] or (),
+        count=changes["instance_count"],
+        announced=changes["announced"],
+        performed=performed,
     )
     return changes | {"due_at": None if changes["pending_since"] is None else now + wait}
 

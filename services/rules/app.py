@@ -10,7 +10,7 @@ from libs.clock import Clock
 from libs.messaging.outbox import Outbox
 from libs.service import Platform, Service
 from libs.storage.database import Database
-from services.rules import action_rows, history, metric, repository, uses
+from services.rules import action_rows, history, metric, ordered, repository, uses
 from services.rules.api import make_router
 from services.rules.decider import Decider
 from services.rules.explain_api import make_explain_router
@@ -107,6 +107,8 @@ def _forgetting(database: Database, clock: Clock, days: int) -> Callable[[], Awa
     async def forget() -> None:
         while True:
             removed = 1
+            async with database.transaction() as tx:
+                await ordered.forget(tx, clock() - timedelta(days=days))
             while removed:
                 async with database.transaction() as tx:
                     removed = await history.prune(tx, clock() - timedelta(days=days))

@@ -7,6 +7,7 @@ says differently, such as its number, is left out of the kinds, and of it only t
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 from contracts.fact import Attributes, AttributeValue, Source
@@ -79,6 +80,8 @@ class Version:
         Destinations that were not healthy; none if no rule asked.
     lifted
         Rules that did not count, as a person had released what they put aside.
+    order
+        What was ordered, as far as rules asked for it.
     """
 
     number: int
@@ -92,6 +95,7 @@ class Version:
     looked_for: frozenset[str] = frozenset()
     unhealthy: frozenset[str] | None = None
     lifted: frozenset[str] = frozenset()
+    order: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -127,6 +131,7 @@ def version(
     *,
     unhealthy: frozenset[str] | None = None,
     lifted: frozenset[str] = frozenset(),
+    order: Mapping[str, str] = MappingProxyType({}),
     most_kinds: int = MOST_KINDS,
 ) -> Version:
     """Record a version.
@@ -145,7 +150,7 @@ def version(
         Their keywords.
     before
         What was recorded of the study before.
-    unhealthy, lifted
+    unhealthy, lifted, order
         As in `Version`.
     most_kinds
         How many kinds are told apart.
@@ -169,6 +174,7 @@ def version(
         *(number, decided_at, network_version, last_arrival, source, attributes, kinds, left, frozenset(looked_for)),
         unhealthy=unhealthy,
         lifted=lifted,
+        order=order,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -11,6 +11,7 @@ from contracts.delivery import DeliveryCompleted
 from contracts.envelope import Event
 from contracts.fact import Attributes, Source
 from contracts.instances import InstancesStored, QuarantineResolved
+from contracts.procedure import ProcedureCompleted
 from contracts.study import StudyAmended, StudyCompleted, StudyExpired
 from libs.clock import Clock
 from libs.definition.ruleset import Evaluation, Match, RuleSet, RuleSetError
@@ -20,7 +21,7 @@ from libs.storage.database import Database
 from libs.storage.objects import ObjectStore, StoreUnavailableError
 from libs.telemetry import log
 from libs.telemetry.trace import attached, study_context, tracer
-from services.rules import action_rows, discarding, metric, repository
+from services.rules import action_rows, discarding, metric, ordered, procedure_rows, repository
 from services.rules.action import emphasis, emphasized, ending, tags
 from services.rules.actions import Actions, next_look
 from services.rules.hold import holding
@@ -198,6 +199,46 @@ class Decider:
         study = await repository.open_study(tx, event.tenant, said.study_instance_uid, event.site)
         await action_rows.note_delivered(tx, study, said.destination, said.study_version)
 
+    async def told_of_order(self, event: Event[Any], tx: AsyncSession, *, cancelled: bool) -> None:
+        """Keep what was told of an order, and let rules look again at its study, if that is complete already."""
+        told = event.data
+        if not await ordered.keep(tx, event.tenant, told, cancelled=cancelled, at=self._clock()):
+            return
+        in_force = self.in_force()
+        if cancelled or in_force is None or "order" not in in_force.needs.triggers:
+            return
+        for study_id in await ordered.studies_of(tx, event.tenant, told):
+            study = await repository.lock_study(tx, study_id)
+            completion = await repository.last_decided(tx, study)
+            if completion is None or completion.completed.version <= study.expired_version:
+                continue
+            if await action_rows.is_aside(tx, study):
+                continue
+            said = completion.completed
+            known = await repository.instances_of(tx, study)
+            chosen = of_version(known, said.instance_count, said.content_hash, said.last_arrival)
+            if chosen is not None:
+                await self._versions.decide(tx, study, completion, chosen, in_force, late_order=True)
+
+    async def performed(self, event: Event[ProcedureCompleted], tx: AsyncSession) -> None:
+        """Keep a procedure step, and decide on it if its study is decided. Raises StoreUnavailableError.
+
+        One whose study is not is decided with the study's next version.
+        """
+        study = await repository.open_study(tx, event.tenant, event.data.study_instance_uid, event.site)
+        step = await procedure_rows.keep(tx, study, event.data)
+        in_force = self.in_force()
+        if step is None or in_force is None or "procedure" not in in_force.needs.triggers:
+            return
+        completion = await repository.last_decided(tx, study)
+        if completion is None or completion.completed.version <= study.expired_version:
+            return
+        said = completion.completed
+        known = await repository.instances_of(tx, study)
+        chosen = of_version(known, said.instance_count, said.content_hash, said.last_arrival)
+        if chosen is not None and not await action_rows.is_aside(tx, study):
+            await self._versions.decide(tx, study, completion, chosen, in_force, step=step)
+
     async def look(self, tx: AsyncSession, study_id: int, timer: int, now: datetime) -> None:
         """Let a rule look at a study because it is time. Raises StoreUnavailableError."""
         study = await repository.lock_study(tx, study_id)
@@ -290,6 +331,9 @@ class Decider:
             source: in_force.rules.circumstances(source, study.tenant, now, dict.fromkeys(unhealthy, False))
             for source in sources
         }
+        if "instance" in in_force.needs.orders:
+            asked = await ordered.of_study(tx, study.tenant, study.study_instance_uid, undecided[0].attributes)
+            surrounding = {source: replace(one, order=asked) for source, one in surrounding.items()}
         made: list[Requested] = []
         read = sorted(in_force.rules.attributes("instance"))
         # Most instances of a batch say the same where the rules look.

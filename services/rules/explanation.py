@@ -123,10 +123,10 @@ def _looks(rules: RuleSet, trigger: Trigger, tenant: str, version: Version) -> I
     if trigger == "instance":
         for kind in version.kinds:
             at = datetime.fromtimestamp(kind.arrivals[0][0] * _MINUTE, UTC)
-            inputs = replace(rules.circumstances(kind.source, tenant, at), destinations=health)
+            inputs = replace(rules.circumstances(kind.source, tenant, at), destinations=health, order=version.order)
             yield _Look(looking(inputs, trigger, kind.attributes), kind.count)
         return
-    inputs = rules.circumstances(version.source, tenant, version.decided_at, health)
+    inputs = replace(rules.circumstances(version.source, tenant, version.decided_at, health), order=version.order)
     if trigger == "series":
         for kinds in _series(version.kinds):
             yield _Look(looking(inputs, trigger, _common(kinds)), sum(kind.count for kind in kinds))

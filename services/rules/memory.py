@@ -5,7 +5,7 @@ that the few values of most attributes are looked at once for a whole history. W
 a description, is looked at only where all else has left the rule open.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -55,6 +55,7 @@ class Memory:
         *,
         lifted: Collection[str] = (),
         unhealthy: Collection[str] = (),
+        order: Mapping[str, str] | None = None,
     ) -> Evaluation:
         """Decide, as `RuleSet.evaluate` does on the circumstances of a source and attributes.
 
@@ -63,10 +64,11 @@ class Memory:
         if lifted or unhealthy:
             # Too rare to be remembered.
             inputs = self._rules.circumstances(source, tenant, at, dict.fromkeys(unhealthy, False))
-            seen = looking(inputs, trigger, attributes)
+            seen = looking(inputs.having(order=order or {}), trigger, attributes)
             return self._rules.evaluate(trigger, seen, lifted=lifted, unhealthy=unhealthy)
         those = self._of(trigger)
-        return those.evaluate(self._surrounding(source, tenant, at, timed=those.reads_time), attributes)
+        inputs = self._surrounding(source, tenant, at, timed=those.reads_time)
+        return those.evaluate(inputs.having(order=order) if order else inputs, attributes)
 
     def reads_time(self, trigger: Trigger) -> bool:
         """Whether any condition of a trigger reads the clock or a calendar."""

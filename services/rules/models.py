@@ -183,6 +183,24 @@ destinations = Table(
 # Only few match nothing: the others cost nothing here.
 _UNMATCHED = studies.c.unmatched_at.is_not(None)
 Index("studies_unmatched", studies.c.unmatched_at, postgresql_where=_UNMATCHED, sqlite_where=_UNMATCHED)
+#: What worklist told last of orders, by the study that each is for.
+orders = Table(
+    "orders",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("study_instance_uid", String(64), primary_key=True),
+    Column("accession", String(64), nullable=False),
+    Column("patient_id", Text, nullable=False),
+    Column("state", String(12), nullable=False),
+    # Of two events the one with the higher revision counts.
+    Column("revision", BigInteger, nullable=False),
+    # What conditions read of it: `order.priority` and so on.
+    Column("fields", JSON, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    Index("orders_accession", "tenant", "accession"),
+    Index("orders_changed", "changed_at"),
+)
+
 # What the rules saw of each study and where it went, kept when its instances are forgotten: for "why", and for trying
 # other rules on it.
 history = Table(
@@ -234,4 +252,17 @@ replays = Table(
     # Prefix of the objects with what it found, once it is done.
     Column("results", Text, nullable=True),
     Index("replays_asked", "asked_at"),
+)
+
+# Procedure steps that modalities have completed, of studies that may be complete already, or not have begun to come.
+procedures = Table(
+    "procedures",
+    metadata,
+    Column("study_id", _row_id, ForeignKey("studies.id"), primary_key=True, autoincrement=False),
+    Column("mpps_instance_uid", String(64), primary_key=True),
+    # What conditions read of it, by the names in `libs.definition.attributes`.
+    Column("facts", JSON, nullable=False),
+    # The modality that reported it, if that was said.
+    Column("source", JSON(none_as_null=True), nullable=True),
+    Column("ended_at", Instant, nullable=False),
 )

@@ -25,6 +25,10 @@ class Needs:
         Triggers with a rule that puts aside: what a person released is not put aside again.
     timers
         Rules that the clock triggers, by name.
+    orders
+        Triggers with a rule that reads what was ordered.
+    apart
+        Names of rules that neither images nor versions of studies trigger.
     tags
         Triggers with a rule that reads tags of the study.
     """
@@ -33,6 +37,8 @@ class Needs:
     health: frozenset[Trigger]
     aside: frozenset[Trigger]
     timers: dict[str, Rule]
+    apart: frozenset[str]
+    orders: frozenset[Trigger]
     tags: frozenset[Trigger]
 
 
@@ -44,7 +50,9 @@ def needs(rules: RuleSet) -> Needs:
         health=frozenset(rule.trigger for rule in definition.rules if _by_health(definition, rule))
         | rules.reads_health,
         aside=frozenset(rule.trigger for rule in definition.rules if rule.quarantine is not None),
+        orders=rules.reads_orders,
         timers={rule.name: rule for rule in definition.rules if rule.trigger == "timer"},
+        apart=frozenset(rule.name for rule in definition.rules if rule.trigger in ("timer", "order", "procedure")),
         tags=frozenset(
             trigger
             for trigger in {rule.trigger for rule in definition.rules}

@@ -302,7 +302,7 @@ class Simulation:
         """Have the rules of a trigger look; give what follows, if any matched."""
         unhealthy = (version.unhealthy or _NONE) if trigger in self._needs.health else _NONE
         evaluation = self._memory.evaluate(
-            trigger, source, run.tenant, at, attributes, lifted=version.lifted, unhealthy=unhealthy
+            trigger, source, run.tenant, at, attributes, lifted=version.lifted, unhealthy=unhealthy, order=version.order
         )
         outcome = run.outcome
         if evaluation.errors:

@@ -70,6 +70,7 @@ def _version_json(each: Version) -> dict[str, Any]:
         "looked_for": sorted(each.looked_for),
         **({} if each.unhealthy is None else {"unhealthy": sorted(each.unhealthy)}),
         **({"lifted": sorted(each.lifted)} if each.lifted else {}),
+        **({"order": dict(each.order)} if each.order else {}),
     }
 
 
@@ -96,6 +97,7 @@ def _version_of(data: Mapping[str, Any]) -> Version:
         looked_for=frozenset(data["looked_for"]),
         unhealthy=frozenset(data["unhealthy"]) if "unhealthy" in data else None,
         lifted=frozenset(data.get("lifted", ())),
+        order=data.get("order", {}),
     )
 
 

@@ -10,13 +10,14 @@ from contracts.fact import Attributes
 from contracts.routing import Trigger
 from contracts.study import StudyCompleted
 from libs.clock import Clock
-from services.rules import action_rows, chronicle, discarding, history, repository, route
+from libs.definition.inputs import Inputs
+from services.rules import action_rows, chronicle, discarding, history, ordered, procedure_rows, repository, route
 from services.rules.action import Emphasis, Tag, emphasis, emphasized, tags
 from services.rules.actions import Actions
 from services.rules.glance import Glance
 from services.rules.hold import holding
 from services.rules.in_force import InForce
-from services.rules.occasion import occasions
+from services.rules.occasion import Occasion, Step, occasions
 from services.rules.plan import Known, Requested, gathered, united, wishes, within_sites, without_loops
 from services.rules.reading import CARRIED, Reading, known, named, read_by, shown, with_tags
 from services.rules.record import recorded
@@ -25,7 +26,7 @@ from services.rules.teller import Teller
 
 
 class Versions:
-    """Decides on whole studies: when they are complete or amended, and when it is time."""
+    """Decides on whole studies: when they are complete or amended, when it is time, and when a step of them is done."""
 
     def __init__(self, reading: Reading, teller: Teller, actions: Actions, clock: Clock) -> None:
         self._reading = reading
@@ -33,7 +34,7 @@ class Versions:
         self._actions = actions
         self._clock = clock
 
-    async def decide(  # noqa: PLR0915 - its steps belong to one transaction, in this order
+    async def decide(  # noqa: C901, PLR0915 - its steps belong to one transaction, in this order
         self,
         tx: AsyncSession,
         study: Study,
@@ -41,6 +42,9 @@ class Versions:
         chosen: Sequence[Known],
         in_force: InForce,
         timed: Collection[str] | None = None,
+        step: Step | None = None,
+        *,
+        late_order: bool = False,
     ) -> bool:
         """Decide on a version of a study; give whether any rule matched. Raises StoreUnavailableError.
 
@@ -49,16 +53,25 @@ class Versions:
         tx, study, completion, chosen, in_force
             The version, its instances, and the rules.
         timed
-            The rules that the clock triggers now; None: the version is decided as such.
+            The rules that the clock triggers now.
+        step
+            The procedure step that triggers rules now.
+        late_order
+            Whether its order triggers rules now. None of the three: the version is decided as such.
         """
         said = completion.completed
         # What was put aside or discarded when it came goes nowhere by what else is decided.
         free = [one for one in chosen if one.aside is None]
-        looks = occasions(in_force.needs.triggers, said.version, free, timed=timed is not None)
+        afterwards = timed is not None or step is not None or late_order
+        asked = await self._asked(tx, study, said.attributes, in_force)
+        if late_order or step is not None:
+            looks = [Occasion("order" if late_order else "procedure", tuple(free), step)]
+        else:
+            looks = await self._occasions(tx, study, said.version, free, in_force, timed=timed is not None, asked=asked)
         # All that the object store is needed for comes before anything is written.
         attributes = [await self._reading.looked_at(tx, study, said, look, in_force) for look in looks]
         tagged = await action_rows.tags_of(tx, study.id) if in_force.needs.tags else []
-        inputs = in_force.rules.circumstances(said.source, study.tenant, self._clock())
+        inputs = replace(in_force.rules.circumstances(said.source, study.tenant, self._clock()), order=asked)
         held = holding(said.last_arrival, in_force.timezone)
         glances: dict[Trigger, Glance] = {}
         going: list[Requested] = []
@@ -75,7 +88,7 @@ class Versions:
                 attributes[place] = seen, unread
             evaluation = in_force.rules.evaluate(
                 look.trigger,
-                shown(inputs, seen, glance.unhealthy),
+                shown(self._around(look, inputs, study, in_force), seen, glance.unhealthy),
                 lifted=glance.lifted | _not_yet(in_force.needs.timers, timed or ()),
                 unhealthy=glance.unhealthy,
             )
@@ -106,7 +119,7 @@ class Versions:
         await repository.keep_requests(tx, going, in_force.version)
         matched = [match for glance in glances.values() for match in glance.matches]
         unmatched = False
-        if timed is None:
+        if not afterwards:
             await repository.close_completion(tx, study, completion, in_force.version)
             await self._actions.set_timers(tx, study, in_force.needs.timers, said.version)
             unmatched = await self._actions.is_unmatched(tx, study, chosen, matched, goes=bool(everything))
@@ -118,6 +131,7 @@ class Versions:
             _set_by(glances, in_force),
             in_force.version,
         )
+        says_changed = ("study", "timer", "procedure", "order") if afterwards else ("study",)
         for glance in glances.values():
             for end, put in glance.ended.values():
                 await self._actions.put_aside(tx, study, end, put, said.source, in_force.version, version=said.version)
@@ -137,16 +151,48 @@ class Versions:
                 unhealthy=glance.unhealthy if trigger in in_force.needs.health else None,
                 unmatched=unmatched and trigger == "study",
                 discarded=discarded if trigger == "study" else None,
-                more_problems=changed if trigger in ("study", "timer") else (),
+                more_problems=changed if trigger in says_changed else (),
             )
-            more_problems = changed if trigger in ("study", "timer") else ()
+            more_problems = changed if trigger in says_changed else ()
             await self._teller.say(tx, study, decided, (*glance.tally.problems, *more_problems), kept.document)
-        # The clock asks for some destinations only: what the others get is closed already.
+        # What asks afterwards asks for some destinations only: what the others get is closed already.
         named = {one.destination for one in going}
-        told = everything if timed is None or more.rules else [one for one in everything if one.destination in named]
+        told = everything if not afterwards or more.rules else [one for one in everything if one.destination in named]
         await self._teller.request(tx, study, told, in_force, closing=said.version, had=had)
-        await self._record(tx, study, said, chosen, in_force, attributes, glances, before, everything)
+        await self._record(tx, study, said, chosen, in_force, attributes, glances, before, everything, asked)
         return bool(matched)
+
+    async def _asked(
+        self, tx: AsyncSession, study: Study, attributes: Attributes, in_force: InForce
+    ) -> Mapping[str, str]:
+        """Give what was ordered, if any rule asks for it."""
+        if not in_force.needs.orders:
+            return {}
+        return await ordered.of_study(tx, study.tenant, study.study_instance_uid, attributes)
+
+    async def _occasions(
+        self,
+        tx: AsyncSession,
+        study: Study,
+        version: int,
+        free: Sequence[Known],
+        in_force: InForce,
+        *,
+        timed: bool,
+        asked: Mapping[str, str],
+    ) -> list[Occasion]:
+        triggers = in_force.needs.triggers
+        steps = await procedure_rows.steps_of(tx, study) if "procedure" in triggers else []
+        return occasions(triggers, version, free, timed=timed, steps=steps, ordered=bool(asked))
+
+    def _around(self, look: Occasion, inputs: Inputs, study: Study, in_force: InForce) -> Inputs:
+        """Give what surrounds an occasion: of a procedure step, that step and the modality that reported it."""
+        if look.step is None:
+            return inputs
+        if look.step.source is not None:
+            surrounding = in_force.rules.circumstances(look.step.source, study.tenant, inputs.now)
+            inputs = replace(surrounding, order=inputs.order)
+        return replace(inputs, procedure=look.step.facts)
 
     async def _record(
         self,
@@ -159,10 +205,11 @@ class Versions:
         glances: Mapping[Trigger, Glance],
         before: Sequence[Requested],
         everything: Sequence[Requested],
+        order: Mapping[str, str],
     ) -> None:
         """Record what the rules saw and where it goes, for people who ask why, and for trying other rules on it."""
-        if "timer" in glances:
-            # What the clock asks for is no answer to what arrived.
+        if "study" not in glances:
+            # What the clock or a procedure step asks for is no answer to what arrived.
             return
         earlier = await history.record_of(tx, study.id) if said.version > 1 else None
         beyond = {*in_force.rules.attributes("instance"), *in_force.rules.attributes("series")} - CARRIED - {"Sites"}
@@ -170,7 +217,7 @@ class Versions:
         now = self._clock()
         looked_for = {*beyond, *in_force.rules.attributes("study"), *in_force.rules.attributes("amended")}
         health = in_force.needs.health
-        timers = in_force.needs.timers
+        apart = in_force.needs.apart
         attributes = {key: value for seen, _ in looked_at for key, value in seen.get("study", {}).items()}
         made = chronicle.version(
             *(said.version, now, in_force.version, said.last_arrival, said.source, attributes, chosen),
@@ -181,10 +228,11 @@ class Versions:
             unhealthy=frozenset().union(*(each.unhealthy for each in glances.values())) if health else None,
             # Of any trigger: what a person released when it came counts no more either.
             lifted=await action_rows.lifted(tx, study) if in_force.needs.aside else frozenset(),
+            order=order,
         )
         routes = route.routed(
             {} if earlier is None else earlier.routes,
-            [one for one in everything if any(rule not in timers for rule in one.wish.rules)],
+            [one for one in everything if any(rule not in apart for rule in one.wish.rules)],
             asked=[(one.instance.id, one.destination) for one in before],
             arrivals=route.arrival,
             is_new=lambda one: chronicle.since(one.received_at, made.number, earlier) == made.number,

@@ -43,12 +43,15 @@ class Done:
         Why, for people; no personal data.
     error_id
         (0000,0903), where PS3.4 annex F names one.
+    attributes
+        Tags of the Attribute Identifier List (0000,1005): what it is about.
     """
 
     status: int
     dataset: bytes | None = None
     comment: str = ""
     error_id: int | None = None
+    attributes: tuple[int, ...] = ()
 
 
 class Steps(Protocol):
@@ -57,11 +60,11 @@ class Steps(Protocol):
     What is answered with success is on stable storage. What they raise is a defect and aborts the association.
     """
 
-    def create(self, caller: Caller, sop_instance_uid: str, dataset: bytes, syntax: str) -> Done:
+    def create(self, caller: Caller, sop_instance_uid: str, data: bytes, syntax: str) -> Done:
         """Do an N-CREATE, PS3.4 section F.7.2.1; the UID is there even if the modality gave none."""
         ...
 
-    def set(self, caller: Caller, sop_instance_uid: str, dataset: bytes, syntax: str) -> Done:
+    def set(self, caller: Caller, sop_instance_uid: str, data: bytes, syntax: str) -> Done:
         """Do an N-SET, PS3.4 section F.7.2.2."""
         ...
 

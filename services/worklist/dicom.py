@@ -203,5 +203,6 @@ def _said(request: Command, done: Done, created: str = "") -> Command | Reply:
         dataset=done.dataset is not None,
         error_id=done.error_id,
         sop_instance_uid=created,
+        attributes=done.attributes,
     )
     return made if done.dataset is None else Reply(made, done.dataset)

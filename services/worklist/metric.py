@@ -17,3 +17,14 @@ QUERY = metric.histogram(
 LOSSES = metric.counter(
     "kivuko_worklist_replaced_characters_total", "Answers in which text was changed to fit a character set."
 )
+STEPS = metric.counter(
+    "kivuko_worklist_steps_total",
+    "Requests about performed procedure steps by what became of them.",
+    ["kind", "outcome"],
+)
+FORWARDS = metric.counter(
+    "kivuko_worklist_forwarded_total", "Requests that were forwarded, by what became of them.", ["outcome"]
+)
+WAITING = metric.gauge(
+    "kivuko_worklist_forwards_waiting", "Steps that a node has not got, by why: open, or failed.", ["node", "state"]
+)

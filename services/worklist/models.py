@@ -204,6 +204,93 @@ studies = Table(
     Index("studies_first_seen", "first_seen_at"),
 )
 
+#: Performed procedure steps, as modalities report them.
+mpps = Table(
+    "mpps",
+    metadata,
+    Column("id", _row_id, primary_key=True, autoincrement=True),
+    Column("tenant", String(63), nullable=False),
+    Column("site", String(63), nullable=False),
+    Column("node", String(63), nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False),
+    # in-progress, completed, discontinued.
+    Column("state", String(12), nullable=False),
+    Column("station_aet", String(16), nullable=False),
+    Column("modality", String(16), nullable=False),
+    # Patient ID (0010,0020) as the modality says it.
+    Column("patient", String(255), nullable=False),
+    # All that was said of it: attributes by keyword.
+    Column("attributes", JSON, nullable=False),
+    # What was said otherwise than PS3.4 wants, as sentences.
+    Column("lapses", JSON, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("ended_at", Instant, nullable=True),
+    Column("instance_count", Integer, nullable=False),
+    # It was discontinued because the wrong worklist entry had been selected: the scheduled step is still to be done.
+    Column("wrong_entry", Boolean, nullable=False),
+    # How often something was said again that was known: a modality that saw no answer.
+    Column("repeated", Integer, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    UniqueConstraint("tenant", "sop_instance_uid", name="mpps_business_key"),
+    Index("mpps_changed", "changed_at"),
+    Index("mpps_state", "state", "changed_at"),
+)
+
+#: The scheduled steps that a performed one names, and the items that they are.
+mpps_items = Table(
+    "mpps_items",
+    metadata,
+    Column("mpps_id", _row_id, ForeignKey("mpps.id"), primary_key=True),
+    # Place in the Scheduled Step Attributes Sequence, from 0.
+    Column("number", Integer, primary_key=True),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("accession", String(64), nullable=False),
+    Column("step_id", String(64), nullable=False),
+    # Study Instance UIDs of the Referenced Study Sequence.
+    Column("referenced", JSON, nullable=False),
+    Column("item_id", _row_id, ForeignKey("items.id"), nullable=True),
+    # How it was found: step, study, accession, referenced, hand.
+    Column("matched_by", String(10), nullable=True),
+    # The modality names another patient than the order: people must look.
+    Column("contradicts", Boolean, nullable=False),
+    Index("mpps_items_item", "item_id"),
+    Index("mpps_items_study", "study_instance_uid"),
+    Index("mpps_items_accession", "accession"),
+)
+
+#: Every request that was answered with success, as it came.
+mpps_messages = Table(
+    "mpps_messages",
+    metadata,
+    Column("mpps_id", _row_id, ForeignKey("mpps.id"), primary_key=True),
+    # 0 is the N-CREATE, all others are N-SETs in their order.
+    Column("number", Integer, primary_key=True),
+    Column("calling_aet", String(16), nullable=False),
+    Column("received_at", Instant, nullable=False),
+    Column("transfer_syntax_uid", String(64), nullable=False),
+    Column("dataset", LargeBinary, nullable=False),
+)
+
+#: To whom a step is forwarded, and how far.
+mpps_forwards = Table(
+    "mpps_forwards",
+    metadata,
+    Column("mpps_id", _row_id, ForeignKey("mpps.id"), primary_key=True),
+    Column("node", String(63), primary_key=True),
+    # How many of its messages that node has.
+    Column("sent", Integer, nullable=False),
+    # open, done, failed (people must look).
+    Column("state", String(6), nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("due_at", Instant, nullable=False),
+    Column("leased_by", String(128), nullable=True),
+    Column("leased_until", Instant, nullable=True),
+    Column("problem", Text, nullable=True),
+    Column("changed_at", Instant, nullable=False),
+    Index("mpps_forwards_due", "state", "due_at"),
+)
+
 #: What modalities asked, and what they got; the same once more counts up.
 queries = Table(
     "queries",

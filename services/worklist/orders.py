@@ -17,14 +17,17 @@ from libs.messaging.outbox import Outbox
 from libs.messaging.verdict import judge
 from libs.storage.database import Database
 from libs.telemetry import log
-from services.worklist import body, repository
+from services.worklist import body, matching_rows, repository
 from services.worklist.change import Change, OrderChange, PatientChange, PatientMerge
+from services.worklist.claim import claim
 from services.worklist.filing import Desk, Zones, file
 from services.worklist.ledger import LONGEST, Key, Ledger, flaw
+from services.worklist.meeting import Meeting
 
 _LOG = log.get(__name__)
 #: Most messages of one transaction.
 TOGETHER: Final = 64
+_NAMES: Final = ("study_instance_uid", "accession_number")
 #: SQLSTATE: not serializable, deadlock, lock not to be had.
 _WAITED_IN_VAIN: Final = ("40001", "40P01", "55P03")
 #: Source, control identifier and digest of a message.
@@ -120,13 +123,16 @@ class Orders:
         Gives the time zone of a site.
     clock
         The time in UTC.
+    meeting
+        Finds the studies of orders that came after them.
     """
 
-    def __init__(self, database: Database, outbox: Outbox, zones: Zones, clock: Clock) -> None:
+    def __init__(self, database: Database, outbox: Outbox, zones: Zones, clock: Clock, meeting: Meeting) -> None:
         self._database = database
         self._outbox = outbox
         self._zones = zones
         self._clock = clock
+        self._meeting = meeting
         self._waiting: deque[_Waiting] = deque()
         self._working: asyncio.Task[None] | None = None
 
@@ -218,11 +224,12 @@ class Orders:
                 ledger, numbered = await self._open(tx, counters, changes)
                 rows, outcomes = _applied(ledger, said)
                 answers |= outcomes
-                await self._save(tx, counters, ledger, numbered)
+                written = await self._save(tx, counters, ledger, numbered)
                 await repository.save_changes(tx, rows)
                 await repository.forget_messages(tx, unread)
                 await repository.save_messages(tx, [_row(one, outcomes[key]) for key, one in fresh.items()])
                 await repository.give_back(tx, counters)
+                await claim(tx, written, self._clock())
         return [Taken(answers[_key(one)], repeated=fresh.get(_key(one)) is not one) for one in group]
 
     async def _open(
@@ -238,7 +245,8 @@ class Orders:
         counters: repository.Counters,
         ledger: Ledger,
         numbered: Mapping[int, frozenset[Key]],
-    ) -> None:
+    ) -> list[tuple[str, str, str]]:
+        """Write all of it; give tenant, Study Instance UID and accession number of each order that was written."""
         now = self._clock()
         filing = file(ledger, numbered, Desk(counters.next_revision, counters.next_row, self._zones, now))
         new = {patient.id for patient in ledger.new_patients}
@@ -247,10 +255,19 @@ class Orders:
         await repository.save_orders(tx, filing.new_orders, filing.old_orders)
         await repository.save_numbers(tx, filing.numbers, filing.without_numbers)
         await repository.move_changes(tx, filing.moves)
+        await matching_rows.move_links(tx, filing.moves)
         await repository.save_items(tx, filing.new_items, filing.old_items)
         await repository.save_merges(tx, [_merge_row(*one, now) for one in ledger.new_merges])
         for event, tenant, site in filing.events:
             await self._outbox.emit(tx, event, subject=event.study_instance_uid, tenant=tenant, site=site)
+        for tenant in {tenant for _, tenant, _ in filing.events}:
+            those = [event for event, whose, _ in filing.events if whose == tenant]
+            uids, accessions = ({getattr(one, name) for one in those} for name in _NAMES)
+            await self._meeting.placed(tx, tenant, sorted(uids), sorted(accessions))
+        return [
+            (row["tenant"], row["study_instance_uid"], row["accession"])
+            for row in (*filing.new_orders, *filing.old_orders)
+        ]
 
 
 def _applied(

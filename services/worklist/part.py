@@ -32,8 +32,8 @@ def parts(definition: Definition | None) -> tuple[Part, ...]:
         ),
         Part(
             name="mpps",
-            in_force=False,
+            in_force=True,
             asked_for=sum("mpps" in node.may for node in nodes),
-            detail="Performed procedure steps are not taken yet: studies are completed by their quiet time.",
+            detail="Performed procedure steps are taken, close their orders, and are passed on.",
         ),
     )

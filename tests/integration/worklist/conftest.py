@@ -16,6 +16,7 @@ from libs.messaging.outbox import Outbox
 from libs.storage.database import Database
 from libs.storage.migration import migrate
 from services.worklist.change import Change
+from services.worklist.meeting import Meeting
 from services.worklist.models import items, messaging
 from services.worklist.orders import Orders, Received, Taken
 from tests.support.postgresql import PostgreSQL
@@ -37,6 +38,7 @@ class Desk:
 
     database: Database
     orders: Orders
+    meeting: Meeting
 
     async def take(self, *changes: Change, raw: bytes | None = None, control_id: str | None = None) -> Taken:
         """Take one message."""
@@ -71,7 +73,11 @@ async def make_desk(url: str) -> Desk:
         return NOON + timedelta(hours=2, seconds=next(ticks))
 
     outbox = Outbox("worklist", "local", clock, messaging)
-    return Desk(database, Orders(database, outbox, lambda _: ZoneInfo("Africa/Malabo"), clock))
+    day = timedelta(days=1)
+    meeting = Meeting(
+        lambda _: ZoneInfo("Africa/Malabo"), clock, order_grace=day, study_grace=day / 24, looked_back=30 * day
+    )
+    return Desk(database, Orders(database, outbox, lambda _: ZoneInfo("Africa/Malabo"), clock, meeting), meeting)
 
 
 @pytest.fixture

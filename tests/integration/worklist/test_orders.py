@@ -141,7 +141,9 @@ async def test_a_reader_of_revisions_misses_nothing(desk: Desk) -> None:
 
 @given(history=histories())
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_tables_end_as_the_fold_does(history: tuple[list[Change], list[Change]], tmp_path_factory) -> None:  # type: ignore[no-untyped-def]  # a fixture
+def test_the_tables_end_as_the_fold_does(
+    history: tuple[list[Change], list[Change]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     books = Books()
     for change in history[0]:
         books.take(change)

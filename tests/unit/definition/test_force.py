@@ -92,7 +92,7 @@ def test_the_national_example_names_every_part_that_is_open() -> None:
         assert part in said
 
 
-@pytest.mark.parametrize(("trigger", "said"), [("order", 1), ("procedure", 1), ("amended", 0), ("series", 0)])
+@pytest.mark.parametrize(("trigger", "said"), [("order", 0), ("procedure", 0), ("amended", 0), ("series", 0)])
 def test_rules_that_nothing_triggers_yet(trigger: str, said: int) -> None:
     made = definition(destinations={"d": WHOLE}, rules=[{"name": "r", "trigger": trigger, "deliver": "d"}])
     assert sum(f"the trigger {trigger} is not in force" in one for one in not_in_force(made)) == said

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from contracts.definition import Assembly
 from services.ingest.evidence import Known, Patience, decide, patience
+from services.ingest.performed import NOTHING, Performed
 from services.ingest.tally import Tally
 
 pytestmark = pytest.mark.unit
@@ -19,7 +20,12 @@ def seconds(count: float) -> timedelta:
 
 
 def known(
-    *series: Tally, announced: int | None = None, broken: float | None = None, last: float = 0, pending: float = 0
+    *series: Tally,
+    announced: int | None = None,
+    broken: float | None = None,
+    last: float = 0,
+    pending: float = 0,
+    performed: Performed = NOTHING,
 ) -> Known:
     return Known(
         last_arrival=START + seconds(last),
@@ -28,6 +34,7 @@ def known(
         broken_at=None if broken is None else START + seconds(broken),
         announced=announced,
         series=series,
+        performed=performed,
     )
 
 
@@ -67,6 +74,11 @@ GAP = Tally("CT", 19, 1, ((1, 9), (11, 20)))
         # Of two that make it longer the one that does most; one against outweighs that a number is met.
         (known(GAP, broken=0, announced=20), 120, ["association-ended", "quiet", "numbers", "announced"]),
         (known(GAP, announced=19), 60, ["association-ended", "quiet", "numbers", "announced"]),
+        (known(CT, performed=Performed(0, 20, 0)), 7.5, ["association-ended", "quiet", "numbers", "performed"]),
+        (known(CT, performed=Performed(0, 25, 5)), 120, ["association-ended", "quiet", "numbers", "performed"]),
+        (known(CT, performed=Performed(1, 0, 0)), 120, ["association-ended", "quiet", "numbers", "performed"]),
+        # One step is at its end, another is not.
+        (known(CT, performed=Performed(1, 9, 0)), 120, ["association-ended", "quiet", "numbers", *["performed"] * 2]),
         # Numbers of reports say nothing.
         (known(Tally("SR", 3, 1, ((1, 2), (4, 4)))), 30, ["association-ended", "quiet"]),
     ],
@@ -102,7 +114,12 @@ def test_scores_tell_sure_from_doubtful() -> None:
     def score(what: Known) -> float:
         return decide(what, PATIENCE, START + timedelta(minutes=30)).score
 
-    assert score(known(CT, announced=20)) == 1
+    assert score(known(CT, announced=20)) == score(known(CT, performed=Performed(0, 20, 0))) == 1
+    assert (
+        score(known(CT, performed=Performed(0, 21, 1)))
+        < score(known(CT, performed=Performed(1, 0, 0)))
+        < score(known(CT))
+    )
     assert score(known(CT)) == 0.9
     assert score(known(GAP)) < score(known(Tally("CT", 1, 1, None))) < score(known(CT))
     assert score(known(GAP, broken=0, announced=20)) == 0

@@ -18,6 +18,7 @@ from contracts.envelope import Event
 from contracts.fact import Fact, ObjectRef, Source
 from contracts.instances import InstancesStored, QuarantineResolved, Resolution, StoredInstance
 from contracts.manifest import set_hash
+from contracts.procedure import ProcedureCompleted
 from contracts.routing import RoutingDecided
 from contracts.study import StudyAmended, StudyCompleted, StudyExpired
 from contracts.topics import BY_MODEL
@@ -176,6 +177,19 @@ def arrived(destination: str, version: int = 1) -> Event[Any]:
     return _event(data, f"{destination} has {version}")
 
 
+def performed(uid: str = "1.2.77", *, station: str = "CT1", modality: str = "CT") -> Event[Any]:
+    data = ProcedureCompleted(
+        mpps_instance_uid=uid,
+        study_instance_uid=STUDY,
+        accession_number="A1",
+        station_aet=station,
+        modality=modality,
+        source=CT1,
+        ended_at=NOW,
+    )
+    return _event(data, f"performed {uid}")
+
+
 def health(destination: str, *, healthy: bool, minutes: int = 0) -> Event[Any]:
     since = NOW + timedelta(minutes=minutes)
     problem = None if healthy else "away"
@@ -229,6 +243,8 @@ class Scene:
             await self.decider.resolved(event, tx)
         elif isinstance(event.data, DeliveryCompleted):
             await self.decider.delivered(event, tx)
+        elif isinstance(event.data, ProcedureCompleted):
+            await self.decider.performed(event, tx)
         elif isinstance(event.data, DestinationChanged):
             await action_rows.note_health(tx, event.data)
         else:

@@ -30,7 +30,7 @@ def changes(draw: st.DrawFn, minute: int) -> Change:
         return type(said)(
             type(said.origin)("HIS", message, 0, said.origin.stamp), said.tenant, patient, said.about_patient
         )
-    numbers = draw(
+    numbers: dict[str, Any] = draw(
         st.sampled_from(
             [
                 {"placer": "P1"},

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.worklist.change import Number
+from services.worklist.change import Number, PatientMerge
 from tests.unit.worklist.said import JANE, JOHN, Books, about, merge, order, value
 
 CT = {
@@ -142,7 +142,9 @@ def test_a_merge_counts_before_the_order_comes_and_along_chains(books: Books) ->
         (merge(0, JANE, JOHN), merge(1, Number("099", "HIS"), JOHN), "before"),
     ],
 )
-def test_a_merge_that_makes_no_sense_is_refused_and_changes_nothing(books: Books, first, second, why) -> None:  # type: ignore[no-untyped-def]  # cases
+def test_a_merge_that_makes_no_sense_is_refused_and_changes_nothing(
+    books: Books, first: PatientMerge, second: PatientMerge | None, why: str
+) -> None:
     books.take(order(0, placer="P1", patient=JOHN, steps=CT))
     said = books.take(first)
     before = books.items()

@@ -1,0 +1,162 @@
+"""SQL of orders that meet studies. Every function works in its caller's transaction."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, and_, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from libs.messaging.inbox import insert as insert_or
+from services.worklist.match import Candidate, Found
+from services.worklist.models import items, orders, patients, studies
+
+#: Orders that a study is expected of.
+_EXPECTED = ("scheduled", "arrived", "started", "completed")
+
+
+async def keep_study(tx: AsyncSession, values: Mapping[str, Any]) -> Row[Any]:
+    """Write a study down, or what is new of it; give its row."""
+    statement = insert_or(tx, studies).values(**values)
+    changed = {
+        name: getattr(statement.excluded, name)
+        for name in ("accession", "patient", "issuer", "modality", "completed_at")
+    }
+    await tx.execute(statement.on_conflict_do_update(index_elements=["tenant", "study_instance_uid"], set_=changed))
+    key = (studies.c.tenant == values["tenant"]) & (studies.c.study_instance_uid == values["study_instance_uid"])
+    return (await tx.execute(select(studies).where(key))).one()
+
+
+async def unmatched_for(
+    tx: AsyncSession, tenant: str, uids: Iterable[str], accessions: Iterable[str]
+) -> Sequence[Row[Any]]:
+    """Give studies without an order that may be those of orders just written."""
+    same = or_(studies.c.study_instance_uid.in_(list(uids)), studies.c.accession.in_(list(accessions)))
+    wanted = and_(studies.c.tenant == tenant, studies.c.order_id.is_(None), same)
+    return (await tx.execute(select(studies).where(wanted))).all()
+
+
+async def candidates(tx: AsyncSession, study: Row[Any]) -> list[Candidate]:
+    """Give the orders that a study may belong to."""
+    family = await _family(tx, study.tenant, study.patient) if study.patient else []
+    keys = [orders.c.study_instance_uid == study.study_instance_uid]
+    if study.accession:
+        keys.append(orders.c.accession == study.accession)
+    if family:
+        keys.append(orders.c.patient_id.in_([row.id for row in family]) & orders.c.state.in_(_EXPECTED))
+    wanted = and_(orders.c.tenant == study.tenant, orders.c.joined_into.is_(None), or_(*keys))
+    rows = (await tx.execute(select(orders).where(wanted).limit(200))).all()
+    ids = [row.id for row in rows]
+    modalities: dict[int, set[str]] = {each: set() for each in ids}
+    for item in await tx.execute(select(items.c.order_id, items.c.modality).where(items.c.order_id.in_(ids))):
+        modalities[item.order_id].add(item.modality)
+    taken = set(
+        await tx.scalars(select(studies.c.order_id).where(studies.c.order_id.in_(ids), studies.c.id != study.id))
+    )
+    own = {row.id for row in family}
+    names = {row.value for row in family}
+    others = {row.id: row.value for row in await _named(tx, {row.patient_id for row in rows} - own)}
+    return [
+        Candidate(
+            row.id,
+            row.study_instance_uid,
+            row.accession,
+            names if row.patient_id in own else {others.get(row.patient_id, "")},
+            modalities[row.id],
+            local(row.start),
+            taken=row.id in taken,
+            over=row.state not in _EXPECTED,
+        )
+        for row in rows
+    ]
+
+
+def local(start: str) -> datetime | None:
+    """Read a start by the clock of its site."""
+    try:
+        return datetime.strptime(start, "%Y%m%d%H%M%S")  # noqa: DTZ007 - by the clock of the site
+    except ValueError:
+        return None
+
+
+async def _family(tx: AsyncSession, tenant: str, value: str) -> Sequence[Any]:
+    columns = (patients.c.id, patients.c.value, patients.c.merged_into)
+    wanted = (patients.c.tenant == tenant) & (patients.c.value == value)
+    found = {row.id: row for row in await tx.execute(select(*columns).where(wanted))}
+    new = set(found)
+    while new:
+        ups = {found[each].merged_into for each in new if found[each].merged_into is not None}
+        more = select(*columns).where(or_(patients.c.id.in_(ups), patients.c.merged_into.in_(new)))
+        rows = {row.id: row for row in await tx.execute(more) if row.id not in found}
+        found |= rows
+        new = set(rows)
+    return list(found.values())
+
+
+async def _named(tx: AsyncSession, ids: Iterable[int]) -> Sequence[Any]:
+    wanted = list(ids)
+    if not wanted:
+        return []
+    return (await tx.execute(select(patients.c.id, patients.c.value).where(patients.c.id.in_(wanted)))).all()
+
+
+async def link(tx: AsyncSession, study_id: int, found: Found) -> None:
+    """Write down to which order a study belongs."""
+    values = {"order_id": found.order_id, "matched_by": found.how, "contradicts": found.contradicts}
+    await tx.execute(update(studies).where(studies.c.id == study_id).values(**values))
+
+
+def _with_orders() -> Any:
+    """Tell whether a study came from a site that has orders: of no other one is expected."""
+    return select(orders.c.id).where(orders.c.site == studies.c.site, orders.c.tenant == studies.c.tenant).exists()
+
+
+async def studies_without(
+    tx: AsyncSession, conditions: Sequence[Any], since: datetime, until: datetime, limit: int
+) -> Sequence[Row[Any]]:
+    """Give studies without an order, or with that of another patient, that were complete between two moments."""
+    astray = or_(studies.c.order_id.is_(None) & _with_orders(), studies.c.contradicts)
+    wanted = (astray, studies.c.completed_at >= since, studies.c.completed_at < until, *conditions)
+    return (await tx.execute(select(studies).where(*wanted).order_by(studies.c.id.desc()).limit(limit))).all()
+
+
+async def orders_without(
+    tx: AsyncSession, conditions: Sequence[Any], since: str, until: str, limit: int
+) -> Sequence[Row[Any]]:
+    """Give orders without a study whose start is between two moments, YYYYMMDDHHMMSS by the clocks of their sites."""
+    wanted = (
+        orders.c.joined_into.is_(None),
+        orders.c.state.in_(_EXPECTED),
+        orders.c.start >= since,
+        orders.c.start < until,
+        ~select(studies.c.id).where(studies.c.order_id == orders.c.id).exists(),
+        *conditions,
+    )
+    return (await tx.execute(select(orders).where(*wanted).order_by(orders.c.start.desc()).limit(limit))).all()
+
+
+async def move_links(tx: AsyncSession, moves: Mapping[int, int]) -> None:
+    """Give the studies of orders that became parts of others to these."""
+    for part, whole in moves.items():
+        await tx.execute(update(studies).where(studies.c.order_id == part).values(order_id=whole))
+
+
+async def count_astray(
+    tx: AsyncSession, since: datetime, until: datetime, order_since: str, order_until: str
+) -> tuple[int, int]:
+    """Count studies without order, and orders without study."""
+    astray = or_(studies.c.order_id.is_(None) & _with_orders(), studies.c.contradicts)
+    came = select(func.count()).select_from(studies)
+    came = came.where(astray, studies.c.completed_at >= since, studies.c.completed_at < until)
+    overdue = (
+        select(func.count())
+        .select_from(orders)
+        .where(
+            orders.c.joined_into.is_(None),
+            orders.c.state.in_(_EXPECTED),
+            orders.c.start >= order_since,
+            orders.c.start < order_until,
+            ~select(studies.c.id).where(studies.c.order_id == orders.c.id).exists(),
+        )
+    )
+    return await tx.scalar(came) or 0, await tx.scalar(overdue) or 0

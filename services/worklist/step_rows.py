@@ -1,0 +1,189 @@
+"""All SQL of performed procedure steps. Every function works in its caller's transaction."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, and_, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.worklist import step
+from services.worklist.link import Candidate, Link, Reference
+from services.worklist.models import items, mpps, mpps_forwards, mpps_items, mpps_messages, orders
+from services.worklist.repository import set_performed
+from services.worklist.step import State
+
+
+async def find(tx: AsyncSession, tenant: str, sop_instance_uid: str, *, lock: bool = False) -> Row[Any] | None:
+    """Find a step by its SOP Instance UID."""
+    query = select(mpps).where(mpps.c.tenant == tenant, mpps.c.sop_instance_uid == sop_instance_uid)
+    return (await tx.execute(query.with_for_update() if lock else query)).one_or_none()
+
+
+async def insert(tx: AsyncSession, values: Mapping[str, Any]) -> int:
+    """Make a step; give its row."""
+    return int((await tx.execute(mpps.insert().values(**values).returning(mpps.c.id))).scalar_one())
+
+
+async def change(tx: AsyncSession, mpps_id: int, values: Mapping[str, Any]) -> None:
+    """Write what has become of a step."""
+    await tx.execute(update(mpps).where(mpps.c.id == mpps_id).values(**values))
+
+
+async def note_repeated(tx: AsyncSession, mpps_id: int) -> None:
+    """Count a request that said again what was known."""
+    await tx.execute(update(mpps).where(mpps.c.id == mpps_id).values(repeated=mpps.c.repeated + 1))
+
+
+async def keep_message(
+    tx: AsyncSession, mpps_id: int, calling_aet: str, at: datetime, transfer_syntax: str, dataset: bytes
+) -> int:
+    """Keep a request as it came; give its number."""
+    last = (
+        await tx.execute(select(func.max(mpps_messages.c.number)).where(mpps_messages.c.mpps_id == mpps_id))
+    ).scalar_one()
+    number = 0 if last is None else int(last) + 1
+    await tx.execute(
+        mpps_messages.insert().values(
+            mpps_id=mpps_id,
+            number=number,
+            calling_aet=calling_aet,
+            received_at=at,
+            transfer_syntax_uid=transfer_syntax,
+            dataset=dataset,
+        )
+    )
+    return number
+
+
+async def message(tx: AsyncSession, mpps_id: int, number: int) -> Row[Any] | None:
+    """Give a request as it came."""
+    query = select(mpps_messages).where(mpps_messages.c.mpps_id == mpps_id, mpps_messages.c.number == number)
+    return (await tx.execute(query)).one_or_none()
+
+
+async def candidates(tx: AsyncSession, tenant: str, references: Collection[Reference]) -> list[Candidate]:
+    """Give the items that these may be: of a study that they name, or with their accession number."""
+    studies = {uid for each in references for uid in (each.study_instance_uid, *each.referenced)}
+    accessions = {each.accession for each in references if each.accession}
+    rows = await tx.execute(
+        select(items.c.id, items.c.attributes, items.c.modality, orders.c.study_instance_uid, orders.c.accession)
+        .join(orders, orders.c.id == items.c.order_id)
+        .where(
+            items.c.tenant == tenant,
+            or_(orders.c.study_instance_uid.in_(studies), orders.c.accession.in_(accessions)),
+        )
+        .order_by(items.c.id)
+    )
+    return [_candidate(row) for row in rows]
+
+
+def _candidate(row: Any) -> Candidate:
+    scheduled = next(iter(step.items(row.attributes, "ScheduledProcedureStepSequence")), {})
+    return Candidate(
+        row.id,
+        row.study_instance_uid,
+        row.accession,
+        step.text(scheduled, "ScheduledProcedureStepID"),
+        step.text(row.attributes, "PatientID"),
+        row.modality,
+    )
+
+
+async def keep_references(
+    tx: AsyncSession, mpps_id: int, references: Sequence[Reference], links: Sequence[Link | None]
+) -> None:
+    """Keep which scheduled steps a new step names, and which items they are."""
+    await tx.execute(
+        mpps_items.insert(),
+        [
+            {
+                "mpps_id": mpps_id,
+                "number": number,
+                "study_instance_uid": reference.study_instance_uid,
+                "accession": reference.accession,
+                "step_id": reference.step_id,
+                "referenced": list(reference.referenced),
+                "item_id": None if link is None else link.item_id,
+                "matched_by": None if link is None else link.by,
+                "contradicts": link is not None and link.contradicts,
+            }
+            for number, (reference, link) in enumerate(zip(references, links, strict=True))
+        ],
+    )
+
+
+async def unlinked(
+    tx: AsyncSession, tenant: str, studies: Collection[str], accessions: Collection[str]
+) -> list[Row[Any]]:
+    """Give references without an item that name one of these studies or accession numbers, with their steps."""
+    return list(
+        await tx.execute(
+            select(mpps_items, mpps.c.patient, mpps.c.modality, mpps.c.state)
+            .join(mpps, mpps.c.id == mpps_items.c.mpps_id)
+            .where(
+                mpps.c.tenant == tenant,
+                mpps_items.c.item_id.is_(None),
+                or_(mpps_items.c.study_instance_uid.in_(studies), mpps_items.c.accession.in_(accessions)),
+            )
+            .order_by(mpps_items.c.mpps_id, mpps_items.c.number)
+        )
+    )
+
+
+async def link(tx: AsyncSession, mpps_id: int, number: int, found: Link) -> None:
+    """Note which item a reference is."""
+    await tx.execute(
+        update(mpps_items)
+        .where(mpps_items.c.mpps_id == mpps_id, mpps_items.c.number == number)
+        .values(item_id=found.item_id, matched_by=found.by, contradicts=found.contradicts)
+    )
+
+
+async def items_of(tx: AsyncSession, mpps_id: int) -> list[int]:
+    """Give the items that a step is."""
+    rows = await tx.scalars(
+        select(mpps_items.c.item_id).where(mpps_items.c.mpps_id == mpps_id, mpps_items.c.item_id.is_not(None))
+    )
+    return sorted(set(rows))
+
+
+async def effects(tx: AsyncSession, item_ids: Iterable[int]) -> dict[int, State | None]:
+    """Say what becomes of items, by all steps that were performed for them."""
+    wanted = sorted(set(item_ids))
+    rows = await tx.execute(
+        select(mpps_items.c.item_id, mpps.c.state, mpps.c.wrong_entry)
+        .join(mpps, mpps.c.id == mpps_items.c.mpps_id)
+        .where(mpps_items.c.item_id.in_(wanted))
+    )
+    performed: dict[int, list[tuple[State, bool]]] = {item_id: [] for item_id in wanted}
+    for item_id, state, wrong in rows:
+        performed[item_id].append((state, wrong))
+    return {item_id: step.effect(each) for item_id, each in performed.items()}
+
+
+async def mark(tx: AsyncSession, states: Mapping[int, State | None], now: datetime) -> None:
+    """Write the performed states of items where they have changed."""
+    rows = await tx.execute(select(items.c.id, items.c.performed).where(items.c.id.in_(states)))
+    changed = {item_id: states[item_id] for item_id, before in rows if before != states[item_id]}
+    for state in sorted(set(changed.values()), key=str):
+        await set_performed(tx, [item_id for item_id, after in changed.items() if after == state], state, now)
+
+
+async def forward(tx: AsyncSession, mpps_id: int, nodes: Iterable[str], now: datetime) -> None:
+    """Have a new step forwarded."""
+    rows = [
+        {"mpps_id": mpps_id, "node": node, "sent": 0, "state": "open", "failures": 0, "due_at": now, "changed_at": now}
+        for node in sorted(set(nodes))
+    ]
+    if rows:
+        await tx.execute(mpps_forwards.insert(), rows)
+
+
+async def more_to_forward(tx: AsyncSession, mpps_id: int, now: datetime) -> None:
+    """Have what was said of a step since forwarded, too; one that people must look at stays as it is."""
+    await tx.execute(
+        update(mpps_forwards)
+        .where(and_(mpps_forwards.c.mpps_id == mpps_id, mpps_forwards.c.state == "done"))
+        .values(state="open", failures=0, due_at=now, changed_at=now)
+    )

@@ -1,0 +1,210 @@
+"""A running worklist, modalities that report to it, and a RIS that steps are passed on to: pynetdicom on both ends."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at run time
+    ModalityPerformedProcedureStep,
+    ModalityPerformedProcedureStepRetrieve,
+)
+
+from contracts.definition import Definition, Snapshot
+from libs.clock import utc_now
+from libs.messaging.broker import make_broker
+from libs.service import Platform, Service
+from libs.settings import Settings
+from libs.snapshot import NetworkView
+from libs.storage.database import Database
+from libs.storage.migration import migrate
+from libs.storage.objects import open_store
+from services.worklist import app, dataset
+from services.worklist.attributes import Attributes
+
+
+def network(ris: int | None = None, **more: Any) -> dict[str, Any]:
+    """Give a definition with a modality, and a RIS at a port."""
+    return {
+        "kivuko": 1,
+        "name": "test",
+        "timezone": "Africa/Malabo",
+        "sites": {"malabo": {"name": "Malabo", "tenant": "minsabs"}},
+        "nodes": {
+            "CT1": {"site": "malabo", "host": "127.0.0.1", "may": ["mpps"]},
+            "RIS": {"site": "malabo", "host": "127.0.0.1", "port": ris or 104},
+        },
+        "mpps": {"forward": "RIS" if ris else []},
+        **more,
+    }
+
+
+class Running:
+    """A running worklist."""
+
+    def __init__(self, service: Service, database: Database) -> None:
+        self.service = service
+        self.database = database
+
+    @property
+    def port(self) -> int:
+        """Port of DICOM."""
+        assert self.service.addresses is not None
+        return int(self.service.addresses()["worklist"].rpartition(":")[2])
+
+
+@asynccontextmanager
+async def running(
+    home: Path, definition: dict[str, Any], database_url: str | None = None, version: int = 1
+) -> AsyncIterator[Running]:
+    """Run worklist in a folder until the block ends."""
+    own = Settings(home=home, worklist_port=0, hl7_port=0, database_url=database_url, _env_file=None)
+
+    async def fetch() -> Snapshot:
+        return Snapshot(version=version, document_hash="0" * 64, definition=Definition.model_validate(definition))
+
+    async with AsyncExitStack() as stack:
+        database = Database(own.database, "worklist")
+        stack.push_async_callback(database.close)
+        await migrate(database, "services.worklist")
+        view = NetworkView(fetch, home / "network-snapshot.json")
+        await view.refresh()
+        platform = Platform(
+            settings=own,
+            broker=make_broker(own.broker, instance="test"),
+            objects=open_store(own.objects),
+            network=view,
+            clock=utc_now,
+            database=lambda _name: database,
+        )
+        service = app.build(platform)
+        assert service.start is not None
+        await service.start()
+        tasks = [asyncio.ensure_future(loop()) for loop in service.loops]
+
+        async def end() -> None:
+            assert service.stop is not None
+            await service.stop()
+            for task in tasks:
+                task.cancel()
+            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+                assert isinstance(outcome, asyncio.CancelledError), outcome
+
+        stack.push_async_callback(end)
+        yield Running(service, database)
+
+
+class Modality:
+    """pynetdicom as MPPS SCU. Blocking: call it from a thread."""
+
+    def __init__(self, port: int, aet: str = "CT1") -> None:
+        self._entity = AE(ae_title=aet)
+        self._entity.acse_timeout = self._entity.dimse_timeout = self._entity.network_timeout = 60
+        self._entity.add_requested_context(ModalityPerformedProcedureStep)
+        self._entity.add_requested_context(ModalityPerformedProcedureStepRetrieve)
+        self._association = self._entity.associate("127.0.0.1", port, ae_title="KIVUKO")
+        assert self._association.is_established
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._association.release()
+
+    def create(self, said: Dataset | Attributes, uid: str | None) -> tuple[Dataset, Dataset | None]:
+        """Send an N-CREATE; give status and attribute list."""
+        asked = None if uid is None else UID(uid)
+        status, answer = self._association.send_n_create(native(said), ModalityPerformedProcedureStep, asked)
+        return status, answer
+
+    def set(self, said: Dataset | Attributes, uid: str) -> tuple[Dataset, Dataset | None]:
+        """Send an N-SET."""
+        status, answer = self._association.send_n_set(native(said), ModalityPerformedProcedureStep, UID(uid))
+        return status, answer
+
+    def get(self, uid: str, tags: list[int]) -> tuple[Dataset, Dataset | None]:
+        """Send an N-GET."""
+        status, answer = self._association.send_n_get(
+            tags, ModalityPerformedProcedureStep, UID(uid), meta_uid=ModalityPerformedProcedureStepRetrieve
+        )
+        return status, answer
+
+
+def native(said: Dataset | Attributes) -> Dataset:
+    """Give attributes as pydicom has them."""
+    if isinstance(said, Dataset):
+        return said
+    made = Dataset()
+    for keyword, values in said.items():
+        items = [value for value in values if not isinstance(value, str)]
+        texts = [value for value in values if isinstance(value, str)]
+        if keyword.endswith("Sequence"):
+            setattr(made, keyword, [native(item) for item in items])
+        else:
+            setattr(made, keyword, texts[0] if len(texts) == 1 else texts or None)
+    if any(not text.isascii() for text in _texts(said)):
+        made.SpecificCharacterSet = dataset.UTF_8
+    return made
+
+
+def _texts(said: Attributes) -> list[str]:
+    return [
+        text
+        for values in said.values()
+        for each in values
+        for text in ([each] if isinstance(each, str) else _texts(each))
+    ]
+
+
+class Ris:
+    """pynetdicom as MPPS SCP: keeps what it is told, in order, and answers as it is told to."""
+
+    def __init__(self, port: int = 0) -> None:
+        #: Operation, SOP Instance UID and dataset.
+        self.heard: list[tuple[str, str, Dataset]] = []
+        #: Gives the status of an answer to an operation on a step, with an error identifier or none.
+        self.answers: Callable[[str, str], tuple[int, int | None]] = lambda _operation, _uid: (0, None)
+        self._changed = threading.Condition()
+        entity = AE(ae_title="RIS")
+        entity.add_supported_context(ModalityPerformedProcedureStep)
+        handlers = [(evt.EVT_N_CREATE, self._created), (evt.EVT_N_SET, self._set)]
+        self._server: Any = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._server.server_address[1])
+
+    def close(self) -> None:
+        """Go away."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server = None
+
+    def until(self, count: int) -> list[tuple[str, str, Dataset]]:
+        """Wait until it has heard so much; fails after a minute."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.heard) >= count, 60), f"heard {len(self.heard)} of {count}"
+            return list(self.heard)
+
+    def _created(self, event: Any) -> tuple[Dataset, Dataset | None]:
+        return self._hear("N-CREATE", event.request.AffectedSOPInstanceUID, event.attribute_list)
+
+    def _set(self, event: Any) -> tuple[Dataset, Dataset | None]:
+        return self._hear("N-SET", event.request.RequestedSOPInstanceUID, event.modification_list)
+
+    def _hear(self, operation: str, uid: str, said: Dataset) -> tuple[Dataset, Dataset | None]:
+        status, error_id = self.answers(operation, uid)
+        with self._changed:
+            self.heard.append((operation, str(uid), said))
+            self._changed.notify_all()
+        answer = Dataset()
+        answer.Status = status
+        if error_id is not None:
+            answer.ErrorID = error_id
+        return answer, None

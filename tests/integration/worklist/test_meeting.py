@@ -1,0 +1,109 @@
+"""Orders meet studies, whichever comes first, on both databases."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from contracts.envelope import Event
+from contracts.fact import ObjectRef, Source
+from contracts.study import StudyCompleted
+from services.worklist import matching_rows
+from services.worklist.models import orders, studies
+from tests.integration.worklist.conftest import Desk
+from tests.unit.worklist.said import JOHN, NOON, merge, order
+
+pytestmark = pytest.mark.integration
+CT = {
+    "S1": {
+        "Modality": ("CT",),
+        "ScheduledProcedureStepStartDate": ("20261120",),
+        "ScheduledProcedureStepStartTime": ("130000",),
+    }
+}
+
+
+def completed(uid: str, **attributes: str) -> Event[Any]:
+    return Event[Any](
+        id=uid,
+        source="/local/ingest",
+        type="kivuko.study.completed.v1",
+        subject=uid,
+        time=NOON,
+        tenant="minsabs",
+        site="malabo",
+        sequence=1,
+        data=StudyCompleted(
+            study_instance_uid=uid,
+            version=1,
+            instance_count=1,
+            series_count=1,
+            content_hash="0" * 64,
+            manifest=ObjectRef(key="k", sha256="0" * 64, size=1),
+            first_arrival=NOON,
+            last_arrival=NOON,
+            source=Source(site="malabo", node="CT1", calling_aet="CT1", called_aet="KIVUKO", address="10.0.0.1"),
+            sites=("malabo",),
+            attributes={"Modality": "CT", **attributes},
+            evidence=(),
+        ),
+    )
+
+
+async def complete(desk: Desk, *events: Event[Any]) -> None:
+    async with desk.database.transaction() as tx:
+        for event in events:
+            await desk.meeting.completed(event, tx)
+
+
+async def linked(desk: Desk) -> dict[str, tuple[str | None, str | None, bool]]:
+    wanted = select(studies, orders.c.placer).join(orders, orders.c.id == studies.c.order_id, isouter=True)
+    async with desk.database.reading() as tx:
+        rows = await tx.execute(wanted)
+        return {row.study_instance_uid: (row.placer, row.matched_by, row.contradicts) for row in rows}
+
+
+@pytest.mark.parametrize("first", ["order", "study"])
+async def test_a_study_is_given_its_order_whichever_comes_first(desk: Desk, first: str) -> None:
+    said = [
+        order(0, placer="P1", about={"StudyInstanceUID": ("1.1",)}, steps=CT),
+        order(0, placer="P2", accession="A2", message="m2", steps=CT),
+    ]
+    came = completed("1.1", PatientID="100"), completed("1.2", AccessionNumber="A2", PatientID="300")
+    if first == "study":
+        await complete(desk, *came)
+    for one in said:
+        await desk.take(one)
+    if first == "order":
+        await complete(desk, *came)
+    assert await linked(desk) == {"1.1": ("P1", "study-uid", False), "1.2": ("P2", "accession", True)}
+
+
+async def test_the_patient_alone_is_enough_where_it_decides_also_under_a_merged_identifier(desk: Desk) -> None:
+    await desk.take(order(0, placer="P1", patient=JOHN, steps=CT))
+    await desk.take(merge(1))
+    await complete(desk, completed("1.1", PatientID="100"))
+    assert await linked(desk) == {"1.1": ("P1", "patient", False)}
+
+
+async def test_orders_that_join_keep_their_studies(desk: Desk) -> None:
+    await desk.take(order(0, placer="P1", steps=CT))
+    await desk.take(order(1, filler="F1", about={"StudyInstanceUID": ("1.1",)}, steps=CT))
+    await complete(desk, completed("1.1", PatientID="100"))
+    await desk.take(order(2, "update", placer="P1", filler="F1"))
+    assert await linked(desk) == {"1.1": ("P1", "study-uid", False)}
+
+
+async def test_what_stays_alone_is_listed_and_counted_after_its_time(desk: Desk) -> None:
+    await desk.take(order(0, placer="P1", steps=CT))
+    await complete(desk, completed("1.1", PatientID="999"))
+    assert await desk.meeting.look(desk.database) == (1, 0)
+    desk.meeting.order_grace = timedelta(hours=1)
+    assert await desk.meeting.look(desk.database) == (1, 1)
+    async with desk.database.reading() as tx:
+        [study] = await matching_rows.studies_without(tx, [], *desk.meeting.studies_between(), 10)
+        [alone] = await matching_rows.orders_without(tx, [], *desk.meeting.orders_between(), 10)
+    assert (study.study_instance_uid, alone.placer) == ("1.1", "P1")
+    await desk.take(order(1, "cancel", placer="P1"))
+    assert await desk.meeting.look(desk.database) == (1, 0)

@@ -1,0 +1,228 @@
+"""Performed procedure steps over the network, with peers that nobody here wrote."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+from sqlalchemy import select, update
+
+from services.worklist import forward_rows
+from services.worklist.models import mpps, mpps_forwards
+from tests.integration.worklist.modality import Modality, Ris, Running, network, running
+from tests.unit.worklist.performed import MPPS, created, ended, made
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def ris() -> Iterator[Ris]:
+    server = Ris()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+async def worklist(tmp_path: Path, ris: Ris, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
+    monkeypatch.setenv("KIVUKO_WORKLIST_FORWARD_FIRST", "0.05")
+    monkeypatch.setenv("KIVUKO_WORKLIST_FORWARD_CAP", "0.2")
+    async with running(tmp_path, network(ris.port)) as found:
+        yield found
+
+
+async def rows(worklist: Running, table: Any) -> list[Any]:
+    async with worklist.database.reading() as tx:
+        return list((await tx.execute(select(table))).all())
+
+
+async def until_forwarded(worklist: Running, met: Callable[[Any], bool] = lambda row: row.state == "done") -> Any:
+    async with asyncio.timeout(60):
+        while not met(row := (await rows(worklist, mpps_forwards))[0]):  # noqa: ASYNC110 (what is waited for is in a database)
+            await asyncio.sleep(0.02)
+    return row
+
+
+def hex_of(status: Dataset) -> str:
+    return f"{status.Status:04X}"
+
+
+async def test_a_modality_reports_a_step_and_asks_for_it(worklist: Running) -> None:
+    def report() -> list[str]:
+        with Modality(worklist.port) as ct:
+            statuses = [ct.create(created(), MPPS)[0]]
+            statuses.append(ct.create(created(), MPPS)[0])
+            statuses.append(ct.set(ended(PerformedProcedureStepDescription=("Schädel",)), MPPS)[0])
+            again = ct.set(ended(), MPPS)[0]
+            assert again.ErrorID == 0xA710
+            assert again.ErrorComment == "Performed Procedure Step Object may no longer be updated"
+            statuses.append(again)
+            statuses.append(ct.set(ended(), f"{MPPS}.9")[0])
+            status, given = ct.get(MPPS, [])
+            statuses.append(status)
+            assert given is not None
+            assert given.PerformedProcedureStepStatus == "COMPLETED"
+            assert given.PerformedProcedureStepDescription == "Schädel"
+            assert str(given.PatientName) == "Nguema^Jané"
+            assert len(given.PerformedSeriesSequence[0].ReferencedImageSequence) == 2
+            statuses.append(ct.get(f"{MPPS}.9", [])[0])
+            return [hex_of(status) for status in statuses]
+
+    assert await asyncio.to_thread(report) == ["0000", "0111", "0000", "0110", "0112", "0000", "0112"]
+
+
+async def test_what_is_wrong_is_named_to_the_modality(worklist: Running) -> None:
+    def report() -> tuple[Dataset, Dataset, Dataset]:
+        with Modality(worklist.port) as ct:
+            # The wrong values come with it, which the peer reads past.
+            wrong, _ = ct.create(created(PerformedProcedureStepStatus=("DISCONTINUED",)), MPPS)
+            lacking = dict(created())
+            del lacking["PerformedStationAETitle"]
+            missing, _ = ct.create(lacking, MPPS)
+            ct.create(created(), MPPS)
+            empty, _ = ct.set(ended(PerformedSeriesSequence=()), MPPS)
+            return wrong, missing, empty
+
+    wrong, missing, empty = await asyncio.to_thread(report)
+    assert [hex_of(each) for each in (wrong, missing, empty)] == ["0106", "0120", "0121"]
+    assert missing.ErrorComment == "PerformedStationAETitle is missing"
+
+
+async def test_a_modality_that_gives_no_uid_gets_one(worklist: Running) -> None:
+    def report() -> Dataset:
+        with Modality(worklist.port) as ct:
+            return ct.create(created(), None)[0]
+
+    assert hex_of(await asyncio.to_thread(report)) == "0000"
+    assert [row.state for row in await rows(worklist, mpps)] == ["in-progress"]
+
+
+async def test_many_images_are_taken(worklist: Running) -> None:
+    many = made("1.2.3", *(f"1.2.3.{number}" for number in range(5000)))
+
+    def report() -> list[str]:
+        with Modality(worklist.port) as ct:
+            return [hex_of(ct.create(created(), MPPS)[0]), hex_of(ct.set(ended("COMPLETED", many), MPPS)[0])]
+
+    assert await asyncio.to_thread(report) == ["0000", "0000"]
+    assert [row.instance_count for row in await rows(worklist, mpps)] == [5000]
+
+
+async def report_whole(worklist: Running, uid: str = MPPS) -> None:
+    def report() -> None:
+        with Modality(worklist.port) as ct:
+            assert hex_of(ct.create(created(), uid)[0]) == "0000"
+            assert hex_of(ct.set({"PerformedProcedureTypeDescription": ("CT",)}, uid)[0]) == "0000"
+            assert hex_of(ct.set(ended(), uid)[0]) == "0000"
+
+    await asyncio.to_thread(report)
+
+
+async def test_a_step_is_passed_on_in_the_order_in_which_it_was_reported(worklist: Running, ris: Ris) -> None:
+    await report_whole(worklist)
+    heard = await asyncio.to_thread(ris.until, 3)
+    assert [(operation, uid) for operation, uid, _ in heard] == [("N-CREATE", MPPS), ("N-SET", MPPS), ("N-SET", MPPS)]
+    assert [each.get("PerformedProcedureStepStatus") for _, _, each in heard] == ["IN PROGRESS", None, "COMPLETED"]
+    assert str(heard[0][2].PatientName) == "Nguema^Jané"
+    assert (await until_forwarded(worklist)).sent == 3
+
+
+async def test_what_fails_is_tried_until_it_is_there(worklist: Running, ris: Ris) -> None:
+    tries: list[str] = []
+
+    def answer(operation: str, _uid: str) -> tuple[int, int | None]:
+        tries.append(operation)
+        return (0xA700, None) if len(tries) in (1, 2, 4) else (0, None)
+
+    ris.answers = answer
+    await report_whole(worklist)
+    assert (await until_forwarded(worklist)).sent == 3
+    assert tries == ["N-CREATE"] * 3 + ["N-SET"] * 3
+
+
+async def test_an_answer_that_was_lost_costs_nothing(worklist: Running, ris: Ris) -> None:
+    """It was taken before, and nobody noted it: the RIS says that it has it."""
+    known: set[str] = set()
+
+    def answer(operation: str, uid: str) -> tuple[int, int | None]:
+        if operation == "N-CREATE":
+            return (0x0111, None) if uid in known or known.add(uid) else (0, None)
+        return 0x0110, 0xA710
+
+    known.add(MPPS)
+    ris.answers = answer
+    await report_whole(worklist)
+    row = await until_forwarded(worklist)
+    assert (row.sent, row.problem) == (3, None)
+
+
+async def test_a_ris_that_has_forgotten_a_step_gets_it_from_the_first(worklist: Running, ris: Ris) -> None:
+    forgets = iter([True])
+
+    def answer(operation: str, _uid: str) -> tuple[int, int | None]:
+        return (0x0112, None) if operation == "N-SET" and next(forgets, False) else (0, None)
+
+    ris.answers = answer
+    await report_whole(worklist)
+    await until_forwarded(worklist)
+    assert [operation for operation, _, _ in ris.heard] == ["N-CREATE", "N-SET", "N-CREATE", "N-SET", "N-SET"]
+
+
+async def test_what_is_refused_waits_for_people(worklist: Running, ris: Ris) -> None:
+    ris.answers = lambda _operation, _uid: (0x0120, None)
+    await report_whole(worklist)
+    row = await until_forwarded(worklist, lambda row: row.state == "failed")
+    assert row.sent == 0
+    assert row.problem == "it answers the N-CREATE with status 0120"
+
+
+async def test_a_ris_that_is_away_gets_it_when_it_is_back(worklist: Running, ris: Ris) -> None:
+    port = ris.port
+    ris.close()
+    await report_whole(worklist)
+    await until_forwarded(worklist, lambda row: row.problem is not None)
+    back = Ris(port)
+    try:
+        await asyncio.to_thread(back.until, 3)
+        await until_forwarded(worklist)
+    finally:
+        back.close()
+
+
+async def test_what_a_killed_process_had_in_hand_is_sent_by_the_next(tmp_path: Path, ris: Ris) -> None:
+    async with running(tmp_path, network()) as first:
+        await report_whole(first)
+        async with first.database.transaction() as tx:
+            (row,) = (await tx.execute(select(mpps))).all()
+            await tx.execute(
+                mpps_forwards.insert().values(
+                    mpps_id=row.id,
+                    node="RIS",
+                    sent=0,
+                    state="open",
+                    failures=0,
+                    due_at=row.created_at,
+                    changed_at=row.created_at,
+                    leased_by="dead",
+                    leased_until=row.created_at,
+                )
+            )
+    async with running(tmp_path, network(ris.port), version=2) as second:
+        await asyncio.to_thread(ris.until, 3)
+        await until_forwarded(second)
+
+
+async def test_nothing_that_comes_while_a_step_is_passed_on_is_left_behind(worklist: Running, ris: Ris) -> None:
+    """The N-SET comes while the RIS is asked about the N-CREATE, and finds the forward neither open nor done."""
+    await report_whole(worklist)
+    await until_forwarded(worklist)
+    async with worklist.database.transaction() as tx:
+        await tx.execute(update(mpps_forwards).values(state="open", sent=2))
+    await asyncio.to_thread(ris.until, 3)
+    # Two messages are noted, three are there: it is not done.
+    async with worklist.database.transaction() as tx:
+        (row,) = (await tx.execute(select(mpps_forwards))).all()
+        await tx.execute(update(mpps_forwards).values(leased_by="other"))
+        await forward_rows.note_sent(tx, "RIS", row.mpps_id, 2, "other", row.changed_at)
+        assert (await tx.execute(select(mpps_forwards.c.state))).scalar_one() == "open"

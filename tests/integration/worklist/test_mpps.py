@@ -1,0 +1,311 @@
+"""Performed procedure steps on both databases: each success is kept with all that follows from it."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from contracts.definition import Definition, Snapshot
+from libs.messaging.outbox import Outbox
+from services.worklist import dataset, mpps, step
+from services.worklist.attributes import Attributes
+from services.worklist.caller import Caller, Done
+from services.worklist.models import items, messaging, mpps_forwards, mpps_items, mpps_messages
+from services.worklist.models import mpps as steps_table
+from tests.integration.worklist.conftest import Desk
+from tests.unit.worklist.performed import MPPS, STUDY, created, ended, made, reason, scheduled
+from tests.unit.worklist.said import NOON, order
+
+pytestmark = pytest.mark.integration
+
+OTHER = "1.2.826.0.1.3680043.8.498.77.2"
+
+
+def definition(**more: Any) -> Definition:
+    return Definition.model_validate(
+        {
+            "kivuko": 1,
+            "name": "t",
+            "timezone": "Africa/Malabo",
+            "sites": {"malabo": {"name": "Malabo", "tenant": "minsabs"}, "other": {"name": "O", "tenant": "elsewhere"}},
+            "nodes": {
+                "CT1": {"site": "malabo", "host": "10.0.0.1", "may": ["mpps"]},
+                "RIS": {"site": "malabo", "host": "10.0.0.2", "port": 104},
+                "ALIEN": {"site": "other", "host": "10.0.0.3", "port": 104},
+            },
+            **more,
+        }
+    )
+
+
+@dataclass
+class View:
+    """The network definition in force."""
+
+    current: Snapshot
+
+
+def caller(node: str = "CT1", tenant: str = "minsabs", site: str = "malabo") -> Caller:
+    return Caller("a1", node, site, tenant, node, "KIVUKO", "10.0.0.1")
+
+
+@dataclass
+class Room:
+    """Orders and steps on a database; calls are made as an association makes them, from a thread."""
+
+    desk: Desk
+    steps: mpps.Steps
+    view: View
+    syntax: str = dataset.EXPLICIT
+    caller: Caller = field(default_factory=caller)
+
+    async def create(self, said: Attributes, uid: str = MPPS) -> Done:
+        data = dataset.encode(said, self.syntax)
+        return await asyncio.to_thread(self.steps.create, self.caller, uid, data, self.syntax)
+
+    async def set(self, said: Attributes, uid: str = MPPS) -> Done:
+        data = dataset.encode(said, self.syntax)
+        return await asyncio.to_thread(self.steps.set, self.caller, uid, data, self.syntax)
+
+    async def get(self, *tags: int, uid: str = MPPS) -> Done:
+        return await asyncio.to_thread(self.steps.get, self.caller, uid, tags, self.syntax)
+
+    async def performed(self) -> dict[str, str | None]:
+        """Give what is known to be performed, by step."""
+        async with self.desk.database.reading() as tx:
+            return {row.step_id: row.performed for row in await tx.execute(select(items))}
+
+    async def rows(self, table: Any) -> list[dict[str, Any]]:
+        async with self.desk.database.reading() as tx:
+            return [dict(row._asdict()) for row in await tx.execute(select(table))]
+
+    async def told(self) -> list[tuple[str, dict[str, Any]]]:
+        """Give the events of steps."""
+        async with self.desk.database.reading() as tx:
+            rows = await tx.execute(select(messaging.outbox).order_by(messaging.outbox.c.id))
+        events = [(row.type, row.body) for row in rows]
+        named = [(kind.split(".")[2], mpps_event) for kind, mpps_event in events if ".procedure." in kind]
+        return [(kind, json.loads(body)["data"]) for kind, body in named]
+
+
+@pytest.fixture
+async def room(desk: Desk) -> Room:
+    view = View(Snapshot(version=1, document_hash="h", definition=definition(mpps={"forward": ["RIS", "ALIEN"]})))
+    outbox = Outbox("worklist", "local", lambda: NOON, messaging)
+    steps = mpps.Steps(
+        desk.database,
+        outbox,
+        view,  # type: ignore[arg-type]  # only `current` is asked for
+        lambda: NOON,
+        loop=asyncio.get_running_loop(),
+    )
+    return Room(desk, steps, view)
+
+
+async def ordered(room: Room, *step_ids: str, study: str = STUDY, accession: str = "A1") -> None:
+    """Place an order with these steps."""
+    await room.desk.take(
+        order(
+            0,
+            placer=f"P-{accession}",
+            accession=accession,
+            about={"StudyInstanceUID": (study,)},
+            steps={
+                each: {"ScheduledProcedureStepID": (each,), "Modality": ("CT",), "ScheduledStationAETitle": ("CT1",)}
+                for each in step_ids
+            },
+            message=f"order-{accession}",
+        )
+    )
+
+
+async def test_a_step_goes_from_in_progress_to_completed_with_all_that_follows(room: Room) -> None:
+    await ordered(room, "S1", "S2")
+    assert (await room.create(created(scheduled(step_id="S1", accession="A1")))).status == step.SUCCESS
+    assert await room.performed() == {"S1": "in-progress", "S2": None}
+    done = await room.set(ended("COMPLETED", made("1.2.3.1", "1.1", "1.2"), made("1.2.3.2", "1.3", others=("1.4",))))
+    assert done.status == step.SUCCESS
+    assert await room.performed() == {"S1": "completed", "S2": None}
+    (started, begun), (completed, end) = await room.told()
+    assert (started, completed) == ("started", "completed")
+    # Half past one in Malabo is half past twelve in UTC.
+    assert begun["started_at"] == "2026-11-20T12:05:00Z"
+    assert end["ended_at"] == "2026-11-20T12:15:00Z"
+    assert end["instance_count"] == 4
+    assert [each["instance_count"] for each in end["series"]] == [2, 2]
+    assert (end["study_instance_uid"], end["accession_number"], end["source"]["node"]) == (STUDY, "A1", "CT1")
+    assert [row["number"] for row in await room.rows(mpps_messages)] == [0, 1]
+
+
+async def test_one_step_may_be_done_for_several_scheduled_ones(room: Room) -> None:
+    await ordered(room, "S1", "S2", "S3")
+    await room.create(created(scheduled(step_id="S1"), scheduled(step_id="S3")))
+    assert await room.performed() == {"S1": "in-progress", "S2": None, "S3": "in-progress"}
+    await room.set(ended())
+    assert await room.performed() == {"S1": "completed", "S2": None, "S3": "completed"}
+    # One study, one event each.
+    assert [kind for kind, _ in await room.told()] == ["started", "completed"]
+
+
+async def test_two_orders_done_as_one_study_are_found_by_their_accession_numbers(room: Room) -> None:
+    await ordered(room, "S1", study="1.2.1", accession="A1")
+    await ordered(room, "S1", study="1.2.2", accession="A2")
+    own = "1.2.99"
+    await room.create(created(scheduled(own, "S1", "A1"), scheduled(own, "S1", "A2")))
+    assert [(row["matched_by"], row["item_id"] is None) for row in await room.rows(mpps_items)] == [
+        ("accession", False),
+        ("accession", False),
+    ]
+    await room.set(ended())
+    ((_, _), (_, end)) = await room.told()
+    assert end["study_instance_uid"] == own
+    assert end["instance_count"] == 2
+
+
+async def test_steps_of_several_studies_do_not_say_what_belongs_to_which(room: Room) -> None:
+    await room.create(created(scheduled("1.2.1", "S1"), scheduled("1.2.2", "S1")))
+    await room.set(ended())
+    told = await room.told()
+    assert [(kind, said["study_instance_uid"]) for kind, said in told] == [
+        ("started", "1.2.1"),
+        ("started", "1.2.2"),
+        ("completed", "1.2.1"),
+        ("completed", "1.2.2"),
+    ]
+    assert {said["instance_count"] for kind, said in told if kind == "completed"} == {None}
+
+
+async def test_an_unscheduled_step_is_kept_and_told(room: Room) -> None:
+    await ordered(room, "S1")
+    assert (await room.create(created(scheduled("1.2.55")))).status == step.SUCCESS
+    assert (await room.set(ended())).status == step.SUCCESS
+    assert await room.performed() == {"S1": None}
+    assert [said["study_instance_uid"] for _, said in await room.told()] == ["1.2.55", "1.2.55"]
+
+
+async def test_a_step_appended_to_a_completed_one_does_not_open_its_item_again(room: Room) -> None:
+    await ordered(room, "S1")
+    await room.create(created(scheduled(step_id="S1")))
+    await room.set(ended())
+    await room.create(created(scheduled(step_id="S1")), OTHER)
+    assert await room.performed() == {"S1": "completed"}
+    await room.set(ended("DISCONTINUED"), OTHER)
+    assert await room.performed() == {"S1": "completed"}
+
+
+async def test_what_was_discontinued_may_be_begun_again(room: Room) -> None:
+    await ordered(room, "S1")
+    await room.create(created(scheduled(step_id="S1")))
+    await room.set(ended("DISCONTINUED"))
+    assert await room.performed() == {"S1": "discontinued"}
+    await room.create(created(scheduled(step_id="S1")), OTHER)
+    assert await room.performed() == {"S1": "in-progress"}
+
+
+async def test_a_step_of_the_wrong_entry_leaves_that_entry_to_be_done(room: Room) -> None:
+    await ordered(room, "S1")
+    await room.create(created(scheduled(step_id="S1")))
+    why = {"PerformedProcedureStepDiscontinuationReasonCodeSequence": (reason("110514"),)}
+    await room.set(ended("DISCONTINUED", **why))
+    assert await room.performed() == {"S1": None}
+    assert (await room.told())[-1][1]["wrong_entry"] is True
+
+
+async def test_a_step_that_names_another_patient_is_linked_by_its_study_and_shown(room: Room) -> None:
+    await ordered(room, "S1")
+    await room.create(created(scheduled(step_id="S1"), patient="OTHER"))
+    assert [row["contradicts"] for row in await room.rows(mpps_items)] == [True]
+
+
+async def test_an_accession_number_is_not_enough_for_another_patient(room: Room) -> None:
+    await ordered(room, "S1")
+    await room.create(created(scheduled("1.2.99", "S1", "A1"), patient="OTHER"))
+    assert [row["item_id"] for row in await room.rows(mpps_items)] == [None]
+    assert await room.performed() == {"S1": None}
+
+
+async def test_a_modality_that_saw_no_answer_is_told_that_it_is_there(
+    room: Room, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = created()
+    await room.create(said)
+    assert (await room.create(said)).status == step.DUPLICATE_SOP_INSTANCE
+    assert (await room.create(created(patient="OTHER"))).status == step.DUPLICATE_SOP_INSTANCE
+    await room.set(ended())
+    again = await room.set(ended())
+    assert (again.status, again.error_id) == (step.PROCESSING_FAILURE, step.NO_LONGER_UPDATED)
+    other = await room.set(ended("DISCONTINUED"))
+    assert (other.status, other.error_id) == (step.PROCESSING_FAILURE, step.NO_LONGER_UPDATED)
+    (row,) = await room.rows(steps_table)
+    assert (row["repeated"], row["state"], row["patient"]) == (2, "completed", "100")
+    logged = [line for line in capfd.readouterr().err.splitlines() if "performed procedure step" in line]
+    assert sum("said again what is known" in line for line in logged) == 2
+    assert sum("refused" in line for line in logged) == 2
+    assert not any("Nguema" in line for line in logged)
+
+
+async def test_a_step_is_nobody_elses(room: Room) -> None:
+    await room.create(created())
+    room.caller = caller("ALIEN", "elsewhere", "other")
+    assert (await room.set(ended())).status == step.NO_SUCH_SOP_INSTANCE
+    assert (await room.get()).status == step.NO_SUCH_SOP_INSTANCE
+    assert (await room.create(created())).status == step.SUCCESS
+
+
+async def test_what_is_refused_leaves_nothing(room: Room) -> None:
+    await ordered(room, "S1")
+    wrong = await room.create(created(scheduled(step_id="S1"), PerformedProcedureStepStatus=("COMPLETED",)))
+    assert wrong.status == step.INVALID_ATTRIBUTE_VALUE
+    assert wrong.attributes == (0x00400252,)
+    assert wrong.dataset is not None
+    assert step.text(dataset.decode(wrong.dataset, room.syntax), "PerformedProcedureStepStatus") == "COMPLETED"
+    assert (await room.set(ended())).status == step.NO_SUCH_SOP_INSTANCE
+    assert await room.rows(steps_table) == []
+    assert await room.performed() == {"S1": None}
+    assert await room.told() == []
+
+
+@pytest.mark.parametrize("syntax", dataset.TRANSFER_SYNTAXES)
+async def test_a_step_is_given_back_as_it_is_now(room: Room, syntax: str) -> None:
+    room.syntax = syntax
+    await room.create(created())
+    await room.set(ended(PerformedProcedureStepDescription=("Schädel",)))
+    done = await room.get()
+    assert done.status == step.SUCCESS
+    assert done.dataset is not None
+    given = dict(dataset.decode(done.dataset, syntax))
+    assert given.pop("SpecificCharacterSet") == ("ISO_IR 192",)
+    assert given == {**created(), **ended(PerformedProcedureStepDescription=("Schädel",))}
+    some = await room.get(0x00400252, 0x00100010, 0x00091001)
+    assert some.status == step.OPTIONAL_NOT_SUPPORTED
+    assert some.dataset is not None
+    assert set(dataset.decode(some.dataset, syntax)) - {"SpecificCharacterSet"} == {
+        "PerformedProcedureStepStatus",
+        "PatientName",
+    }
+
+
+async def test_bytes_that_are_no_dataset_get_a_status(room: Room) -> None:
+    done = await asyncio.to_thread(
+        room.steps.create, room.caller, MPPS, b"\x40\x00\x70\x02SQ\0\0\xff\xff\xff\xff1234", room.syntax
+    )
+    assert done.status == step.PROCESSING_FAILURE
+    done = await asyncio.to_thread(room.steps.create, room.caller, "1.2.x", b"", room.syntax)
+    assert done.status == step.INVALID_OBJECT_INSTANCE
+
+
+async def test_a_database_that_is_away_gets_a_status(room: Room) -> None:
+    await room.create(created())
+    async with room.desk.database.migrating() as connection:
+        await connection.exec_driver_sql("ALTER TABLE mpps RENAME TO gone")
+    done = await room.set(ended())
+    assert done.status == step.PROCESSING_FAILURE
+    assert done.error_id is None
+
+
+async def test_steps_are_forwarded_within_their_tenant_only(room: Room) -> None:
+    await room.create(created())
+    assert [(row["node"], row["state"], row["sent"]) for row in await room.rows(mpps_forwards)] == [("RIS", "open", 0)]

@@ -1,0 +1,113 @@
+"""What was ordered, in conditions and as a trigger; whichever comes first."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.envelope import Event
+from contracts.order import OrderCancelled, OrderChanged, OrderPlaced
+from tests.unit.rules.scene import (
+    NOW,
+    STUDY,
+    TENANT,
+    Scene,
+    completed,
+    definition,
+    instance,
+    items,
+    make_scene,
+    rule,
+    stored,
+)
+
+ONE = instance(1, AccessionNumber="A1")
+
+
+def ordered(
+    model: type[OrderPlaced | OrderChanged | OrderCancelled] = OrderPlaced,
+    revision: int = 1,
+    uid: str = STUDY,
+    **more: Any,
+) -> Event[Any]:
+    told = model(
+        **{
+            "accession_number": "A1",
+            "study_instance_uid": uid,
+            "priority": "stat",
+            "modality": "CT",
+            "patient_id": "100",
+            "requested_priority": "STAT",
+            "revision": revision,
+            **more,
+        }
+    )
+    name = {OrderPlaced: "placed", OrderChanged: "changed", OrderCancelled: "cancelled"}[model]
+    return Event[Any](
+        id=f"{name}{revision}{uid}",
+        source="/local/worklist",
+        type=f"kivuko.order.{name}.v1",
+        subject=uid,
+        time=NOW,
+        tenant=TENANT,
+        site="malabo",
+        sequence=1,
+        data=told,
+    )
+
+
+async def tell(scene: Scene, *events: Event[Any]) -> None:
+    for event in events:
+        async with scene.database.transaction() as tx:
+            cancelled = isinstance(event.data, OrderCancelled)
+            await scene.decider.told_of_order(event, tx, cancelled=cancelled)
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> Any:
+    made = await make_scene(tmp_path)
+    yield made
+    await made.database.close()
+
+
+def destinations(requests: Any) -> set[str]:
+    return {name for name, _ in items(requests)}
+
+
+@pytest.mark.parametrize("uid", [STUDY, "9.9"])
+async def test_conditions_of_images_and_studies_read_the_order_by_uid_or_accession(scene: Scene, uid: str) -> None:
+    asks = 'order.priority == "STAT" && order.modality == "CT"'
+    await scene.apply(definition(rule("i", when=asks), rule("s", "telerad", "study", when=asks)))
+    await tell(scene, ordered(uid=uid))
+    await scene.take(stored(ONE), completed(ONE, AccessionNumber="A1"))
+    assert destinations(await scene.requested()) == {"pacs", "telerad"}
+
+
+async def test_without_an_order_it_is_empty_and_a_cancelled_one_is_none(scene: Scene) -> None:
+    await scene.apply(
+        definition(rule("s", "telerad", "study", when='order.priority == ""'), rule("o", trigger="order"))
+    )
+    await tell(scene, ordered(), ordered(OrderCancelled, 2))
+    await scene.take(stored(ONE), completed(ONE, AccessionNumber="A1"))
+    assert destinations(await scene.requested()) == {"telerad"}
+
+
+async def test_of_two_events_in_the_wrong_order_the_newer_one_counts(scene: Scene) -> None:
+    await scene.apply(definition(rule("s", "telerad", "study", when='order.priority == "ROUTINE"')))
+    await tell(scene, ordered(OrderChanged, 5, requested_priority="ROUTINE"), ordered(revision=1))
+    await scene.take(stored(ONE), completed(ONE, AccessionNumber="A1"))
+    assert destinations(await scene.requested()) == {"telerad"}
+
+
+@pytest.mark.parametrize("first", ["order", "study"])
+@pytest.mark.parametrize("uid", [STUDY, "9.9"])
+async def test_an_order_triggers_rules_whichever_comes_first(scene: Scene, first: str, uid: str) -> None:
+    await scene.apply(definition(rule("i"), rule("o", "telerad", "order", when='order.priority == "STAT"')))
+    if first == "order":
+        await tell(scene, ordered(uid=uid))
+    await scene.take(stored(ONE), completed(ONE, AccessionNumber="A1"))
+    if first == "study":
+        assert destinations(await scene.requested()) == {"pacs"}
+        await tell(scene, ordered(uid=uid))
+    assert destinations(await scene.requested()) == {"pacs", "telerad"}
+    assert "order" in {one.occasion for one in await scene.decided()}

@@ -1,0 +1,74 @@
+"""Which item a performed step is: rather none than a wrong one, for it would close another patient's item."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.worklist.link import Candidate, Link, Reference, choose, references
+from tests.unit.worklist.performed import created, scheduled
+
+pytestmark = pytest.mark.unit
+
+
+def item(
+    key: int, study: str = "1.1", step_id: str = "S1", accession: str = "A1", patient: str = "100", modality: str = "CT"
+) -> Candidate:
+    return Candidate(key, study, accession, step_id, patient, modality)
+
+
+@pytest.mark.parametrize(
+    ("reference", "items", "expected"),
+    [
+        (Reference("1.1", "A1", "S2"), [item(1), item(2, step_id="S2")], Link(2, "step")),
+        # The order was sent again, and its only step has another name now.
+        (Reference("1.1", "A1", "OLD"), [item(1)], Link(1, "study")),
+        (Reference("1.1"), [item(1)], Link(1, "study")),
+        # Which of two: the one of its modality, or none.
+        (Reference("1.1"), [item(1), item(2, step_id="S2", modality="MR")], Link(1, "study")),
+        (Reference("1.1"), [item(1), item(2, step_id="S2")], None),
+        (Reference("1.1", "", "S9"), [item(1), item(2, step_id="S2")], None),
+        # Patients merge: the study is trusted, and people are told.
+        (Reference("1.1", "A1", "S1"), [item(1, patient="200")], Link(1, "step", contradicts=True)),
+        # The modality has made a study of its own.
+        (Reference("1.9", "A1", "S1"), [item(1), item(2, step_id="S2")], Link(1, "accession")),
+        (Reference("1.9", "A1", "S1"), [item(1, patient="200")], None),
+        (Reference("1.9", "A1", "S1"), [item(1, patient="")], Link(1, "accession")),
+        (Reference("1.9", "", "S1", ("1.1",)), [item(1), item(2, study="1.2")], Link(1, "referenced")),
+        (Reference("1.9", "", "S1", ("1.1",)), [item(1, patient="200")], None),
+        # A step's name is no number of an order.
+        (Reference("1.9", "", "S1"), [item(1)], None),
+        (Reference("1.9"), [], None),
+    ],
+)
+def test_the_item_of_a_step(reference: Reference, items: list[Candidate], expected: Link | None) -> None:
+    assert choose(reference, items, "100", "CT") == expected
+
+
+words = st.sampled_from(["", "x", "y"])
+candidates = st.lists(
+    st.builds(Candidate, st.integers(1, 5), st.sampled_from(["1.1", "1.2"]), words, words, words, words),
+    max_size=4,
+    unique_by=lambda each: each.item_id,
+)
+
+
+@given(st.builds(Reference, st.sampled_from(["1.1", "1.2", "1.3"]), words, words), candidates, words, words)
+def test_no_link_without_a_study_or_the_patients_accession_number(
+    reference: Reference, those: list[Candidate], patient: str, modality: str
+) -> None:
+    found = choose(reference, those, patient, modality)
+    if found is None:
+        return
+    (chosen,) = (each for each in those if each.item_id == found.item_id)
+    same = not chosen.patient or not patient or chosen.patient == patient
+    if chosen.study_instance_uid != reference.study_instance_uid:
+        assert reference.accession
+        assert chosen.accession == reference.accession
+        assert same
+    assert found.contradicts == (not same)
+
+
+def test_a_sequence_is_read() -> None:
+    study = {"ReferencedSOPClassUID": ("1.2.840.10008.3.1.2.3.1",), "ReferencedSOPInstanceUID": ("1.5",)}
+    said = created(scheduled("1.1", "S1", "A1"), scheduled("1.2", ReferencedStudySequence=(study, study)))
+    assert references(said) == (Reference("1.1", "A1", "S1"), Reference("1.2", referenced=("1.5",)))
