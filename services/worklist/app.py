@@ -10,11 +10,11 @@ from libs.snapshot import NetworkView
 from services.worklist.api import make_router
 from services.worklist.filing import Zones
 from services.worklist.handlers import register
+from services.worklist.hl7_api import add_routes
+from services.worklist.hl7_port import Hl7Port
 from services.worklist.matching_api import make_matching_router
 from services.worklist.matching_settings import MatchingSettings
 from services.worklist.meeting import Meeting
-from services.worklist.hl7_api import add_routes
-from services.worklist.hl7_port import Hl7Port
 from services.worklist.merge_api import make_merge_router
 from services.worklist.models import messaging
 from services.worklist.order_api import make_order_router

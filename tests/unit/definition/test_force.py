@@ -78,7 +78,6 @@ def test_the_rest_is_said_once_for_all_nodes() -> None:
 def test_the_national_example_names_every_part_that_is_open() -> None:
     said = "\n".join(not_in_force(Definition.model_validate(read((EXAMPLES / "national.yaml").read_text()).data)))
     for part in (
-        "mpps",
         "find",
         "move",
         "failover",
