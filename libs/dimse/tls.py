@@ -73,6 +73,11 @@ def files_of(settings: "Settings") -> Files | None:
     return _files(settings, settings.dicom_tls_port)
 
 
+def worklist_files_of(settings: "Settings") -> Files | None:
+    """Give the files of the worklist port with TLS, or nothing where it is off."""
+    return _files(settings, settings.worklist_tls_port)
+
+
 def hl7_files_of(settings: "Settings") -> Files | None:
     """Give the files of the HL7 port with TLS, or nothing where it is off."""
     return _files(settings, settings.hl7_tls_port)

@@ -333,8 +333,8 @@ class Decider:
             for source in sources
         }
         if "instance" in in_force.needs.orders:
-            asked = await ordered.of_study(tx, study.tenant, study.study_instance_uid, undecided[0].attributes)
-            surrounding = {source: replace(one, order=asked) for source, one in surrounding.items()}
+            order = await ordered.of_study(tx, study.tenant, study.study_instance_uid, undecided[0].attributes)
+            surrounding = {source: one.having(order=order) for source, one in surrounding.items()}
         made: list[Requested] = []
         read = sorted(in_force.rules.attributes("instance"))
         # Most instances of a batch say the same where the rules look.

@@ -26,9 +26,9 @@ def parts(definition: Definition | None) -> tuple[Part, ...]:
         ),
         Part(
             name="worklist",
-            in_force=False,
+            in_force=True,
             asked_for=sum("worklist" in node.may for node in nodes),
-            detail="Worklist queries are not answered yet: the worklist port is closed.",
+            detail="Worklist queries are answered.",
         ),
         Part(
             name="mpps",

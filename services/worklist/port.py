@@ -14,7 +14,8 @@ from libs.dimse.doorstep import Doorstep
 from libs.dimse.gate import Gate, lets_local_in
 from libs.dimse.listener import Listener
 from libs.dimse.provider import Options
-from libs.dimse.tls import CertificateError, Certificates, files_of, server_context
+from libs.dimse.tls import CertificateError, Certificates, server_context, worklist_files_of
+from libs.messaging.listen import DATABASE_AWAY
 from libs.messaging.outbox import Outbox
 from libs.service import Platform
 from libs.storage.database import Database
@@ -122,8 +123,8 @@ class _Running:
         index = Index()
         self.feed = Feed(database, index, settings.look_seconds)
         self.queries = Queries(database, clock, a_node=settings.queries_kept, days=settings.queries_days)
-        files = files_of(platform.settings)
-        self._tls = files is not None and platform.settings.worklist_tls_port is not None
+        files = worklist_files_of(platform.settings)
+        self._tls = files is not None
         self.gate = Gate(
             platform.network,
             database,
@@ -146,9 +147,7 @@ class _Running:
         taken = None if steps is None else steps()
         profile = platform.settings.tls_profile
         certificates = (
-            Certificates(files, lambda given: server_context(given, profile), _unfit)
-            if files is not None and self._tls
-            else None
+            Certificates(files, lambda given: server_context(given, profile), _unfit) if files is not None else None
         )
         self.door = Door(
             self.gate,
@@ -182,7 +181,10 @@ class _Running:
         for listener in self.listeners.values():
             listener.close()
         await asyncio.to_thread(self.door.stop)
-        await self.queries.write()
+        try:
+            await self.queries.write()
+        except DATABASE_AWAY as error:
+            _LOG.warning("the last queries are not recorded", reason=type(error).__name__)
 
     def _listener(self, port: int, variable: str, *, tls: bool) -> Listener:
         host = self._platform.settings.bind

@@ -6,8 +6,7 @@ The same query with the same outcome, once more, counts up its row: a modality t
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final
@@ -27,12 +26,6 @@ _MOST_WAITING: Final = 10_000
 _WRITE_EVERY: Final = 0.5
 _PRUNE_EVERY: Final = timedelta(minutes=10)
 _LONGEST_IDENTIFIER: Final = 1 << 16
-
-
-@dataclass
-class _Row:
-    values: dict[str, Any]
-    times: int
 
 
 class Queries:
@@ -78,24 +71,23 @@ class Queries:
             await asyncio.sleep(_WRITE_EVERY)
 
     async def write(self) -> None:
-        """Write what waits."""
+        """Write what waits; what can't be written now waits on, as far as there is room."""
         with self._lock:
-            taken, lost = list(self._waiting), self._lost
+            taken, self._waiting = self._waiting, deque()
+            lost, self._lost = self._lost, 0
         if lost:
             _LOG.warning("queries were not recorded: there were too many while the database was away", count=lost)
-        if taken:
+        if not taken:
+            return
+        try:
             await self._written(taken)
-        with self._lock:
-            for _ in range(min(len(taken), len(self._waiting))):
-                # The oldest may have gone meanwhile: what was written stands at the front, if it is there.
-                if self._waiting[0] is not taken[0]:
-                    taken.pop(0)
-                    continue
-                self._waiting.popleft()
-                taken.pop(0)
-            self._lost -= lost
+        except BaseException:
+            with self._lock:
+                taken.extend(self._waiting)
+                self._waiting = taken
+            raise
 
-    async def _written(self, taken: Sequence[Asked]) -> None:
+    async def _written(self, taken: Iterable[Asked]) -> None:
         latest = dict(self._latest)
         async with self._database.transaction() as tx:
             for asked in taken:

@@ -71,8 +71,9 @@ sixty attributes. The clock runs from the start of its process to its end, resul
 memory of the process and its two workers, pages that they share counted for each: flat if the most is near what it was
 at a fifth of the way.
 
-Worklist asks with one program for both (`tests/bench/worklist.py`: a connection, an association, a query of 30 keys, its
-answers, release), another station and day each time. Kivuko has ten times the items of `wlmscpfs`, and answers as many.
+Worklist asks with one program for both (`tests/bench/worklist.py`: a connection, an association, a query of 30 keys,
+its answers, release), another station and day each time. Kivuko has ten times the items of `wlmscpfs`, and answers
+as many.
 
 Neighbour has one destination that gets studies at a fixed pace, far below what the machine can do, and nine others
 that want as many at the same time: nine that misbehave (accepts then hangs, aborts after two objects, A700, B000,

@@ -18,6 +18,9 @@ from rich.progress import Progress
 from libs.dimse import command as commands
 from libs.dimse.negotiation import Proposed, Request
 from libs.dimse.requestor import Association, Patience
+from services.worklist.answer import answer
+from services.worklist.identifier import decode
+from services.worklist.query import Query
 from tests.bench.figure import Figure, at_least, at_most, beside, measured
 from tests.bench.worklist_server import A_DAY, DAYS, MODALITIES, items, station
 from tests.support.worklist import WlmScp
@@ -87,8 +90,10 @@ def run(progress: Progress) -> list[Figure]:
 
 def _peer(folder: Path) -> WlmScp:
     peer = WlmScp(folder, aet="KIVUKO")
+    # All that any query of this benchmark asks for, as it stands in a file.
+    whole = Query(decode(identifier(0, everything=True), _IMPLICIT))
     for number, item in enumerate(items(_PEER_ITEMS)):
-        peer.add(f"item{number}", item, "ISO_IR 100")
+        (peer.files / f"item{number}.wl").write_bytes(answer(whole, item, _IMPLICIT, ("ISO_IR 100",)).dataset)
     peer.start()
     return peer
 
@@ -141,15 +146,15 @@ def ask(port: int, keys: bytes) -> int:
     return matches
 
 
-def identifier(place: int) -> bytes:
-    """Give the keys of a typical query: a station on a day, by its place among all."""
+def identifier(place: int, *, everything: bool = False) -> bytes:
+    """Give the keys of a typical query: a station on a day, by its place among all; or the same without values."""
     day, of = place % DAYS, place // DAYS
     date = f"2026{11 if day < 9 else 12}{22 + day if day < 9 else day - 8:02}"
     step = _written(
         {
-            0x0008_0060: MODALITIES[of % len(MODALITIES)],
-            0x0040_0001: station(of),
-            0x0040_0002: date,
+            0x0008_0060: "" if everything else MODALITIES[of % len(MODALITIES)],
+            0x0040_0001: "" if everything else station(of),
+            0x0040_0002: "" if everything else date,
             **dict.fromkeys((0x0040_0003, 0x0040_0006, 0x0040_0007, 0x0040_0008, 0x0040_0009, 0x0040_0010), ""),
         }
     )

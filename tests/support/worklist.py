@@ -48,11 +48,13 @@ class Worklist:
         *,
         url: str | None = None,
         steps: Steps | None = None,
+        **settings: Any,
     ) -> None:
         self.folder = folder
         self._url = url or f"sqlite:///{folder / 'db'}"
         self._nodes = nodes
         self._steps = steps
+        self._settings = settings
         self._version = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="worklist loop")
@@ -154,7 +156,7 @@ class Worklist:
         self.view = NetworkView(self._fetch, self.folder / "kept.json")
         await self.view.refresh()
         platform = Platform(
-            settings=Settings(home=self.folder, worklist_port=0),
+            settings=Settings(home=self.folder, worklist_port=0, **self._settings),
             broker=cast("Any", None),
             objects=cast("Any", None),
             network=self.view,
@@ -250,5 +252,5 @@ def find(
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", check=False, timeout=60, env={"TCP_NODELAY": "1"}
         )
-        found = [dcmread(each, force=True) for each in sorted(answered.iterdir())]
+        found: list[Dataset] = [dcmread(each, force=True) for each in sorted(answered.iterdir())]
         return found, done.stdout + done.stderr

@@ -20,6 +20,7 @@ from libs.web.principal import LOCAL, Principal
 from services.worklist.caller import Caller, Done
 from services.worklist.dicom import MPPS, MPPS_RETRIEVE, WORKLIST
 from services.worklist.query_api import make_query_router
+from tests.support.authority import Authority
 from tests.support.process import program
 from tests.support.worklist import NOW, STEPS, Worklist, find
 
@@ -291,3 +292,25 @@ def test_changes_of_an_item_reach_modalities(tmp_path: Path) -> None:
         running.add({"attributes": item(2)})
         running.seen(2)
         assert numbers(find(running.port_number, query())[0]) == [1, 2]
+
+
+def test_the_port_speaks_tls_and_knows_a_node_by_its_certificate(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    ours, scanner, stranger = (authority.issue(name) for name in ("kivuko", "ct1.example", "else.example"))
+    nodes = {"CT1": {"certificate": "ct1.example"}, "CT2": {}}
+    with Worklist(
+        tmp_path,
+        nodes,
+        worklist_tls_port=0,
+        tls_certificate=ours.certificate,
+        tls_key=ours.key,
+        tls_ca=authority.certificate,
+    ) as running:
+        running.add({"attributes": item(1)})
+        running.seen(1)
+        port = int(running.port.addresses()["worklist-tls"].rpartition(":")[2])
+        for issued, seen in ((scanner, [1]), (stranger, [])):
+            flags = ["+tls", str(issued.key), str(issued.certificate), "+cf", str(authority.certificate)]
+            assert numbers(find(port, query(), flags=flags)[0]) == seen
+        assert numbers(find(running.port_number, query(), calling="CT1")[0]) == []
+        assert numbers(find(running.port_number, query(), calling="CT2")[0]) == [1]

@@ -81,8 +81,10 @@ def test_what_is_wrong_is_said_with_its_place(value: str, keyword: str, said: st
         ("hl7-mappings: {m: {extends: default, control: {NW: sometimes}}}", "schedule"),
         ("hl7-mappings: {m: {extends: nobody}}", "no mapping is called nobody"),
         (
-            "hl7-mappings: {m: {extends: default, set: {PatientState: {from: MedicalAlerts}, "
-            "MedicalAlerts: {from: PatientState}}}}",
+            (
+                "hl7-mappings: {m: {extends: default, set: {PatientState: {from: MedicalAlerts}, "
+                "MedicalAlerts: {from: PatientState}}}}"
+            ),
             "refer to each other",
         ),
         ("nodes: {R: {site: s, hl7: {}}}", "no address"),

@@ -6,7 +6,9 @@ STUDY = "1.2.826.0.1.3680043.8.498.1"
 MPPS = "1.2.826.0.1.3680043.8.498.77.1"
 
 
-def scheduled(study: str = STUDY, step_id: str = "", accession: str = "", **more: tuple[str, ...]) -> Attributes:
+def scheduled(
+    study: str = STUDY, step_id: str = "", accession: str = "", **more: tuple[str | Attributes, ...]
+) -> Attributes:
     """Give an item of the Scheduled Step Attributes Sequence."""
     said: dict[str, tuple[str | Attributes, ...]] = {
         "StudyInstanceUID": (study,),
