@@ -1,6 +1,6 @@
 """The items that modalities can be shown, in memory: by day, by station and day, and by the numbers that name them.
 
-Fed by one thread, asked by many. What an item says is kept packed: a hundred thousand take about 150 MB.
+Fed by one thread, asked by many. What an item says is kept packed.
 """
 
 import threading
