@@ -87,7 +87,7 @@ def _of_keys(keys: Iterable[Key], item: Attributes, level: Level | None) -> list
         if key.items is None:
             # PS3.4 section K.4.1.1.3.2: never without a value.
             if values or key.tag != _TIMEZONE:
-                found.append((key.tag, key.vr, tuple(values)))
+                found.append((key.tag, key.vr, tuple(each for each in values if isinstance(each, str))))
             continue
         asked = () if level is None else level.within(key.keyword)
         kept = [

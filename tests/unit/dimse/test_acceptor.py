@@ -9,7 +9,7 @@ from libs.dimse import command as commands
 from libs.dimse.acceptor import LONGEST_COMMAND, LONGEST_REQUEST, Association
 from libs.dimse.negotiation import Context, RefusedContext
 from libs.dimse.pdu import FRAGMENT, HEADER, LAST, Kind, Reason, Rejection
-from libs.dimse.provider import Declined, Ending, Sink
+from libs.dimse.provider import Declined, Ending, Reply, Sink
 from tests.support.association import (
     ABORT,
     BREAKS,
@@ -287,7 +287,7 @@ def test_a_broken_connection_is_lost() -> None:
 
 def test_an_abort_from_our_side_is_sent_in_the_users_name() -> None:
     class Stopping(Recorder):
-        def answer(self, context: Context, command: commands.Command) -> Iterable[commands.Command]:
+        def answer(self, context: Context, command: commands.Command) -> Iterable[commands.Command | Reply]:
             yield from super().answer(context, command)
             association.abort()
 
