@@ -7,7 +7,7 @@ put in other letters, and said to be.
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from operator import itemgetter
 from typing import Final, TypeAlias
 
@@ -28,10 +28,11 @@ _BY_CHARACTER_SET: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 _NARRATIVE: Final = frozenset({"LT", "ST", "UT"})
 _PLAIN_TEXT: Final = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"})
 _NUMBERS: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
-_IMPLICIT_HEAD: Final = struct.Struct("<HHI")
-_SHORT_HEAD: Final = struct.Struct("<HH2sH")
-_LONG_HEAD: Final = struct.Struct("<HH2sHI")
-_ITEM: Final = (0xFFFE, 0xE000)
+_TEXT: Final = _BY_CHARACTER_SET | _PLAIN_TEXT
+_TAG: Final = struct.Struct("<HH")
+_SHORT_LENGTH: Final = struct.Struct("<H").pack
+_LONG_LENGTH: Final = struct.Struct("<I").pack
+_ITEM: Final = _TAG.pack(0xFFFE, 0xE000)
 _LONGEST_SHORT: Final = 0xFFFE
 #: What no text but a narrative one may hold, PS3.5 section 6.1.3.
 _CONTROLS: Final = dict.fromkeys(range(0x20))
@@ -84,10 +85,9 @@ def _of_keys(keys: Iterable[Key], item: Attributes, level: Level | None) -> list
     for key in keys:
         values = item.get(key.keyword, ())
         if key.items is None:
-            texts = tuple(each for each in values if isinstance(each, str))
             # PS3.4 section K.4.1.1.3.2: never without a value.
-            if texts or key.tag != _TIMEZONE:
-                found.append((key.tag, key.vr, texts))
+            if values or key.tag != _TIMEZONE:
+                found.append((key.tag, key.vr, tuple(each for each in values if isinstance(each, str))))
             continue
         asked = () if level is None else level.within(key.keyword)
         kept = [
@@ -126,7 +126,7 @@ def _is_latin(found: Iterable[_Element]) -> bool:
             if not isinstance(value, str):
                 if not _is_latin(value):
                     return False
-            elif vr in _BY_CHARACTER_SET and not _fits(value, ("latin_1",)):
+            elif vr in _BY_CHARACTER_SET and not value.isascii() and max(value) > "\xff":
                 return False
     return True
 
@@ -154,23 +154,27 @@ class _Writer:
     def _element(self, tag: int, vr: str, values: _Values) -> bytes:
         if vr == "SQ":
             value = b"".join(
-                _IMPLICIT_HEAD.pack(*_ITEM, len(item)) + item
+                _ITEM + _LONG_LENGTH(len(item)) + item
                 for item in (self.dataset(each) for each in values if not isinstance(each, str))
             )
         else:
-            value = self._value(tag, vr, [each for each in values if isinstance(each, str)])
+            value = self._value(tag, vr, values) if values else b""
             if len(value) % 2:
                 value += b"\0" if vr in ("UI", "UN") else b" "
-        group, number = tag >> 16, tag & 0xFFFF
-        if self._implicit:
-            return _IMPLICIT_HEAD.pack(group, number, len(value)) + value
-        if vr in _LONG or len(value) > _LONGEST_SHORT:
+        if self._implicit or vr in _LONG:
+            return _head(tag, vr, self._implicit) + _LONG_LENGTH(len(value)) + value
+        if len(value) > _LONGEST_SHORT:
             # PS3.5 section 6.2.2: what is too long for its VR goes as UN.
-            code = vr if vr in _LONG else "UN"
-            return _LONG_HEAD.pack(group, number, code.encode("ascii"), 0, len(value)) + value
-        return _SHORT_HEAD.pack(group, number, vr.encode("ascii"), len(value)) + value
+            return _head(tag, "UN", False) + _LONG_LENGTH(len(value)) + value
+        return _head(tag, vr, False) + _SHORT_LENGTH(len(value)) + value
 
-    def _value(self, tag: int, vr: str, texts: Sequence[str]) -> bytes:
+    def _value(self, tag: int, vr: str, values: _Values) -> bytes:
+        if len(values) == 1 and vr in _TEXT:
+            only = values[0]
+            if isinstance(only, str) and only.isascii() and only.isprintable():
+                # As nearly all are.
+                return only.encode("ascii")
+        texts = [each for each in values if isinstance(each, str)]
         if vr in _NUMBERS:
             return b"".join(_number(vr, each) for each in texts)
         if vr in _BY_CHARACTER_SET:
@@ -208,6 +212,13 @@ class _Writer:
 
     def _changed(self, tag: int) -> None:
         self.replaced.add(dictionary.keyword_of(tag))
+
+
+@lru_cache(maxsize=4096)
+def _head(tag: int, vr: str, implicit: bool) -> bytes:
+    """Give what stands before an element's length."""
+    said = b"" if implicit else vr.encode("ascii") + (b"\0\0" if vr in _LONG else b"")
+    return _TAG.pack(tag >> 16, tag & 0xFFFF) + said
 
 
 def _number(vr: str, text: str) -> bytes:

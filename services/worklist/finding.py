@@ -31,7 +31,7 @@ from services.worklist import identifier, metric
 from services.worklist.answer import Answer, answer
 from services.worklist.caller import Caller
 from services.worklist.identifier import UnreadableError
-from services.worklist.index import Entry, Index
+from services.worklist.index import SUMMARY, Entry, Index
 from services.worklist.query import Query, said
 from services.worklist.view import View, view_of
 
@@ -214,16 +214,15 @@ class Finding:
         found: list[Entry] = []
         today = self._clock().strftime("%Y%m%d")
         modalities = query.exact("Modality")
+        summed_up = query.asked <= SUMMARY
         more = False
         for each in self._index.candidates(view.tenant, query, today):
             if modalities is not None and each.modality not in modalities:
                 continue
-            if not query.may_name(each.name):
-                continue
             hidden = view.hides(each.site, each.stations, each.modality)
             if hidden and asked.hidden >= view.limit:
                 continue
-            if not query.matches(each.attributes):
+            if not query.matches(each.summary) if summed_up else not query.matches(each.attributes):
                 continue
             if hidden:
                 asked.hidden += 1

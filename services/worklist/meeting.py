@@ -121,8 +121,10 @@ class Meeting:
         for kind, count, before in zip(("studies", "orders"), found, self._told, strict=True):
             _ASTRAY.labels(kind=kind).set(count)
             if count > before:
-                said = "studies have no order" if kind == "studies" else "orders have no study after their time"
-                _LOG.error(f"{said}: see `kivuko worklist unmatched`", count=count, kind="alarm")
+                if kind == "studies":
+                    _LOG.error("studies have no order: see `kivuko worklist unmatched`", count=count, kind="alarm")
+                else:
+                    _LOG.error("orders stay without study: see `kivuko worklist unmatched`", count=count, kind="alarm")
         self._told = found
         return found
 

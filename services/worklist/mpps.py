@@ -150,7 +150,7 @@ class Steps:
 
     def _accept(self, operation: str, caller: Caller, uid: str, answer: Accepted) -> Done:
         _LOG.info(
-            "performed procedure step " + ("created" if operation == "N-CREATE" else "changed"),
+            "performed procedure step created" if operation == "N-CREATE" else "performed procedure step changed",
             sop_instance_uid=uid,
             node=caller.node,
             tenant=caller.tenant,

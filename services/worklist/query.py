@@ -80,7 +80,6 @@ class Query:
 
     def __init__(self, keys: Sequence[Key], names: Names = "exact") -> None:
         self.keys = tuple(keys)
-        self._names = names
         self.level = Level("", keys, names)
 
     def matches(self, item: Attributes) -> bool:
@@ -101,16 +100,10 @@ class Query:
         """Whether a key is private, or not in our dictionary: it is returned empty."""
         return any(key.keyword.startswith("(") for key in self.keys)
 
-    def may_name(self, name: str) -> bool:
-        """Tell whether an item with this first Patient's Name may match."""
-        return self._name is None or self._name((name,))
-
     @cached_property
-    def _name(self) -> Test | None:
-        for key in self.keys:
-            if key.keyword == "PatientName" and not matching.is_universal("PN", key.values):
-                return matching.matcher("PN", key.values, self._names)
-        return None
+    def asked(self) -> frozenset[str]:
+        """Keywords that items are matched by, within sequences with a dot."""
+        return frozenset(self.level.asked())
 
     @cached_property
     def shape(self) -> tuple[object, ...]:
@@ -237,6 +230,15 @@ class Level:
             yield Mismatch(f"{self._path}{_DATE} and {_TIME}", self._moment[0], had)
         for keyword, levels in self._within.items():
             yield from _nearest(levels, _items(item, keyword))
+
+    def asked(self) -> Iterator[str]:
+        """List the keys that items are matched by."""
+        yield from (self._path + condition.keyword for condition in self._conditions)
+        if self._moment is not None:
+            yield from (self._path + _DATE, self._path + _TIME)
+        for levels in self._within.values():
+            for level in levels:
+                yield from level.asked()
 
     def ignored(self) -> Iterator[str]:
         """List the keys with a value by which nothing is matched."""

@@ -72,8 +72,8 @@ memory of the process and its two workers, pages that they share counted for eac
 at a fifth of the way.
 
 Worklist asks with one program for both (`tests/bench/worklist.py`: a connection, an association, a query of 30 keys,
-its answers, release), another station and day each time. Kivuko has ten times the items of `wlmscpfs`, and answers
-as many.
+its answers, release) for what another station has today, as modalities ask again and again; and once for days that
+nobody has asked for before. Kivuko has ten times the items of `wlmscpfs`, and answers as many.
 
 Neighbour has one destination that gets studies at a fixed pace, far below what the machine can do, and nine others
 that want as many at the same time: nine that misbehave (accepts then hangs, aborts after two objects, A700, B000,

@@ -60,5 +60,5 @@ def test_a_node_sees_its_own_site_unless_the_definition_says_more() -> None:
     assert isinstance(plain, Definition)
     assert isinstance(wide, Definition)
     views = [view_of(each, "CT1") for each in (plain, wide)]
-    assert [None if each is None else each.sites for each in views] == [frozenset("s"), frozenset("st")]
+    assert [None if each is None else each.sites for each in views] == [frozenset({"s"}), frozenset({"s", "t"})]
     assert view_of(plain, "CT2") is None
