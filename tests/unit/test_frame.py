@@ -184,3 +184,15 @@ def test_a_service_starts_with_what_its_image_holds(service: str) -> None:
     command = [sys.executable, "-c", ALONE, service, json.dumps(absent)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_revisions_of_tables_are_one_line_of_numbers(service: str) -> None:
+    # Two of one number are merged without a conflict, and then one of them never happens.
+    found = sorted((ROOT / "services" / service / "migrations" / "versions").glob("[0-9]*.py"))
+    assert [path.name[:4] for path in found] == [f"{number:04}" for number in range(1, len(found) + 1)]
+    for number, path in enumerate(found):
+        said = path.read_text()
+        before = f'"{number:04}"' if number else "None"
+        assert f'\nrevision = "{number + 1:04}"\n' in said, path.name
+        assert f"\ndown_revision = {before}\n" in said, path.name
