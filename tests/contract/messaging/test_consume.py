@@ -265,6 +265,6 @@ async def test_every_replica_hears_and_a_failing_one_tries_again_by_itself(stati
 
 def test_only_what_the_table_says_can_be_consumed(station: Station) -> None:
     with pytest.raises(ValueError, match=r"contracts/topics\.py"):
-        consume(station.broker, "worklist", StudyCompleted, station.database, tables, utc_now)
+        consume(station.broker, "network", StudyCompleted, station.database, tables, utc_now)
     with pytest.raises(ValueError, match=r"contracts/topics\.py"):
         consume_replica(station.broker, "rules", StudyCompleted, instance="one")
