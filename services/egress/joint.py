@@ -31,7 +31,8 @@ _AT_ONCE: Final = 500
 _LATELY: Final = timedelta(minutes=1)
 _CLOSING = ("study_version", "expected_count", "expected_hash")
 _OWN = ("own_version", "own_count", "own_hash")
-_ITEM = tuple(DeliveryItem.model_fields)
+#: Columns of an item that a request names. That it came round is of one request, and kept nowhere.
+_ITEM = tuple(name for name in DeliveryItem.model_fields if name != "came_round")
 
 
 def anew(now: datetime) -> dict[str, Any]:
