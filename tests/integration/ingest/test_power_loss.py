@@ -221,4 +221,5 @@ def test_the_database_is_synced_before_an_applied_definition_is_answered(tmp_pat
         elif call.name == "send" and _CREATED in call.text:
             assert synced, "answered before the database was synced"
             answered += 1
-    assert answered == 1
+    # The command asks when rules last matched, afterwards.
+    assert answered in {1, 2}

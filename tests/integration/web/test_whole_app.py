@@ -119,6 +119,7 @@ def test_what_changes_something_has_a_permission_that_is_recorded(whole: Whole) 
             "/v1/egress/transforms/{name}/file",
             "/v1/rules/replays",
             "/v1/rules/replays/{replay}",
+            "/v1/worklist/map",
         },
     }
 
@@ -169,11 +170,11 @@ async def test_the_services_token_opens_what_services_need_and_nothing_else(whol
 
 async def test_services_that_do_nothing_yet_say_so(whole: Whole) -> None:
     async with whole.client("viewer") as client:
-        for service in ("worklist", "sla", "console"):
+        for service in ("sla", "console"):
             status = (await client.get(f"/v1/{service}/status")).json()
             assert status["network_version"] is None
             assert not any(part["in_force"] for part in status["parts"])
-    assert all(whole.services[name].addresses is None for name in ("worklist", "sla", "console"))
+    assert all(whole.services[name].addresses is None for name in ("sla", "console"))
 
 
 async def test_dead_letters_are_listed_shown_and_replayed_within_the_scope(whole: Whole) -> None:
