@@ -164,8 +164,10 @@ def _has(codec: str, character: str) -> bool:
         found = _encoded(character, codec)
     except UnicodeEncodeError:
         return False
-    # Python's codecs have more than the sets that they stand for.
-    return found.startswith(_OWN_ESCAPE.get(codec, b"")) and (codec != "shift_jis" or len(found) == 1)
+    # Python's codecs have more than the sets that they stand for, and the yen sign of ISO IR 14 is DICOM's delimiter.
+    return found.startswith(_OWN_ESCAPE.get(codec, b"")) and (
+        codec != "shift_jis" or (len(found) == 1 and found != b"\\")
+    )
 
 
 def _encoded(text: str, codec: str) -> bytes:

@@ -3,7 +3,7 @@
 from io import BytesIO
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 
@@ -136,6 +136,7 @@ def test_what_is_too_long_for_its_length_field_is_written_all_the_same() -> None
     assert len(found[0x00104000].value) == 70_000
 
 
+@example(text="\u00a5", charset=("ISO_IR 13",))  # its byte is the delimiter of values
 @given(
     st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\\^="), max_size=20),
     st.sampled_from(
