@@ -202,8 +202,9 @@ class Replays:
         try:
             if process.stdin is None or process.stdout is None:
                 raise _EndedError("its process has no pipes")
-            process.stdin.write(order.line())
-            await process.stdin.drain()
+            with suppress(ConnectionError):  # it ended before it read: what it ended with says more
+                process.stdin.write(order.line())
+                await process.stdin.drain()
             process.stdin.close()
             said: dict[str, Any] = {"done": 0, "total": 0}
             noted = 0.0
