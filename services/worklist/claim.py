@@ -1,8 +1,10 @@
-"""Orders that come after the modality has begun: what was performed without a scheduled step finds its item."""
+"""What was performed finds its item: orders come after the modality has begun, or turn out to be one order."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
+from typing import Any
 
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.worklist import link, step_rows
@@ -27,9 +29,7 @@ async def claim(tx: AsyncSession, written: Iterable[tuple[str, str, str]], now: 
         rows = await step_rows.unlinked(tx, tenant, studies, {accession for _, accession in named if accession})
         if not rows:
             continue
-        references = [
-            Reference(row.study_instance_uid, row.accession, row.step_id, tuple(row.referenced)) for row in rows
-        ]
+        references = [_reference(row) for row in rows]
         candidates = await step_rows.candidates(tx, tenant, references)
         claimed = []
         for row, reference in zip(rows, references, strict=True):
@@ -39,3 +39,32 @@ async def claim(tx: AsyncSession, written: Iterable[tuple[str, str, str]], now: 
                 claimed.append(found.item_id)
         if claimed:
             await step_rows.mark(tx, await step_rows.effects(tx, claimed), now)
+
+
+async def follow(tx: AsyncSession, gone: Collection[int], now: datetime) -> None:
+    """Give the steps of items that were taken off to those that are there instead, if it is plain which these are.
+
+    Parameters
+    ----------
+    tx
+        As for `claim`.
+    gone
+        Items that were taken off in this transaction: orders turned out to be one, or a newer schedule leaves them out.
+    """
+    if not gone:
+        return
+    changed = set()
+    for row in await step_rows.linked(tx, gone):
+        reference = _reference(row)
+        candidates = await step_rows.candidates(tx, row.tenant, [reference])
+        left = [each for each in candidates if each.item_id not in gone]
+        found = link.follow(reference, row.key, row.matched_by, left, row.patient, row.modality)
+        if found is not None:
+            await step_rows.link(tx, row.mpps_id, row.number, found)
+            changed |= {row.item_id, found.item_id}
+    if changed:
+        await step_rows.mark(tx, await step_rows.effects(tx, changed), now)
+
+
+def _reference(row: Row[Any]) -> Reference:
+    return Reference(row.study_instance_uid, row.accession, row.step_id, tuple(row.referenced))

@@ -30,6 +30,8 @@ class Filing:
     numbers: list[tuple[int, Key]] = field(default_factory=list)
     without_numbers: list[int] = field(default_factory=list)
     moves: dict[int, int] = field(default_factory=dict)
+    #: Items that were taken off.
+    gone: set[int] = field(default_factory=set)
     events: list[tuple[OrderPlaced | OrderChanged | OrderCancelled, str, str]] = field(default_factory=list)
 
 
@@ -148,6 +150,8 @@ def _withdraw(filing: Filing, ledger: Ledger, entry: Entry, desk: Desk) -> None:
         return
     _write(filing, entry, columns, desk)
     _file_items(filing, entry, (), desk)
+    # Also those that were cancelled before: the order that it is a part of may not be.
+    filing.gone |= {one.id for one in entry.items}
     now = {ledger.entries[whole].columns.get("study_instance_uid") for whole in wholes}
     if before is not None and before.state not in ENDED and before.study_instance_uid not in now:
         gone = before.model_copy(update={"state": "cancelled", "revision": desk.next_revision()})
@@ -195,6 +199,7 @@ def _file_items(filing: Filing, entry: Entry, rows: Sequence[Row], desk: Desk) -
     for gone in left.values():
         row = {**gone.columns, "order_id": entry.id, "state": "cancelled"}
         if gone.columns != row:
+            filing.gone.add(gone.id)
             filing.old_items.append({"id": gone.id, **row, "revision": desk.next_revision(), "changed_at": desk.now})
             changed = True
     return changed

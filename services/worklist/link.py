@@ -26,7 +26,17 @@ class Reference:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An item that it may be: what the modality was told of it."""
+    """An item that it may be: what the modality was told of it.
+
+    Attributes
+    ----------
+    cancelled
+        It is not to be done: another one with the same name comes first.
+    key
+        What its order calls the step, which may be longer than what modalities are told, or empty.
+    former_studies, former_accessions
+        Of orders that turned out to be parts of its order: a modality may have been told these.
+    """
 
     item_id: int
     study_instance_uid: str
@@ -34,6 +44,18 @@ class Candidate:
     step_id: str
     patient: str
     modality: str
+    cancelled: bool = False
+    key: str = ""
+    former_studies: frozenset[str] = frozenset()
+    former_accessions: frozenset[str] = frozenset()
+
+    def is_of_study(self, uid: str) -> bool:
+        """Tell whether its order has, or had, this Study Instance UID."""
+        return uid == self.study_instance_uid or uid in self.former_studies
+
+    def is_of_accession(self, number: str) -> bool:
+        """Tell whether its order has, or had, this accession number."""
+        return bool(number) and (number == self.accession or number in self.former_accessions)
 
 
 @dataclass(frozen=True)
@@ -90,30 +112,55 @@ def choose(reference: Reference, candidates: Sequence[Candidate], patient: str, 
     modality
         Modality (0008,0060), which tells steps of one study apart that have no identifier.
     """
-    of_study = [each for each in candidates if each.study_instance_uid == reference.study_instance_uid]
+    of_study = [each for each in candidates if each.is_of_study(reference.study_instance_uid)]
     found = _one(of_study, reference.step_id, modality)
     if found is not None:
         exact = bool(reference.step_id) and found.step_id == reference.step_id
         return Link(found.item_id, "step" if exact else "study", _differ(found.patient, patient))
     same_patient = [each for each in candidates if not _differ(each.patient, patient)]
-    named = [each for each in same_patient if reference.accession and each.accession == reference.accession]
+    named = [each for each in same_patient if each.is_of_accession(reference.accession)]
     found = _one(named, reference.step_id, modality)
     if found is not None:
         return Link(found.item_id, "accession")
-    grouped = [each for each in same_patient if each.study_instance_uid in reference.referenced]
+    grouped = [each for each in same_patient if any(map(each.is_of_study, reference.referenced))]
     found = _one(grouped, reference.step_id, modality)
     return None if found is None else Link(found.item_id, "referenced")
 
 
+def follow(
+    reference: Reference, key: str, by: By, candidates: Sequence[Candidate], patient: str, modality: str
+) -> Link | None:
+    """Choose the item instead of one that was taken off, because its order became a part of another one.
+
+    Parameters
+    ----------
+    key, by
+        What the order called the step that was taken off, and how that was found.
+    candidates
+        As for `choose`, without what was taken off.
+    """
+    same = [each for each in candidates if each.key == key]
+    if len(same) == 1:
+        return Link(same[0].item_id, by, _differ(same[0].patient, patient))
+    return choose(reference, candidates, patient, modality)
+
+
 def _one(candidates: Sequence[Candidate], step_id: str, modality: str) -> Candidate | None:
-    """Give the one that has the step, else the only one, else the only one of the modality."""
-    for those in (
-        [each for each in candidates if step_id and each.step_id == step_id],
-        candidates,
-        [each for each in candidates if not step_id and each.modality == modality],
-    ):
-        if len(those) == 1:
-            return those[0]
+    """Give the one that has the step, else the only one, else the only one of the modality; cancelled ones last."""
+    named = [each for each in candidates if step_id and each.step_id == step_id]
+    if named:
+        return _only(named)
+    found = _only(candidates)
+    if found is not None or step_id:
+        return found
+    return _only([each for each in candidates if each.modality == modality])
+
+
+def _only(those: Sequence[Candidate]) -> Candidate | None:
+    to_do = [each for each in those if not each.cancelled]
+    for some in (to_do, those):
+        if len(some) == 1:
+            return some[0]
     return None
 
 

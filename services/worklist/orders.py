@@ -19,7 +19,7 @@ from libs.storage.database import Database
 from libs.telemetry import log
 from services.worklist import body, matching_rows, repository
 from services.worklist.change import Change, OrderChange, PatientChange, PatientMerge
-from services.worklist.claim import claim
+from services.worklist.claim import claim, follow
 from services.worklist.filing import Desk, Zones, file
 from services.worklist.ledger import LONGEST, Key, Ledger, flaw
 from services.worklist.meeting import Meeting
@@ -224,11 +224,12 @@ class Orders:
                 ledger, numbered = await self._open(tx, counters, changes)
                 rows, outcomes = _applied(ledger, said)
                 answers |= outcomes
-                written = await self._save(tx, counters, ledger, numbered)
+                written, gone = await self._save(tx, counters, ledger, numbered)
                 await repository.save_changes(tx, rows)
                 await repository.forget_messages(tx, unread)
                 await repository.save_messages(tx, [_row(one, outcomes[key]) for key, one in fresh.items()])
                 await repository.give_back(tx, counters)
+                await follow(tx, gone, self._clock())
                 await claim(tx, written, self._clock())
         return [Taken(answers[_key(one)], repeated=fresh.get(_key(one)) is not one) for one in group]
 
@@ -245,8 +246,14 @@ class Orders:
         counters: repository.Counters,
         ledger: Ledger,
         numbered: Mapping[int, frozenset[Key]],
-    ) -> list[tuple[str, str, str]]:
-        """Write all of it; give tenant, Study Instance UID and accession number of each order that was written."""
+    ) -> tuple[list[tuple[str, str, str]], set[int]]:
+        """Write all of it.
+
+        Returns
+        -------
+        list and set
+            Tenant, Study Instance UID and accession number of each order that was written; items that were taken off.
+        """
         now = self._clock()
         filing = file(ledger, numbered, Desk(counters.next_revision, counters.next_row, self._zones, now))
         new = {patient.id for patient in ledger.new_patients}
@@ -264,10 +271,8 @@ class Orders:
             those = [event for event, whose, _ in filing.events if whose == tenant]
             uids, accessions = ({getattr(one, name) for one in those} for name in _NAMES)
             await self._meeting.placed(tx, tenant, sorted(uids), sorted(accessions))
-        return [
-            (row["tenant"], row["study_instance_uid"], row["accession"])
-            for row in (*filing.new_orders, *filing.old_orders)
-        ]
+        written = (*filing.new_orders, *filing.old_orders)
+        return [(row["tenant"], row["study_instance_uid"], row["accession"]) for row in written], filing.gone
 
 
 def _applied(

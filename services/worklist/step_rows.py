@@ -4,14 +4,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.worklist import step
 from services.worklist.link import Candidate, Link, Reference
-from services.worklist.models import items, mpps, mpps_forwards, mpps_items, mpps_messages, orders
+from services.worklist.models import items, mpps, mpps_forwards, mpps_items, mpps_messages, order_numbers, orders
 from services.worklist.repository import set_performed
 from services.worklist.step import State
+
+_O = orders.c
 
 
 async def find(tx: AsyncSession, tenant: str, sop_instance_uid: str, *, lock: bool = False) -> Row[Any] | None:
@@ -63,22 +65,62 @@ async def message(tx: AsyncSession, mpps_id: int, number: int) -> Row[Any] | Non
 
 
 async def candidates(tx: AsyncSession, tenant: str, references: Collection[Reference]) -> list[Candidate]:
-    """Give the items that these may be: of a study that they name, or with their accession number."""
+    """Give the items that these may be: of a study that they name, or with their accession number.
+
+    Where that is of an order which turned out to be a part of another one, the items are this one's.
+    """
     studies = {uid for each in references for uid in (each.study_instance_uid, *each.referenced)}
     accessions = {each.accession for each in references if each.accession}
+    named = await _orders(tx, tenant, or_(_O.study_instance_uid.in_(studies), _O.accession.in_(accessions)))
+    former = await _wholes(tx, tenant, [row for row in named if row.joined_into is not None])
+    ids = {row.id for row in named if row.joined_into is None} | former.keys()
     rows = await tx.execute(
-        select(items.c.id, items.c.attributes, items.c.modality, orders.c.study_instance_uid, orders.c.accession)
-        .join(orders, orders.c.id == items.c.order_id)
-        .where(
-            items.c.tenant == tenant,
-            or_(orders.c.study_instance_uid.in_(studies), orders.c.accession.in_(accessions)),
+        select(
+            *(items.c.id, items.c.step_id, items.c.attributes, items.c.modality, items.c.state, items.c.order_id),
+            *(_O.study_instance_uid, _O.accession),
         )
+        .join(orders, _O.id == items.c.order_id)
+        .where(items.c.order_id.in_(ids))
         .order_by(items.c.id)
     )
-    return [_candidate(row) for row in rows]
+    return [_candidate(row, former.get(row.order_id, set())) for row in rows]
 
 
-def _candidate(row: Any) -> Candidate:
+async def _orders(tx: AsyncSession, tenant: str, condition: ColumnElement[bool]) -> Sequence[Row[Any]]:
+    columns = (_O.id, _O.joined_into, _O.floating, _O.study_instance_uid, _O.accession)
+    rows: Sequence[Row[Any]] = (await tx.execute(select(*columns).where(_O.tenant == tenant, condition))).all()
+    return rows
+
+
+async def _wholes(tx: AsyncSession, tenant: str, parts: Sequence[Row[Any]]) -> dict[int, set[tuple[str, str]]]:
+    """Give the orders that these are parts of, with the Study Instance UID and accession number of their parts."""
+    found: dict[int, set[tuple[str, str]]] = {}
+    told: dict[int, set[tuple[str, str]]] = {}
+    left = list(parts)
+    while left:
+        for row in left:
+            told.setdefault(row.id, set()).add((row.study_instance_uid, row.accession))
+        up = {(row.id, row.joined_into) for row in left if not row.floating}
+        up |= await _sharing(tx, [row.id for row in left if row.floating])
+        for part, whole in up:
+            told.setdefault(whole, set()).update(told[part])
+        wholes = await _orders(tx, tenant, _O.id.in_({whole for _, whole in up}))
+        found |= {row.id: told[row.id] for row in wholes if row.joined_into is None}
+        left = [row for row in wholes if row.joined_into is not None]
+    return found
+
+
+async def _sharing(tx: AsyncSession, floating: Collection[int]) -> set[tuple[int, int]]:
+    """Give each of these, which have an accession number only, with each order that has the same."""
+    if not floating:
+        return set()
+    own, other = order_numbers.alias().c, order_numbers.alias().c
+    same = (own.tenant == other.tenant) & (own.value == other.value) & (own.scope == other.scope)
+    wanted = (own.kind == "floating") & (other.kind == "accession") & own.order_id.in_(floating)
+    return {(row[0], row[1]) for row in await tx.execute(select(own.order_id, other.order_id).where(same, wanted))}
+
+
+def _candidate(row: Any, former: Collection[tuple[str, str]]) -> Candidate:
     scheduled = next(iter(step.items(row.attributes, "ScheduledProcedureStepSequence")), {})
     return Candidate(
         row.id,
@@ -87,6 +129,10 @@ def _candidate(row: Any) -> Candidate:
         step.text(scheduled, "ScheduledProcedureStepID"),
         step.text(row.attributes, "PatientID"),
         row.modality,
+        row.state == "cancelled",
+        row.step_id,
+        frozenset(study for study, _ in former),
+        frozenset(accession for _, accession in former),
     )
 
 
@@ -117,17 +163,21 @@ async def unlinked(
     tx: AsyncSession, tenant: str, studies: Collection[str], accessions: Collection[str]
 ) -> list[Row[Any]]:
     """Give references without an item that name one of these studies or accession numbers, with their steps."""
-    return list(
-        await tx.execute(
-            select(mpps_items, mpps.c.patient, mpps.c.modality, mpps.c.state)
-            .join(mpps, mpps.c.id == mpps_items.c.mpps_id)
-            .where(
-                mpps.c.tenant == tenant,
-                mpps_items.c.item_id.is_(None),
-                or_(mpps_items.c.study_instance_uid.in_(studies), mpps_items.c.accession.in_(accessions)),
-            )
-            .order_by(mpps_items.c.mpps_id, mpps_items.c.number)
-        )
+    named = or_(mpps_items.c.study_instance_uid.in_(studies), mpps_items.c.accession.in_(accessions))
+    return list(await tx.execute(_references().where(mpps.c.tenant == tenant, mpps_items.c.item_id.is_(None), named)))
+
+
+async def linked(tx: AsyncSession, item_ids: Collection[int]) -> list[Row[Any]]:
+    """Give the references that are these items, with their steps, and what the item's order calls it."""
+    query = _references().add_columns(items.c.step_id.label("key")).join(items, items.c.id == mpps_items.c.item_id)
+    return list(await tx.execute(query.where(mpps_items.c.item_id.in_(item_ids))))
+
+
+def _references() -> Select[Any]:
+    return (
+        select(mpps_items, mpps.c.tenant, mpps.c.patient, mpps.c.modality)
+        .join(mpps, mpps.c.id == mpps_items.c.mpps_id)
+        .order_by(mpps_items.c.mpps_id, mpps_items.c.number)
     )
 
 

@@ -78,6 +78,10 @@ class Room:
         async with self.desk.database.reading() as tx:
             return {row.step_id: row.performed for row in await tx.execute(select(items))}
 
+    async def performed_now(self) -> dict[str, str | None]:
+        """The same of what is not cancelled."""
+        return {row["step_id"]: row["performed"] for row in await self.rows(items) if row["state"] != "cancelled"}
+
     async def rows(self, table: Any) -> list[dict[str, Any]]:
         async with self.desk.database.reading() as tx:
             return [dict(row._asdict()) for row in await tx.execute(select(table))]
@@ -331,3 +335,59 @@ async def test_what_marks_items_and_what_takes_orders_count_their_revisions_toge
     await ordered(room, "S3", study="1.2.3", accession="A3")
     revisions = [row["revision"] for row in await room.rows(items)]
     assert len(set(revisions)) == len(revisions) == 3
+
+
+async def test_what_was_performed_for_an_order_is_of_the_order_that_it_turns_out_to_be_a_part_of(room: Room) -> None:
+    ct = {"S1": {"ScheduledProcedureStepID": ("S1",), "Modality": ("CT",)}}
+    await room.desk.take(order(0, placer="P1", steps=ct))
+    await room.desk.take(order(1, filler="F1", steps=ct))
+    part, whole = sorted(await told_to_modalities(room), key=lambda each: each[2], reverse=True)
+    await room.create(created(scheduled(part[0], "S1", part[1])))
+    await room.desk.take(order(2, "update", placer="P1", filler="F1"))
+    [kept] = await told_to_modalities(room)
+    assert kept == whole
+    assert await states(room) == {part[2]: ("cancelled", None), whole[2]: ("scheduled", "in-progress")}
+    # It goes on under the name that the modality was told.
+    await room.set(ended())
+    assert await states(room) == {part[2]: ("cancelled", None), whole[2]: ("scheduled", "completed")}
+    assert [row["matched_by"] for row in await room.rows(mpps_items)] == ["step"]
+
+
+async def test_a_modality_may_still_have_the_name_of_an_order_that_became_a_part_of_another(room: Room) -> None:
+    ct = {"S1": {"ScheduledProcedureStepID": ("S1",), "Modality": ("CT",)}}
+    us = {"S2": {"ScheduledProcedureStepID": ("S2",), "Modality": ("US",)}}
+    await room.desk.take(order(0, placer="P1", steps=ct))
+    await room.desk.take(order(1, filler="F1", steps={**ct, **us}))
+    part, *_ = sorted(await told_to_modalities(room), key=lambda each: each[2], reverse=True)
+    await room.desk.take(order(2, "update", placer="P1", filler="F1"))
+    await room.create(created(scheduled(part[0], "S1", part[1])))
+    await room.create(created(scheduled("1.2.99", "S2", part[1]), Modality=("US",)), OTHER)
+    assert await room.performed_now() == {"S1": "in-progress", "S2": "in-progress"}
+    assert [row["matched_by"] for row in await room.rows(mpps_items)] == ["step", "accession"]
+
+
+async def test_what_was_performed_for_an_accession_number_is_of_the_order_that_has_it(room: Room) -> None:
+    ct = {"S1": {"ScheduledProcedureStepID": ("S1",), "Modality": ("CT",)}}
+    await room.desk.take(order(1, accession="A1", steps=ct))
+    [(study, accession, floating)] = await told_to_modalities(room)
+    await room.create(created(scheduled(study, "S1", accession)))
+    await room.set(ended())
+    await room.desk.take(order(0, placer="P1", accession="A1", steps=ct))
+    await room.desk.take(order(2, "update", filler="F1", placer="P1"))
+    assert (await states(room)).pop(floating) == ("cancelled", None)
+    assert await room.performed_now() == {"S1": "completed"}
+    # What comes late under the old name finds the order, too.
+    await room.create(created(scheduled(study, "S1")), OTHER)
+    assert [row["matched_by"] for row in await room.rows(mpps_items)] == ["step", "step"]
+    assert len({row["item_id"] for row in await room.rows(mpps_items)}) == 1
+
+
+async def told_to_modalities(room: Room) -> list[tuple[str, str, int]]:
+    """Give Study Instance UID, accession number and row of each item that is shown."""
+    rows = [row for row in await room.rows(items) if row["state"] == "scheduled"]
+    said = [(row["attributes"], row["id"]) for row in rows]
+    return [(each["StudyInstanceUID"][0], each["AccessionNumber"][0], key) for each, key in said]
+
+
+async def states(room: Room) -> dict[int, tuple[str, str | None]]:
+    return {row["id"]: (row["state"], row["performed"]) for row in await room.rows(items)}

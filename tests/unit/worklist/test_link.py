@@ -1,19 +1,27 @@
 """Which item a performed step is: rather none than a wrong one, for it would close another patient's item."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.worklist.link import Candidate, Link, Reference, choose, references
+from services.worklist.link import Candidate, Link, Reference, choose, follow, references
 from tests.unit.worklist.performed import created, scheduled
 
 pytestmark = pytest.mark.unit
 
 
 def item(
-    key: int, study: str = "1.1", step_id: str = "S1", accession: str = "A1", patient: str = "100", modality: str = "CT"
+    item_id: int,
+    study: str = "1.1",
+    step_id: str = "S1",
+    accession: str = "A1",
+    patient: str = "100",
+    modality: str = "CT",
+    **more: Any,
 ) -> Candidate:
-    return Candidate(key, study, accession, step_id, patient, modality)
+    return Candidate(item_id, study, accession, step_id, patient, modality, **more)
 
 
 @pytest.mark.parametrize(
@@ -72,3 +80,38 @@ def test_a_sequence_is_read() -> None:
     study = {"ReferencedSOPClassUID": ("1.2.840.10008.3.1.2.3.1",), "ReferencedSOPInstanceUID": ("1.5",)}
     said = created(scheduled("1.1", "S1", "A1"), scheduled("1.2", ReferencedStudySequence=(study, study)))
     assert references(said) == (Reference("1.1", "A1", "S1"), Reference("1.2", referenced=("1.5",)))
+
+
+@pytest.mark.parametrize(
+    ("reference", "items", "expected"),
+    [
+        # What is to be done comes first, as long as it is not another step that is named.
+        (Reference("1.1", "A1", "S1"), [item(1, cancelled=True), item(2)], Link(2, "step")),
+        (Reference("1.1"), [item(1, cancelled=True), item(2, step_id="S2")], Link(2, "study")),
+        (Reference("1.1", "A1", "S1"), [item(1, cancelled=True), item(2, step_id="S2")], Link(1, "step")),
+        (Reference("1.1", "A1", "S1"), [item(1, cancelled=True)], Link(1, "step")),
+        (Reference("1.1", "A1", "S1"), [item(1), item(2), item(3, step_id="S3", modality="MR")], None),
+        (Reference("1.1"), [item(1, cancelled=True), item(2, step_id="S2", cancelled=True)], None),
+        # The modality was told a name that its order has no more.
+        (Reference("1.5", "A5", "S1"), [item(1, former_studies=frozenset({"1.5"}))], Link(1, "step")),
+        (Reference("1.9", "A5", "S1"), [item(1, former_accessions=frozenset({"A5"}))], Link(1, "accession")),
+        (Reference("1.9", "", "S1", ("1.5",)), [item(1, former_studies=frozenset({"1.5"}))], Link(1, "referenced")),
+        (Reference("1.9", "A9", "S1", ("1.8",)), [item(1, former_studies=frozenset({"1.5"}))], None),
+        (Reference("1.9", "", "S1"), [item(1, accession="", former_accessions=frozenset({""}))], None),
+    ],
+)
+def test_what_was_cancelled_and_what_had_another_name(
+    reference: Reference, items: list[Candidate], expected: Link | None
+) -> None:
+    assert choose(reference, items, "100", "CT") == expected
+
+
+def test_the_step_that_was_taken_off_is_followed_by_its_name_in_the_order() -> None:
+    named = Reference("1.1", "", "OLD")
+    both = [item(1, step_id="N1", key="long name 1"), item(2, step_id="N2", key="long name 2", patient="200")]
+    assert follow(named, "long name 1", "step", both, "100", "CT") == Link(1, "step")
+    assert follow(named, "long name 2", "accession", both, "100", "CT") == Link(2, "accession", contradicts=True)
+    assert follow(named, "other", "step", both, "100", "CT") is None
+    assert follow(named, "other", "step", both[:1], "100", "CT") == Link(1, "study")
+    twice = [item(1, key="same"), item(2, step_id="OLD", key="same")]
+    assert follow(named, "same", "accession", twice, "100", "CT") == Link(2, "step")
