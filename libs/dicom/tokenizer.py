@@ -32,7 +32,7 @@ _LONG_VRS: Final = {
     vr.encode(): vr for vr in ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV")
 }
 _NONE: Final[dict[bytes, str]] = {}
-#: VRs of which no value is ever given, so that none is held.
+#: VRs of which most readers want no value, so that none is held.
 _BULK: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW"})
 
 #: One element as it stands there: the VR that it says, or empty if it says none; and the value field, of a sequence all
@@ -96,7 +96,14 @@ def form_of(data: bytes, said: Form) -> Form:
 
 
 def scan(  # noqa: C901, PLR0912 (one loop on purpose: a call for each element costs more than the reading)
-    data: bytes, at: int, found: dict[int, Raw], form: Form, *, wanted: Container[int] | None = None, stop: int = PIXELS
+    data: bytes,
+    at: int,
+    found: dict[int, Raw],
+    form: Form,
+    *,
+    wanted: Container[int] | None = None,
+    stop: int = PIXELS,
+    binary: bool = False,
 ) -> Rest:
     """Take the elements of one dataset, without those inside its sequences.
 
@@ -111,9 +118,11 @@ def scan(  # noqa: C901, PLR0912 (one loop on purpose: a call for each element c
     form
         How they are encoded.
     wanted
-        Tags to take; the others are skipped. All, if None. Binary ones are taken without their value.
+        Tags to take; the others are skipped. All, if None.
     stop
         First tag that is not part of the dataset.
+    binary
+        Whether values of binary VRs (OB, OW and the like) are taken; else these elements are without.
 
     Raises
     ------
@@ -123,6 +132,7 @@ def scan(  # noqa: C901, PLR0912 (one loop on purpose: a call for each element c
     words = _WORDS[form.little_endian]
     head = words.explicit
     short_vrs = _NONE if form.implicit else _SHORT_VRS
+    valueless: Container[str] = () if binary else _BULK
     size = len(data)
     last = size - _HEAD
     tag = -1
@@ -163,7 +173,7 @@ def scan(  # noqa: C901, PLR0912 (one loop on purpose: a call for each element c
             continue
         end = value + length
         if wanted is None or tag in wanted:
-            if vr in _BULK:
+            if vr in valueless:
                 found[tag] = (vr, b"")
             elif end > size:
                 return Rest(at, end, tag)
@@ -174,7 +184,7 @@ def scan(  # noqa: C901, PLR0912 (one loop on purpose: a call for each element c
     return Rest(at, at, tag) if at > size else Rest(at, at + _HEAD, -1)
 
 
-def items(value: bytes, form: Form) -> list[tuple[dict[int, Raw], Form]]:
+def items(value: bytes, form: Form, *, binary: bool = False) -> list[tuple[dict[int, Raw], Form]]:
     """Take the items of a sequence: the elements of each, and how they are encoded.
 
     Parameters
@@ -183,6 +193,8 @@ def items(value: bytes, form: Form) -> list[tuple[dict[int, Raw], Form]]:
         The sequence's value field.
     form
         How the dataset is encoded that the sequence stands in.
+    binary
+        As for `scan`.
 
     Raises
     ------
@@ -201,7 +213,7 @@ def items(value: bytes, form: Form) -> list[tuple[dict[int, Raw], Form]]:
         elements: dict[int, Raw] = {}
         # An item of undefined length is read where it stands: of thousands, each copy would take all the rest.
         item, start = (value, at) if length == UNDEFINED else (value[at : at + length], 0)
-        rest = scan(item, start, elements, own, stop=_ITEM)
+        rest = scan(item, start, elements, own, stop=_ITEM, binary=binary)
         if rest.need and rest.at != len(item):
             raise MalformedError("an item ends inside an element")
         taken.append((elements, own))

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Final
 
+from libs.dicom.reencode import NotReencodableError, reencoded
 from libs.dimse import calling
 from libs.dimse import command as commands
 from libs.dimse.calling import OVER, Callee, Timeouts, UnreachableError
@@ -102,8 +104,8 @@ def _say(
     if syntax not in taken:
         other = next(iter(taken))
         try:
-            data, syntax = dataset.encode(dataset.decode(data, syntax), other), other
-        except dataset.UnreadableError as error:
+            data, syntax = b"".join(reencoded(BytesIO(data), syntax, other)), other
+        except NotReencodableError as error:
             return "refused", f"it takes another transfer syntax, and what the modality sent can't be read: {error}"
     request = (commands.create_request if create else commands.set_request)(number, step.SOP_CLASS, uid)
     association.send(taken[syntax], request, (data,))

@@ -94,9 +94,9 @@ class Steps:
                 row = await step_rows.find(tx, caller.tenant, sop_instance_uid)
             if row is None:
                 return Refused(step.NO_SUCH_SOP_INSTANCE, "no step with this SOP Instance UID is known")
-            keywords = [dictionary.keyword_of(tag) for tag in attributes]
-            named = [keyword for keyword in keywords if keyword]
-            return step.retrieve(as_attributes(row.attributes), named, unknown=len(keywords) - len(named))
+            kept = as_attributes(row.attributes)
+            named, unknown = dataset.named(kept, attributes)
+            return step.retrieve(kept, named, unknown=unknown)
 
         return self._waited("N-GET", caller, sop_instance_uid, syntax, look())
 

@@ -328,9 +328,9 @@ def retrieve(step: Attributes, wanted: Sequence[str], *, unknown: int = 0) -> tu
     step
         All that was said of the step.
     wanted
-        Keywords of the Attribute Identifier List (0000,1005).
+        Keys of the Attribute Identifier List (0000,1005).
     unknown
-        How many more are asked for that have no keyword.
+        How many more are asked for that nothing has.
     """
     if not wanted and not unknown:
         return step, SUCCESS

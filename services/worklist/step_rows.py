@@ -88,7 +88,7 @@ async def candidates(tx: AsyncSession, tenant: str, references: Collection[Refer
 
 async def _orders(tx: AsyncSession, tenant: str, condition: ColumnElement[bool]) -> Sequence[Row[Any]]:
     columns = (_O.id, _O.joined_into, _O.floating, _O.study_instance_uid, _O.accession)
-    rows: Sequence[Row[Any]] = (await tx.execute(select(*columns).where(_O.tenant == tenant, condition))).all()
+    rows: Sequence[Any] = (await tx.execute(select(*columns).where(_O.tenant == tenant, condition))).all()
     return rows
 
 
