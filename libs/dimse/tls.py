@@ -84,8 +84,13 @@ def hl7_files_of(settings: "Settings") -> Files | None:
 
 
 def _files(settings: "Settings", port: int | None) -> Files | None:
+    return None if port is None else own_files_of(settings)
+
+
+def own_files_of(settings: "Settings") -> Files | None:
+    """Give the files with which others are called, or nothing where there are none: that takes no port."""
     certificate, key, authorities = settings.tls_certificate, settings.tls_key, settings.tls_ca
-    if port is None or certificate is None or key is None or authorities is None:
+    if certificate is None or key is None or authorities is None:
         return None
     return Files(certificate, key, authorities, settings.tls_crl)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from libs.dimse.calling import Timeouts
-from libs.dimse.tls import CertificateError, Certificates, Files, client_context, files_of
+from libs.dimse.tls import CertificateError, Certificates, Files, client_context, own_files_of
 from libs.messaging.outbox import Outbox
 from libs.service import Platform
 from libs.storage.database import Database
@@ -71,7 +71,7 @@ class Performing:
 
     def _files(self, secret: str | None) -> Files | str:
         if secret is None:
-            own = files_of(self._platform.settings)
+            own = own_files_of(self._platform.settings)
             return own or "set KIVUKO_TLS_CERTIFICATE, KIVUKO_TLS_KEY and KIVUKO_TLS_CA, and start again"
         if self._settings.secrets is None:
             return f"set KIVUKO_WORKLIST_SECRETS to the folder that holds the secret {secret}, and start again"

@@ -1,6 +1,7 @@
 """A running worklist, modalities that report to it, and a RIS that steps are passed on to: pynetdicom on both ends."""
 
 import asyncio
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -61,10 +62,10 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    home: Path, definition: dict[str, Any], database_url: str | None = None, version: int = 1
+    home: Path, definition: dict[str, Any], database_url: str | None = None, version: int = 1, **settings: Any
 ) -> AsyncIterator[Running]:
     """Run worklist in a folder until the block ends."""
-    own = Settings(home=home, worklist_port=0, hl7_port=0, database_url=database_url, _env_file=None)
+    own = Settings(home=home, worklist_port=0, hl7_port=0, database_url=database_url, _env_file=None, **settings)
 
     async def fetch() -> Snapshot:
         return Snapshot(version=version, document_hash="0" * 64, definition=Definition.model_validate(definition))
@@ -101,13 +102,13 @@ async def running(
 
 
 class Modality:
-    """pynetdicom as MPPS SCU. Blocking: call it from a thread."""
+    """pynetdicom as MPPS SCU, in these transfer syntaxes, or in its own. Blocking: call it from a thread."""
 
-    def __init__(self, port: int, aet: str = "CT1") -> None:
+    def __init__(self, port: int, aet: str = "CT1", *syntaxes: str) -> None:
         self._entity = AE(ae_title=aet)
         self._entity.acse_timeout = self._entity.dimse_timeout = self._entity.network_timeout = 60
-        self._entity.add_requested_context(ModalityPerformedProcedureStep)
-        self._entity.add_requested_context(ModalityPerformedProcedureStepRetrieve)
+        for each in (ModalityPerformedProcedureStep, ModalityPerformedProcedureStepRetrieve):
+            self._entity.add_requested_context(each, list(syntaxes) or None)
         self._association = self._entity.associate("127.0.0.1", port, ae_title="KIVUKO")
         assert self._association.is_established
 
@@ -163,18 +164,28 @@ def _texts(said: Attributes) -> list[str]:
 
 
 class Ris:
-    """pynetdicom as MPPS SCP: keeps what it is told, in order, and answers as it is told to."""
+    """pynetdicom as MPPS SCP: keeps what it is told, in order, and answers as it is told to.
 
-    def __init__(self, port: int = 0) -> None:
+    Parameters
+    ----------
+    syntaxes
+        Transfer syntaxes that it takes; those that pynetdicom takes by itself if none is given.
+    context
+        For TLS.
+    """
+
+    def __init__(self, port: int = 0, *syntaxes: str, context: ssl.SSLContext | None = None) -> None:
         #: Operation, SOP Instance UID and dataset.
         self.heard: list[tuple[str, str, Dataset]] = []
         #: Gives the status of an answer to an operation on a step, with an error identifier or none.
         self.answers: Callable[[str, str], tuple[int, int | None]] = lambda _operation, _uid: (0, None)
         self._changed = threading.Condition()
         entity = AE(ae_title="RIS")
-        entity.add_supported_context(ModalityPerformedProcedureStep)
+        entity.add_supported_context(ModalityPerformedProcedureStep, list(syntaxes) or None)
         handlers: list[Any] = [(evt.EVT_N_CREATE, self._created), (evt.EVT_N_SET, self._set)]
-        self._server: Any = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+        self._server: Any = entity.start_server(
+            ("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=context
+        )
 
     @property
     def port(self) -> int:
@@ -190,7 +201,7 @@ class Ris:
     def until(self, count: int) -> list[tuple[str, str, Dataset]]:
         """Wait until it has heard so much; fails after a minute."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.heard) >= count, 60), f"heard {len(self.heard)} of {count}"
+            assert self._changed.wait_for(lambda: len(self.heard) >= count, 10), f"heard {len(self.heard)} of {count}"
             return list(self.heard)
 
     def _created(self, event: Any) -> tuple[Dataset, Dataset | None]:

@@ -1,17 +1,23 @@
 """Performed procedure steps over the network, with peers that nobody here wrote."""
 
 import asyncio
+import ssl
+import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+from pynetdicom.dsutils import encode
 from sqlalchemy import select, update
 
 from services.worklist import forward_rows
+from services.worklist.dataset import EXPLICIT, IMPLICIT
 from services.worklist.models import mpps, mpps_forwards
-from tests.integration.worklist.modality import Modality, Ris, Running, network, running
+from tests.integration.worklist.modality import Modality, Ris, Running, native, network, running
+from tests.support.authority import Authority
 from tests.unit.worklist.performed import MPPS, created, ended, made
 
 pytestmark = pytest.mark.integration
@@ -226,3 +232,125 @@ async def test_nothing_that_comes_while_a_step_is_passed_on_is_left_behind(workl
         await tx.execute(update(mpps_forwards).values(leased_by="other"))
         await forward_rows.note_sent(tx, "RIS", row.mpps_id, 2, "other", row.changed_at)
         assert (await tx.execute(select(mpps_forwards.c.state))).scalar_one() == "open"
+
+
+@pytest.mark.parametrize("taken", [IMPLICIT, EXPLICIT])
+async def test_what_no_keyword_names_comes_back_and_goes_on_as_it_came(
+    tmp_path: Path, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The RIS takes one transfer syntax only, the modality speaks explicit VR, in Latin-1."""
+    monkeypatch.setenv("KIVUKO_WORKLIST_FORWARD_FIRST", "0.05")
+    said, inner = native(created()), Dataset()
+    said.SpecificCharacterSet = "ISO_IR 100"
+    inner.add_new(0x00110020, "LO", "ACME")
+    inner.add_new(0x00112001, "OB", b"\1\2")
+    private = {
+        0x00090010: ("LO", "ACME 1.1"),
+        0x00091001: ("LO", "Schädel"),
+        0x00091002: ("OB", bytes(range(256))),
+        0x00091003: ("UN", b"\0\1\2\3"),
+        0x00091004: ("SQ", [inner]),
+        0x00091005: ("FD", [1.5, -2.0]),
+    }
+    for tag, (vr, value) in private.items():
+        said.add_new(tag, vr, value)
+    icon = Dataset()
+    icon.PixelData = b"\7\0" * 8
+    icon["PixelData"].VR = "OW"
+    said.IconImageSequence = [icon]
+
+    def report(port: int) -> Dataset:
+        with Modality(port, "CT1", EXPLICIT) as ct:
+            assert hex_of(ct.create(said, MPPS)[0]) == "0000"
+            more = Dataset()
+            more.add_new(0x00090030, "LO", "ACME 1.1")
+            more.add_new(0x00093003, "UN", b"\4\5")
+            assert hex_of(ct.set(more, MPPS)[0]) == "0000"
+            status, given = ct.get(MPPS, [])
+            assert hex_of(status) == "0000"
+            assert given is not None
+            (some, only) = ct.get(MPPS, [Tag(0x00093002)])
+            assert hex_of(some) == "0000"
+            assert only is not None
+            assert only.private_block(9, "ACME 1.1")[2].value == bytes(range(256))
+            return given
+
+    ris = Ris(0, taken)
+    try:
+        async with running(tmp_path, network(ris.port)) as worklist:
+            given = await asyncio.to_thread(report, worklist.port)
+            heard = (await asyncio.to_thread(ris.until, 2))[0][2]
+    finally:
+        ris.close()
+    block = given.private_block(9, "ACME 1.1")
+    for tag, (vr, value) in private.items():
+        if tag & 0xFF00:
+            expected = b"\4\5" if tag == 0x00091003 else value
+            assert (block[tag & 0xFF].VR, block[tag & 0xFF].value) == (vr, expected)
+    assert given.IconImageSequence[0].PixelData == icon.PixelData
+    # What is passed on has the same bytes, of which implicit VR leaves out what they are.
+    if taken == EXPLICIT:
+        assert encode(heard, False, True) == encode(said, False, True)
+    else:
+        assert heard[0x00091001].value == "Schädel ".encode("latin-1")
+        assert heard[0x00091002].value == bytes(range(256))
+        assert heard[0x00091005].value == struct.pack("<2d", 1.5, -2.0)
+        assert heard.IconImageSequence[0].PixelData == icon.PixelData
+    assert heard.SpecificCharacterSet == "ISO_IR 100"
+    assert str(heard.PatientName) == "Nguema^Jané"
+
+
+async def test_a_step_is_passed_on_over_tls_to_whom_the_network_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KIVUKO_WORKLIST_FORWARD_FIRST", "0.05")
+    monkeypatch.setenv("KIVUKO_WORKLIST_FORWARD_CAP", "0.2")
+    monkeypatch.setenv("KIVUKO_WORKLIST_SECRETS", str(tmp_path / "secrets"))
+    authority, stranger = Authority(tmp_path / "ca"), Authority(tmp_path / "stranger", "stranger")
+    ours = authority.issue("kivuko")
+    named = tmp_path / "secrets" / "ris-client"
+    named.mkdir(parents=True)
+    for source, name in ((ours.certificate, "tls.crt"), (ours.key, "tls.key"), (authority.certificate, "ca.crt")):
+        (named / name).write_bytes(source.read_bytes())
+
+    def ris_with(issuer: Authority) -> Ris:
+        own = issuer.issue("ris")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(own.certificate, own.key)
+        context.load_verify_locations(authority.certificate)
+        context.verify_mode = ssl.CERT_REQUIRED
+        return Ris(context=context)
+
+    trusted, other, third = ris_with(authority), ris_with(authority), ris_with(stranger)
+    nodes = {
+        "CT1": {"site": "malabo", "host": "127.0.0.1", "may": ["mpps"]},
+        "RIS": {"site": "malabo", "host": "localhost", "port": trusted.port, "tls": True},
+        "NAMED": {"site": "malabo", "host": "localhost", "port": other.port, "tls": {"client": "ris-client"}},
+        "LOST": {"site": "malabo", "host": "localhost", "port": other.port, "tls": {"client": "not-there"}},
+        "THIRD": {"site": "malabo", "host": "localhost", "port": third.port, "tls": True},
+    }
+    definition = network(nodes=nodes, mpps={"forward": ["RIS", "NAMED", "LOST", "THIRD"]})
+    files: dict[str, Any] = {"tls_certificate": ours.certificate, "tls_key": ours.key, "tls_ca": authority.certificate}
+    try:
+        async with running(tmp_path / "home", definition, **files) as worklist:
+            await report_whole(worklist)
+            for ris in (trusted, other):
+                heard = await asyncio.to_thread(ris.until, 3)
+                assert [operation for operation, _, _ in heard] == ["N-CREATE", "N-SET", "N-SET"]
+            found: dict[str, Any] = {}
+            async with asyncio.timeout(60):
+                while len(found) < 4 or any(row.state == "open" and row.problem is None for row in found.values()):
+                    found = {row.node: row for row in await rows(worklist, mpps_forwards)}
+                    await asyncio.sleep(0.02)
+    finally:
+        for ris in (trusted, other, third):
+            ris.close()
+    assert {node: row.state for node, row in found.items()} == {
+        "RIS": "done",
+        "NAMED": "done",
+        "LOST": "open",
+        "THIRD": "open",
+    }
+    assert third.heard == []
+    assert "certificate" in found["THIRD"].problem
+    assert "asks for TLS" in found["LOST"].problem
