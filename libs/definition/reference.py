@@ -150,12 +150,16 @@ def _destinations(draft: Draft) -> Iterator[Problem]:
             yield from _missing(draft, "transforms", destination.transform, (*path, "transform"))
 
 
-def _uncallable(draft: Draft, key: str, path: Path) -> Iterator[Problem]:
+def _uncallable(
+    draft: Draft,
+    key: str,
+    path: Path,
+    hint: str = "send to another node, or remove the destination and what names it",
+) -> Iterator[Problem]:
     node = draft.definition.nodes.get(key)
     if node is None:
         return
     if node.retired:
-        hint = "send to another node, or remove the destination and what names it"
         yield draft.document.problem(path, f"the node {key} is retired and is not called", hint)
     elif node.port is None:
         message = f"the node {key} has no port, so it cannot be called"
@@ -219,7 +223,8 @@ def _others(draft: Draft) -> Iterator[Problem]:
     definition = draft.definition
     for at, node in enumerate(definition.mpps.forward):
         yield from _missing(draft, "nodes", node, ("mpps", "forward", at))
-        yield from _uncallable(draft, node, ("mpps", "forward", at))
+        hint = "name another node, or leave it out"
+        yield from _uncallable(draft, node, ("mpps", "forward", at), hint)
     for key, partner in definition.partners.items():
         for at, site in enumerate(partner.sites):
             yield from _missing(draft, "sites", site, ("partners", key, "sites", at))

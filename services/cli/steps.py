@@ -41,7 +41,9 @@ def steps(
         if json_output:
             print_json(sent)
         else:
-            out.print(f"It is sent now to {sent['forwards']} nodes." if sent["forwards"] else "Every node has it.")
+            count = sent["forwards"]
+            nodes = "1 node" if count == 1 else f"{count} nodes"
+            out.print(f"It is sent now to {nodes}." if count else "Every node has it.")
         return
     if uid is not None:
         found = client.get(f"{_PATH}/{uid}")

@@ -1,129 +1,27 @@
 """Performed procedure steps on both databases: each success is kept with all that follows from it."""
 
 import asyncio
-import json
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
-from sqlalchemy import select
 
-from contracts.definition import Definition, Snapshot
-from libs.messaging.outbox import Outbox
-from services.worklist import dataset, mpps, step
-from services.worklist.attributes import Attributes
-from services.worklist.caller import Caller, Done
-from services.worklist.models import items, messaging, mpps_forwards, mpps_items, mpps_messages
+from contracts.definition import Snapshot
+from services.worklist import dataset, step
+from services.worklist.models import items, mpps_forwards, mpps_items, mpps_messages
 from services.worklist.models import mpps as steps_table
+from services.worklist.mpps import forwarded_to
 from tests.integration.worklist.conftest import Desk
+from tests.integration.worklist.room import Room, caller, definition, open_room, ordered
 from tests.unit.worklist.performed import MPPS, STUDY, created, ended, made, reason, scheduled
-from tests.unit.worklist.said import NOON, order
+from tests.unit.worklist.said import order
 
 pytestmark = pytest.mark.integration
 
 OTHER = "1.2.826.0.1.3680043.8.498.77.2"
 
 
-def definition(**more: Any) -> Definition:
-    return Definition.model_validate(
-        {
-            "kivuko": 1,
-            "name": "t",
-            "timezone": "Africa/Malabo",
-            "sites": {"malabo": {"name": "Malabo", "tenant": "minsabs"}, "other": {"name": "O", "tenant": "elsewhere"}},
-            "nodes": {
-                "CT1": {"site": "malabo", "host": "10.0.0.1", "may": ["mpps"]},
-                "RIS": {"site": "malabo", "host": "10.0.0.2", "port": 104},
-                "ALIEN": {"site": "other", "host": "10.0.0.3", "port": 104},
-            },
-            **more,
-        }
-    )
-
-
-@dataclass
-class View:
-    """The network definition in force."""
-
-    current: Snapshot
-
-
-def caller(node: str = "CT1", tenant: str = "minsabs", site: str = "malabo") -> Caller:
-    return Caller("a1", node, site, tenant, node, "KIVUKO", "10.0.0.1")
-
-
-@dataclass
-class Room:
-    """Orders and steps on a database; calls are made as an association makes them, from a thread."""
-
-    desk: Desk
-    steps: mpps.Steps
-    view: View
-    syntax: str = dataset.EXPLICIT
-    caller: Caller = field(default_factory=caller)
-
-    async def create(self, said: Attributes, uid: str = MPPS) -> Done:
-        data = dataset.encode(said, self.syntax)
-        return await asyncio.to_thread(self.steps.create, self.caller, uid, data, self.syntax)
-
-    async def set(self, said: Attributes, uid: str = MPPS) -> Done:
-        data = dataset.encode(said, self.syntax)
-        return await asyncio.to_thread(self.steps.set, self.caller, uid, data, self.syntax)
-
-    async def get(self, *tags: int, uid: str = MPPS) -> Done:
-        return await asyncio.to_thread(self.steps.get, self.caller, uid, tags, self.syntax)
-
-    async def performed(self) -> dict[str, str | None]:
-        """Give what is known to be performed, by step."""
-        async with self.desk.database.reading() as tx:
-            return {row.step_id: row.performed for row in await tx.execute(select(items))}
-
-    async def performed_now(self) -> dict[str, str | None]:
-        """The same of what is not cancelled."""
-        return {row["step_id"]: row["performed"] for row in await self.rows(items) if row["state"] != "cancelled"}
-
-    async def rows(self, table: Any) -> list[dict[str, Any]]:
-        async with self.desk.database.reading() as tx:
-            return [dict(row._asdict()) for row in await tx.execute(select(table))]
-
-    async def told(self) -> list[tuple[str, dict[str, Any]]]:
-        """Give the events of steps."""
-        async with self.desk.database.reading() as tx:
-            rows = await tx.execute(select(messaging.outbox).order_by(messaging.outbox.c.id))
-        events = [(row.type, row.body) for row in rows]
-        named = [(kind.split(".")[2], mpps_event) for kind, mpps_event in events if ".procedure." in kind]
-        return [(kind, json.loads(body)["data"]) for kind, body in named]
-
-
 @pytest.fixture
 async def room(desk: Desk) -> Room:
-    view = View(Snapshot(version=1, document_hash="h", definition=definition(mpps={"forward": ["RIS", "ALIEN"]})))
-    outbox = Outbox("worklist", "local", lambda: NOON, messaging)
-    steps = mpps.Steps(
-        desk.database,
-        outbox,
-        view,  # type: ignore[arg-type]  # only `current` is asked for
-        lambda: NOON,
-        loop=asyncio.get_running_loop(),
-    )
-    return Room(desk, steps, view)
-
-
-async def ordered(room: Room, *step_ids: str, study: str = STUDY, accession: str = "A1") -> None:
-    """Place an order with these steps."""
-    await room.desk.take(
-        order(
-            0,
-            placer=f"P-{accession}",
-            accession=accession,
-            about={"StudyInstanceUID": (study,)},
-            steps={
-                each: {"ScheduledProcedureStepID": (each,), "Modality": ("CT",), "ScheduledStationAETitle": ("CT1",)}
-                for each in step_ids
-            },
-            message=f"order-{accession}",
-        )
-    )
+    return open_room(desk, mpps={"forward": ["RIS", "ALIEN"]})
 
 
 async def test_a_step_goes_from_in_progress_to_completed_with_all_that_follows(room: Room) -> None:
@@ -313,6 +211,19 @@ async def test_a_database_that_is_away_gets_a_status(room: Room) -> None:
 async def test_steps_are_forwarded_within_their_tenant_only(room: Room) -> None:
     await room.create(created())
     assert [(row["node"], row["state"], row["sent"]) for row in await room.rows(mpps_forwards)] == [("RIS", "open", 0)]
+
+
+async def test_a_ring_ends_where_it_began(room: Room) -> None:
+    """The RIS passes on what it gets: its sender does not get it back, and who has a step does not pass it on again."""
+    ring = definition(mpps={"forward": ["CT1", "RIS", "ALIEN"]})
+    assert forwarded_to(ring, "CT1", "minsabs") == ("RIS",)
+    assert forwarded_to(ring, "RIS", "minsabs") == ("CT1",)
+    assert forwarded_to(ring, "ALIEN", "elsewhere") == ()
+    room.view.current = Snapshot(version=2, document_hash="h", definition=ring)
+    await room.create(created())
+    room.caller = caller("RIS")
+    assert (await room.create(created())).status == step.DUPLICATE_SOP_INSTANCE
+    assert [row["node"] for row in await room.rows(mpps_forwards)] == ["RIS"]
 
 
 async def test_an_order_that_comes_after_its_step_has_begun_is_linked_to_it(room: Room) -> None:

@@ -62,3 +62,36 @@ def test_a_node_sees_its_own_site_unless_the_definition_says_more() -> None:
     views = [view_of(each, "CT1") for each in (plain, wide)]
     assert [None if each is None else each.sites for each in views] == [frozenset({"s"}), frozenset({"s", "t"})]
     assert view_of(plain, "CT2") is None
+
+
+FORWARD = """kivuko: 1
+name: n
+sites: {s: {name: S}}
+nodes:
+  CT1: {site: s, host: 10.0.0.1, may: [mpps]}
+  RIS: {site: s, host: 10.0.0.2, port: 104}
+  OLD: {site: s, host: 10.0.0.3, port: 104, retired: true}
+mpps: {forward: %s}
+"""
+
+
+@pytest.mark.parametrize("forward", ["[]", "RIS", "[RIS]"])
+def test_steps_go_to_nodes_that_can_be_called(forward: str) -> None:
+    assert isinstance(check(read(FORWARD % forward)), Definition)
+
+
+@pytest.mark.parametrize(
+    ("forward", "path", "words", "hint"),
+    [
+        ("[RIS, RIZ]", "mpps.forward[1]", "no node is called RIZ", "RIS"),
+        ("CT1", "mpps.forward", "the node CT1 has no port", "add host and port to nodes.CT1"),
+        ("[OLD]", "mpps.forward[0]", "the node OLD is retired", "name another node, or leave it out"),
+    ],
+)
+def test_steps_that_can_go_nowhere_are_said_at_apply(forward: str, path: str, words: str, hint: str) -> None:
+    found = check(read(FORWARD % forward))
+    assert not isinstance(found, Definition)
+    (problem,) = found
+    assert problem.path.startswith(path)
+    assert words in problem.message
+    assert hint in (problem.hint or "")
