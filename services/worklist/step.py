@@ -308,6 +308,7 @@ def change(step: Attributes, said: Attributes, *, strict: bool = False) -> Answe
     ]
     merged = {**step, **taken}
     found += _invalid(taken)
+    found += _wanting_inside(taken)
     if _STATUS in taken and not text(taken, _STATUS):
         found.append((Lapse(_STATUS, _STATUS, "empty"), True))
     state = state_of(merged)
@@ -317,7 +318,7 @@ def change(step: Attributes, said: Attributes, *, strict: bool = False) -> Answe
     if refused is not None or state is None:
         return refused or Refused(INVALID_ATTRIBUTE_VALUE, f"{_STATUS} has no valid value", (_STATUS,))
     status = ATTRIBUTE_LIST_ERROR if differing else SUCCESS
-    return Accepted(merged, state, tuple(lapse for lapse, _ in found), status)
+    return Accepted(merged, state, tuple(dict.fromkeys(lapse for lapse, _ in found)), status)
 
 
 def retrieve(step: Attributes, wanted: Sequence[str], *, unknown: int = 0) -> tuple[Attributes, int]:
@@ -383,6 +384,17 @@ def _wanting(
         if row.items:
             for number, item in enumerate(items(attributes, row.keyword), 1):
                 yield from _wanting(item, row.items, column, f"{where}[{number}].", keyword)
+
+
+def _wanting_inside(taken: Attributes) -> Iterator[tuple[Lapse, bool]]:
+    """Find what is missing or empty in the items of sequences of an N-SET; it may still come until the end."""
+    for keyword in taken:
+        row = _ROWS.get(keyword)
+        if row is None or not row.items:
+            continue
+        for number, item in enumerate(items(taken, keyword), 1):
+            for lapse, _ in _wanting(item, row.items, "create", f"{keyword}[{number}].", keyword):
+                yield lapse, False
 
 
 def _refused(found: Sequence[tuple[Lapse, bool]], *, strict: bool) -> Refused | None:

@@ -12,7 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from services.worklist import step
 from services.worklist.attributes import Attributes
+from services.worklist.link import references
 from services.worklist.step import Accepted, Refused, State
+from tests.unit.worklist import mpps_model
 from tests.unit.worklist.performed import created, ended, made, reason, scheduled
 
 pytestmark = pytest.mark.unit
@@ -215,62 +217,162 @@ def test_a_completed_step_never_goes_back(performed: list[tuple[State, bool]]) -
     assert later == ("completed" if step.effect(performed) == "completed" else "in-progress")
 
 
+UIDS = ["1.1", "1.2", "1.3"]
+ENTRIES = ["S1", "S2", "S3"]
+WRONG = (reason("110514"),)
+#: Faults of attributes: gone, empty, or with a value that is none.
+NONE = {"PerformedProcedureStepStartDate": "20261320", "PerformedProcedureStepStartTime": "2561", STATUS: "NONSENSE"}
+NONE |= {"PerformedProcedureStepEndDate": "2026-1", "PerformedProcedureStepEndTime": "noon"}
+TOP = sorted(row.keyword for row in mpps_model.ROWS if row.create != 3)
+INSIDE = {
+    "ScheduledStepAttributesSequence": ["StudyInstanceUID", "AccessionNumber", "ScheduledProtocolCodeSequence"],
+    "PerformedSeriesSequence": ["SeriesInstanceUID", "ProtocolName", "OperatorsName", "ReferencedImageSequence"],
+}
+faults = st.one_of(
+    st.none(),
+    st.none(),
+    st.tuples(st.just("gone"), st.sampled_from(TOP)),
+    st.tuples(st.just("empty"), st.sampled_from(TOP)),
+    st.tuples(st.just("none"), st.sampled_from(sorted(NONE))),
+    *(
+        st.tuples(st.sampled_from(["gone in", "empty in"]), st.tuples(st.just(k), st.sampled_from(v)))
+        for k, v in INSIDE.items()
+    ),
+)
+#: Scheduled steps that one is for; none: an emergency, or what is appended without one.
+entries = st.lists(st.sampled_from(ENTRIES), max_size=3, unique=True)
+SETTABLE: dict[str, list[tuple[Any, ...]]] = {
+    STATUS: [("IN PROGRESS",), ("COMPLETED",), ("DISCONTINUED",), ("COMPLETED",), ()],
+    "PerformedProcedureStepEndDate": [("20261120",), ()],
+    "PerformedProcedureStepEndTime": [("1315",), ()],
+    "PerformedSeriesSequence": [(made("1.5", "1.5.1"),), (made("1.5"), made("1.6", "1.6.1", "1.6.2")), ()],
+    "PerformedProcedureStepDescription": [("CT",), ()],
+    "CommentsOnThePerformedProcedureStep": [("late",)],
+    "PerformedProcedureStepDiscontinuationReasonCodeSequence": [WRONG, (reason("110500"),), ({},), ()],
+    "SpecificCharacterSet": [("ISO_IR 192",)],
+    "EntranceDoseInmGy": [("1.5",)],
+}
+FOREIGN: dict[str, list[tuple[Any, ...]]] = {
+    "PatientID": [("100",), ("200",)],
+    "Modality": [("CT",), ("MR",)],
+    "PerformedStationAETitle": [("CT9",)],
+    "ScheduledStepAttributesSequence": [(scheduled("1.9"),)],
+}
+changes = st.fixed_dictionaries(
+    {}, optional={keyword: st.sampled_from(values) for keyword, values in {**SETTABLE, **FOREIGN}.items()}
+)
+#: What ends a step, as modalities send it.
+endings = st.sampled_from(["COMPLETED", "DISCONTINUED"]).map(ended)
+
+
+def with_fault(said: Attributes, fault: tuple[str, Any] | None) -> Attributes:
+    if fault is None:
+        return said
+    kind, what = fault
+    if kind == "gone":
+        return without(said, what)
+    if kind == "empty":
+        return {**said, what: ()} if what in said else said
+    if kind == "none":
+        return {**said, what: (NONE[what],)} if what in said else said
+    sequence, keyword = what
+    first, *others = step.items(said, sequence) or ({},)
+    worse = without(first, keyword) if kind == "gone in" else {**first, keyword: ()}
+    return {**said, sequence: (worse, *others)} if step.items(said, sequence) else said
+
+
 class StepMachine(RuleBasedStateMachine):
-    """Any requests about one step, against what the Standard's text says of it."""
+    """Any requests about several steps for several scheduled ones, against what the Standard's tables say of them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.known: Attributes | None = None
-        #: The model: state, whether an end and whether a series was said.
-        self.state: str | None = None
-        self.has_end = self.has_series = False
+        self.known: dict[str, Attributes] = {}
+        self.model = {uid: mpps_model.Step() for uid in UIDS}
 
-    @rule(status=st.sampled_from(["IN PROGRESS", "COMPLETED", "DISCONTINUED", "", "NONSENSE"]))
-    def create(self, status: str) -> None:
-        answer = step.create({**created(), STATUS: (status,) if status else ()}, self.known)
-        if self.state is not None:
-            assert refused(answer).status == 0x0111
-        elif status == "IN PROGRESS":
-            self.known, self.state = taken(answer).attributes, "IN PROGRESS"
-        else:
-            assert refused(answer).status == (0x0106 if status else 0x0121)
+    def agree(self, answer: Accepted | Refused, found: set[mpps_model.Fault], *, strict: bool) -> bool:
+        """Check an answer against what is wrong with the request; tell whether it is taken."""
+        grave = {fault.status for fault in found if strict or fault.vital}
+        if isinstance(answer, Refused):
+            assert answer.status in grave, (answer, found)
+            assert answer.comment
+            return False
+        assert not grave, (answer.lapses, found)
+        assert bool(answer.lapses) == bool(found), (answer.lapses, found)
+        return True
 
     @rule(
-        status=st.sampled_from([None, "IN PROGRESS", "COMPLETED", "DISCONTINUED", "NONSENSE"]),
-        end=st.booleans(),
-        series=st.sampled_from([None, 0, 1, 2]),
+        uid=st.sampled_from(UIDS),
+        for_steps=entries,
+        status=st.sampled_from(["IN PROGRESS"] * 6 + ["COMPLETED", "DISCONTINUED", "", "SCHEDULED"]),
+        reasons=st.booleans(),
+        fault=faults,
+        strict=st.booleans(),
     )
-    def set(self, status: str | None, end: bool, series: int | None) -> None:
-        if self.known is None:
+    def create(
+        self, uid: str, for_steps: list[str], status: str, reasons: bool, fault: tuple[str, Any] | None, strict: bool
+    ) -> None:
+        asked = created(*(scheduled(step_id=each, accession="A1") for each in for_steps))
+        said = with_fault({**asked, STATUS: (status,) if status else ()}, fault)
+        if not reasons:
+            said = without(said, "PerformedProcedureStepDiscontinuationReasonCodeSequence")
+        answer = step.create(said, self.known.get(uid), strict=strict)
+        model = self.model[uid]
+        if model.said is not None:
+            # Section F.7.2.1: a UID is created once, PS3.7 section C.5.7.
+            assert refused(answer).status == 0x0111
             return
-        said: dict[str, Any] = {}
-        if status is not None:
-            said[STATUS] = (status,)
-        if end:
-            said |= {"PerformedProcedureStepEndDate": ("20261120",), "PerformedProcedureStepEndTime": ("1315",)}
-        if series is not None:
-            said["PerformedSeriesSequence"] = tuple(made(f"1.{number}", f"1.{number}.1") for number in range(series))
-        answer = step.change(self.known, said)
-        if self.state in ("COMPLETED", "DISCONTINUED"):
-            assert (refused(answer).status, refused(answer).error_id) == (0x0110, 0xA710)
+        if self.agree(answer, model.create(said), strict=strict):
+            self.known[uid] = taken(answer).attributes
+            model.said = dict(said)
+
+    @rule(
+        uid=st.sampled_from(UIDS),
+        said=st.one_of(changes, changes, endings),
+        fault=faults,
+        strict=st.sampled_from([False, False, True]),
+    )
+    def set(self, uid: str, said: Attributes, fault: tuple[str, Any] | None, strict: bool) -> None:
+        model = self.model[uid]
+        if model.said is None:
             return
-        if status == "NONSENSE":
-            assert refused(answer).status == 0x0106
+        said = with_fault(said, fault)
+        answer = step.change(self.known[uid], said, strict=strict)
+        if model.status in mpps_model.FINAL:
+            # Table F.7.2-2.
+            final = refused(answer)
+            assert (final.status, final.error_id) == (0x0110, 0xA710)
+            assert final.comment == "Performed Procedure Step Object may no longer be updated"
             return
-        has_end, has_series = self.has_end or end, self.has_series if series is None else series > 0
-        if status in ("COMPLETED", "DISCONTINUED") and not (has_end and has_series):
-            assert refused(answer).status == 0x0121
-            return
-        self.known = taken(answer).attributes
-        self.state, self.has_end, self.has_series = status or self.state, has_end, has_series
+        found, after, left_out = model.set(said)
+        if self.agree(answer, found, strict=strict):
+            assert taken(answer).status == (0x0107 if left_out else 0x0000)
+            self.known[uid] = taken(answer).attributes
+            model.said = after
 
     @invariant()
-    def is_as_the_model_says(self) -> None:
-        if self.known is not None:
-            assert step.text(self.known, STATUS) == self.state
-            assert step.text(self.known, "PatientID") == "100"
-            assert bool(step.series(self.known)) == self.has_series
+    def each_step_says_what_was_taken(self) -> None:
+        for uid, model in self.model.items():
+            assert self.known.get(uid) == model.said
+            if model.said is not None:
+                states = {"in-progress": "IN PROGRESS", "completed": "COMPLETED", "discontinued": "DISCONTINUED"}
+                assert states[step.state_of(self.known[uid]) or ""] == model.status
+
+    @invariant()
+    def scheduled_steps_become_what_was_performed_for_them(self) -> None:
+        for entry in ENTRIES:
+            ours: list[tuple[State, bool]] = []
+            theirs = []
+            for uid, said in self.known.items():
+                model = self.model[uid]
+                if entry not in {each.step_id for each in references(said)}:
+                    continue
+                state = step.state_of(said)
+                assert state is not None
+                ours.append((state, step.wrong_entry(said)))
+                reasons = (model.said or {}).get("PerformedProcedureStepDiscontinuationReasonCodeSequence", ())
+                theirs.append((model.status, tuple(reasons) == WRONG))
+            assert step.effect(ours) == mpps_model.becomes(theirs)
 
 
 TestStepMachine = StepMachine.TestCase
-TestStepMachine.settings = settings(max_examples=60, stateful_step_count=12, deadline=None)
+TestStepMachine.settings = settings(max_examples=100, stateful_step_count=15, deadline=None)
