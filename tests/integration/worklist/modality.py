@@ -5,6 +5,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 from pynetdicom import AE, evt
+from pynetdicom.dimse_primitives import N_CREATE
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at run time
     ModalityPerformedProcedureStep,
     ModalityPerformedProcedureStepRetrieve,
@@ -123,6 +125,25 @@ class Modality:
         asked = None if uid is None else UID(uid)
         status, answer = self._association.send_n_create(native(said), ModalityPerformedProcedureStep, asked)
         return status, answer
+
+    def create_raw(self, data: bytes, uid: str) -> Dataset:
+        """Send an N-CREATE with these bytes for a dataset; give its status."""
+        request = N_CREATE()
+        request.MessageID = 1
+        request.AffectedSOPClassUID = ModalityPerformedProcedureStep
+        request.AffectedSOPInstanceUID = UID(uid)
+        request.AttributeList = BytesIO(data)
+        context = self._association.accepted_contexts[0].context_id
+        # As pynetdicom does it itself: only one thread may read at a time.
+        self._association._reactor_checkpoint.clear()
+        while not self._association._is_paused:
+            threading.Event().wait(0.01)
+        self._association.dimse.send_msg(request, context)
+        _, answer = self._association.dimse.get_msg(block=True)
+        self._association._reactor_checkpoint.set()
+        status = Dataset()
+        status.Status, status.ErrorID = answer.Status, answer.ErrorID
+        return status
 
     def set(self, said: Dataset | Attributes, uid: str) -> tuple[Dataset, Dataset | None]:
         """Send an N-SET."""

@@ -14,6 +14,7 @@ from pynetdicom.dsutils import encode
 from sqlalchemy import select, update
 
 from services.worklist import forward_rows
+from services.worklist.attributes import Attributes
 from services.worklist.dataset import EXPLICIT, IMPLICIT
 from services.worklist.models import mpps, mpps_forwards
 from tests.integration.worklist.modality import Modality, Ris, Running, native, network, running
@@ -93,6 +94,66 @@ async def test_what_is_wrong_is_named_to_the_modality(worklist: Running) -> None
     wrong, missing, empty = await asyncio.to_thread(report)
     assert [hex_of(each) for each in (wrong, missing, empty)] == ["0106", "0120", "0121"]
     assert missing.ErrorComment == "PerformedStationAETitle is missing"
+
+
+def without(said: Attributes, keyword: str) -> Attributes:
+    return {each: values for each, values in said.items() if each != keyword}
+
+
+STATUS, STATION = "PerformedProcedureStepStatus", "PerformedStationAETitle"
+#: Status (PS3.7 annex C, PS3.4 table F.7.2-2), whether the network is strict, and the request that it answers; the step
+#: MPPS is in progress, and the step MPPS.1 is over.
+ANSWERS: list[tuple[int, bool, Callable[[Modality], Dataset]]] = [
+    (0x0000, True, lambda ct: ct.create(created(), f"{MPPS}.2")[0]),
+    (0x0001, False, lambda ct: ct.get(MPPS, [Tag("PatientID"), Tag(0x00091001)])[0]),
+    (0x0105, True, lambda ct: ct.set({"PatientID": ("200",)}, MPPS)[0]),
+    (0x0105, True, lambda ct: ct.set({"CommentsOnThePerformedProcedureStep": ("never created",)}, MPPS)[0]),
+    (0x0106, False, lambda ct: ct.create({**created(), STATUS: ("COMPLETED",)}, f"{MPPS}.2")[0]),
+    (0x0106, False, lambda ct: ct.set({STATUS: ("PAUSED",)}, MPPS)[0]),
+    (0x0107, False, lambda ct: ct.set({"PatientID": ("200",)}, MPPS)[0]),
+    (0x0110, False, lambda ct: ct.create_raw(b"\x40\0\x70\2\x10\0\0\0none", f"{MPPS}.2")),
+    (0x0110, False, lambda ct: ct.set(ended(), f"{MPPS}.1")[0]),
+    (0x0110, True, lambda ct: ct.set({STATUS: ("IN PROGRESS",)}, f"{MPPS}.1")[0]),
+    (0x0111, False, lambda ct: ct.create(created(), MPPS)[0]),
+    (0x0111, False, lambda ct: ct.create(created(), f"{MPPS}.1")[0]),
+    (0x0112, False, lambda ct: ct.set(ended(), f"{MPPS}.9")[0]),
+    (0x0112, False, lambda ct: ct.get(f"{MPPS}.9", [])[0]),
+    (0x0117, False, lambda ct: ct.create(created(), "1.2.x")[0]),
+    (0x0120, False, lambda ct: ct.create(without(created(), STATION), f"{MPPS}.2")[0]),
+    (0x0120, True, lambda ct: ct.create(without(created(), "PatientName"), f"{MPPS}.3")[0]),
+    (0x0121, False, lambda ct: ct.create({**created(), STATION: ()}, f"{MPPS}.2")[0]),
+    (0x0121, False, lambda ct: ct.set(ended(PerformedSeriesSequence=()), MPPS)[0]),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # that is what it sends
+@pytest.mark.parametrize("strict", [False, True])
+async def test_each_status_goes_over_the_wire_and_what_is_refused_changes_nothing(tmp_path: Path, strict: bool) -> None:
+    """Each on an association of its own, as modalities speak."""
+    async with running(tmp_path, network(mpps={"strict": strict})) as worklist:
+
+        def report(requests: list[Callable[[Modality], Dataset]]) -> list[Dataset]:
+            answers = []
+            for request in requests:
+                with Modality(worklist.port) as ct:
+                    answers.append(request(ct))
+            return answers
+
+        begin = [
+            lambda ct: ct.create(created(), MPPS)[0],
+            lambda ct: ct.create(created(), f"{MPPS}.1")[0],
+            lambda ct: ct.set(ended(), f"{MPPS}.1")[0],
+        ]
+        assert [hex_of(each) for each in await asyncio.to_thread(report, begin)] == ["0000"] * 3
+        before = {row.sop_instance_uid: row.attributes for row in await rows(worklist, mpps)}
+        expected = [(status, request) for status, of_strict, request in ANSWERS if of_strict is strict]
+        answers = await asyncio.to_thread(report, [request for _, request in expected])
+        assert [hex_of(each) for each in answers] == [f"{status:04X}" for status, _ in expected]
+        over = [each.ErrorID for each in answers if each.Status == 0x0110 and each.get("ErrorID")]
+        assert over == [0xA710]
+        after = {row.sop_instance_uid: row.attributes for row in await rows(worklist, mpps)}
+        assert {uid: after[uid] for uid in before} == before
+        assert after.keys() - before.keys() == ({f"{MPPS}.2"} if strict else set())
 
 
 async def test_a_modality_that_gives_no_uid_gets_one(worklist: Running) -> None:

@@ -79,9 +79,13 @@ def steps() -> Steps:
     return Steps()
 
 
-@pytest.fixture(scope="module")
-def worklist(tmp_path_factory: pytest.TempPathFactory, steps: Steps) -> Iterator[Worklist]:
-    with Worklist(tmp_path_factory.mktemp("port"), NODES, steps=steps) as running:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def worklist(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, steps: Steps
+) -> Iterator[Worklist]:
+    url = request.getfixturevalue("postgresql").database() if request.param == "postgresql" else None
+    steps.calls.clear()
+    with Worklist(tmp_path_factory.mktemp("port"), NODES, url=url, steps=steps) as running:
         running.add(
             {"attributes": item(1)},
             {"attributes": item(2, name="Люк^Иван")},
