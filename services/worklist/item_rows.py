@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic_core import to_json
 from sqlalchemy import ColumnElement, Row, Select, Text, cast, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -64,7 +65,9 @@ async def of_patient(tx: AsyncSession, patient: str, limit: int) -> Sequence[Row
 
 async def named_like(tx: AsyncSession, name: str, limit: int) -> Sequence[Row[Any]]:
     """Give items that may be of a patient with a part of a name, the newest first. It reads the whole table."""
-    pattern = f'%"PatientName":["%{listing.like(name)}%'
+    # As JSON writes it: with a backslash before quotation marks and backslashes.
+    written = to_json(name).decode()[1:-1]
+    pattern = f'%"PatientName":["%{listing.like(written)}%'
     return await _newest(tx, cast(items.c.attributes, Text).ilike(pattern, escape="\\"), limit)
 
 
