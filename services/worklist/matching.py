@@ -6,6 +6,8 @@ What the Standard leaves to us:
 - A key of a name without `=` matches any of the component groups.
 - Several values in a key match if one of them does, whatever its VR; the Standard says it of UIDs only.
 - The upper end of a range reaches to the end of what it names: `-1800` has 18:00:30.
+- `*` and `?` are no wild cards in a date, time, UID or number (section C.2.2.2.4), and modalities send them all the
+  same: a lone `*` asks for everything, and in dates and times both are taken for what is meant.
 """
 
 import re
@@ -48,11 +50,9 @@ def is_universal(vr: str, wanted: Sequence[str]) -> bool:
     """Tell whether a key matches everything: without a value, or a lone `*`; PS3.4 sections C.2.2.2.3 and C.2.2.2.4."""
     if vr == "PN":
         return not wanted or any(not each.strip("*^= ") for each in wanted)
-    if vr in WILD:
-        return not wanted or any(not each.strip("*") for each in wanted)
     if vr in TIMES:
-        return not wanted or any(each.strip() == "-" for each in wanted)
-    return not wanted
+        return not wanted or any(each.strip("* ") in ("", "-") for each in wanted)
+    return not wanted or any(not each.strip("*") for each in wanted)
 
 
 def matcher(vr: str, wanted: Sequence[str], names: Names) -> Test:
@@ -60,10 +60,13 @@ def matcher(vr: str, wanted: Sequence[str], names: Names) -> Test:
     if vr == "PN":
         tests = [_name(each, names) for each in wanted]
         return lambda values: any(test(value) for value in values if value for test in tests)
+    if vr in TIMES and any(map(is_wild, wanted)):
+        patterns = [Pattern(_plain(each)) for each in wanted]
+        return lambda values: any(each.matches(_plain(value)) for value in values if value for each in patterns)
     if vr in TIMES:
         spans = [span(vr, each) for each in wanted]
         return lambda values: any(each.holds(digits(vr, value)) for value in values if value for each in spans)
-    if vr in WILD and any("*" in each or "?" in each for each in wanted):
+    if vr in WILD and any(map(is_wild, wanted)):
         patterns = [Pattern(each) for each in wanted]
         return lambda values: any(each.matches(value) for value in values if value for each in patterns)
     if vr in _NUMERIC:
@@ -86,7 +89,12 @@ def span(vr: str, wanted: str) -> Span:
 
 def is_range(wanted: Sequence[str]) -> bool:
     """Tell whether a key is one range."""
-    return len(wanted) == 1 and "-" in wanted[0]
+    return len(wanted) == 1 and "-" in wanted[0] and not is_wild(wanted[0])
+
+
+def is_wild(wanted: str) -> bool:
+    """Tell whether a value has a wild card."""
+    return "*" in wanted or "?" in wanted
 
 
 def combined(dates: str, times: str) -> Span:

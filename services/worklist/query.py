@@ -127,9 +127,9 @@ class Query:
         for key in (key for path, keys in levels if _is_matched(path, keyword) for key in keys):
             if key.keyword != keyword or key.vr in ("PN", *matching.TIMES):
                 continue
-            if matching.is_universal(key.vr, key.values) or any(
-                "*" in each or "?" in each for each in key.values if key.vr in matching.WILD
-            ):
+            if matching.is_universal(key.vr, key.values):
+                return None
+            if key.vr in matching.WILD and any(map(matching.is_wild, key.values)):
                 return None
             return frozenset(key.values)
         return None
@@ -139,7 +139,8 @@ class Query:
         """Days on which an item must start, YYYYMMDD; open on both sides if any may be."""
         for key in self._steps:
             if key.keyword == _DATE and not matching.is_universal("DA", key.values) and len(key.values) == 1:
-                return matching.span("DA", key.values[0])
+                wanted = key.values[0]
+                return Span("", "") if matching.is_wild(wanted) else matching.span("DA", wanted)
         return Span("", "")
 
     @cached_property

@@ -148,6 +148,18 @@ def test_names_are_folded_where_the_definition_says_so_and_fit_the_screen(workli
     assert (answer.SpecificCharacterSet, str(answer.PatientName)) == ("ISO_IR 144", "Люк^Иван")
 
 
+@pytest.mark.parametrize(
+    ("charset", "name"), [("ISO_IR 144", "Люк*"), ("ISO_IR 192", "Люк*"), ("ISO 2022 IR 6\\ISO 2022 IR 144", "Люк^*")]
+)
+def test_a_query_may_be_in_letters_that_the_modality_can_not_show_in_answers(
+    worklist: Worklist, charset: str, name: str
+) -> None:
+    """PS3.4 section C.2.2.2: its character set is that of the request, and says nothing of the answer's."""
+    asked = query(SpecificCharacterSet=charset, PatientName=name)
+    (answer,) = find(worklist.port_number, asked, calling="LATIN")[0]
+    assert (answer.SpecificCharacterSet, str(answer.PatientName)) == ("ISO_IR 100", "Liuk^Ivan")
+
+
 @pytest.mark.parametrize(("calling", "called"), [("NOBODY", "KIVUKO"), ("STORES", "KIVUKO"), ("CT1", "WRONG")])
 def test_who_is_not_known_or_may_not_ask_is_rejected(worklist: Worklist, calling: str, called: str) -> None:
     answers, said = find(worklist.port_number, query(), calling=calling, called=called)

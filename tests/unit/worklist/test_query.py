@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.worklist import identifier, matching
 from services.worklist.identifier import Key, UnreadableError
-from services.worklist.query import Mismatch, Query, said
+from services.worklist.query import STEPS, Mismatch, Query, said
 
 PN, CS, SH, DA, TM, UI, SQ = 0x00100010, 0x00080060, 0x00080050, 0x00400002, 0x00400003, 0x0020000D, 0x00400100
 STATION, PATIENT, DOCTOR = 0x00400001, 0x00100020, 0x00400006
@@ -107,6 +107,25 @@ def test_a_range_of_times_has_both_its_ends(low: str, high: str, time: str) -> N
 )
 def test_single_times_match_by_meaning(wanted: str, had: str, expected: bool) -> None:
     assert matches("TM", wanted, had) is expected
+
+
+@pytest.mark.parametrize("vr", ["DA", "TM", "UI", "DS", "IS", "CS", "LO", "AE", "US"])
+def test_a_lone_wild_card_asks_for_everything_whatever_the_vr(vr: str) -> None:
+    assert matching.is_universal(vr, ("*",))
+    assert matching.is_universal(vr, ("1", "**"))
+    assert not matching.is_universal(vr, ("1*",))
+
+
+def test_wild_cards_in_dates_and_times_do_what_is_meant() -> None:
+    assert matches("DA", "202611*", "20261123")
+    assert matches("DA", "2026.11.2?", "20261123")
+    assert not matches("DA", "202612*", "20261123")
+    assert matches("TM", "10*", "10:15")
+    item = {STEPS: ({"ScheduledProcedureStepStartDate": ("20261123",), "ScheduledProcedureStepStartTime": ("1015",)},)}
+    both = Query([step(text(DA, "DA", "2026112*"), text(TM, "TM", "09-11"))])
+    assert both.matches(item)
+    assert both.days == matching.Span("", "")
+    assert not Query([step(text(DA, "DA", "2026*-2026*"))]).matches(item)
 
 
 def test_one_end_without_a_time_reaches_to_the_end_of_its_day() -> None:
