@@ -82,7 +82,7 @@ class Row:
 
 _REFERENCE: Final = (
     Row("ReferencedSOPClassUID", 1, final=1),
-    Row("ReferencedSOPInstanceUID", 1, final=1, vital=True),
+    Row("ReferencedSOPInstanceUID", 1, final=1),
 )
 _CODE: Final = (Row("CodeMeaning", 1),)
 TABLE: Final = (
@@ -520,7 +520,7 @@ def series(attributes: Attributes) -> tuple[Series, ...]:
     for item in items(attributes, _SERIES):
         found = named.setdefault(text(item, "SeriesInstanceUID"), set())
         for keyword in ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanceSequence"):
-            found.update(text(each, "ReferencedSOPInstanceUID") for each in items(item, keyword))
+            found.update(uid for each in items(item, keyword) if (uid := text(each, "ReferencedSOPInstanceUID")))
     return tuple(Series(uid, len(found)) for uid, found in named.items())
 
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-#: Table F.7.2-1: attribute, type in N-CREATE, whether N-SET may name it, type in the final state where that differs.
-#: What stands in items of a sequence is indented below it. Optional ones without items are left out.
+#: Table F.7.2-1: attribute, type in N-CREATE, whether N-SET may name it, type in the final state where there is one: of
+#: what has none, nothing is asked again at the end, as no N-SET could bring it (note 5). What stands in items of a
+#: sequence is indented below it. Optional ones without items are left out.
 _TABLE: Final = """
 ScheduledStepAttributesSequence 1 no
     StudyInstanceUID 1 no
@@ -55,18 +56,18 @@ Modality 1 no
 StudyID 2 no
 PerformedProtocolCodeSequence 2 yes
 PerformedSeriesSequence 2 yes 1
-    PerformingPhysicianName 2 yes
-    ProtocolName 1 yes
-    OperatorsName 2 yes
-    SeriesInstanceUID 1 yes
-    SeriesDescription 2 yes
-    RetrieveAETitle 2 yes
-    ReferencedImageSequence 2 yes
-        ReferencedSOPClassUID 1 yes
-        ReferencedSOPInstanceUID 1 yes
-    ReferencedNonImageCompositeSOPInstanceSequence 2 yes
-        ReferencedSOPClassUID 1 yes
-        ReferencedSOPInstanceUID 1 yes
+    PerformingPhysicianName 2 yes 2
+    ProtocolName 1 yes 1
+    OperatorsName 2 yes 2
+    SeriesInstanceUID 1 yes 1
+    SeriesDescription 2 yes 2
+    RetrieveAETitle 2 yes 2
+    ReferencedImageSequence 2 yes 2
+        ReferencedSOPClassUID 1 yes 1
+        ReferencedSOPInstanceUID 1 yes 1
+    ReferencedNonImageCompositeSOPInstanceSequence 2 yes 2
+        ReferencedSOPClassUID 1 yes 1
+        ReferencedSOPInstanceUID 1 yes 1
 """
 #: What Kivuko refuses whatever `mpps.strict` says (docs/worklist-mpps.md): of what is type 1 the rest is a lapse.
 _VITAL: Final = frozenset(
@@ -103,7 +104,7 @@ def _rows() -> list[Row]:
         keyword, create, settable, *final = line.split()
         del open_at[depth:]
         path = "/".join((*(each.keyword for each in open_at), keyword))
-        row = Row(path, int(create), settable == "yes", int(final[0]) if final else int(create))
+        row = Row(path, int(create), settable == "yes", int(final[0]) if final else 3)
         (open_at[-1].items if open_at else top).append(row)
         open_at.append(row)
     return top
@@ -193,8 +194,7 @@ class Step:
         if STATUS in said and not any(said[STATUS]):
             found.add(Fault(EMPTY, vital=True))
         elif after[STATUS][0] in FINAL:
-            found |= set(_lacking(after, [row for row in ROWS if row.settable], "final"))
-            found |= set(_lacking(after, [row for row in ROWS if row.create == 1 and not row.settable], "final"))
+            found |= set(_lacking(after, ROWS, "final"))
         return found, after, left_out
 
 

@@ -34,6 +34,8 @@ def item(
         # Which of two: the one of its modality, or none.
         (Reference("1.1"), [item(1), item(2, step_id="S2", modality="MR")], Link(1, "study")),
         (Reference("1.1"), [item(1), item(2, step_id="S2")], None),
+        # Neither has a name: the study alone says which.
+        (Reference("1.1"), [item(1, step_id="")], Link(1, "study")),
         (Reference("1.1", "", "S9"), [item(1), item(2, step_id="S2")], None),
         # Patients merge: the study is trusted, and people are told.
         (Reference("1.1", "A1", "S1"), [item(1, patient="200")], Link(1, "step", contradicts=True)),

@@ -73,6 +73,17 @@ def test_what_is_vital_is_there_and_has_a_value(keyword: str) -> None:
     assert (empty.status, empty.keywords) == (0x0121, (keyword,))
 
 
+@pytest.mark.parametrize(
+    ("uid", "valid"),
+    [
+        ("1.2", True), ("0.0", True), ("2.25." + "1" * 59, True), ("2.25." + "1" * 60, False), ("1.02", True),
+        ("", False), ("1.", False), (".1", False), ("1..2", False), ("01.2", False), ("1.2 ", False), ("1.x", False),
+    ],
+)  # fmt: skip
+def test_what_a_uid_is(uid: str, valid: bool) -> None:
+    assert step.is_uid(uid) is valid
+
+
 def test_each_scheduled_step_names_its_study() -> None:
     nameless = without(scheduled(), "StudyInstanceUID")
     assert refused(step.create(created(scheduled(), nameless))).status == 0x0120
@@ -171,6 +182,17 @@ def test_sequences_are_replaced_as_a_whole() -> None:
     assert [each.series_instance_uid for each in step.series(two)] == ["1.3"]
 
 
+def test_a_reference_to_nothing_is_a_lapse_and_counts_for_nothing() -> None:
+    series: Attributes = {**made("1.2", "1.2.1"), "ReferencedNonImageCompositeSOPInstanceSequence": ({},)}
+    answer = taken(step.change(begun(), ended("COMPLETED", series)))
+    assert [each.instances for each in step.series(answer.attributes)] == [1]
+    where = "PerformedSeriesSequence[1].ReferencedNonImageCompositeSOPInstanceSequence[1]"
+    assert [str(each) for each in answer.lapses] == [
+        f"{where}.ReferencedSOPClassUID is missing",
+        f"{where}.ReferencedSOPInstanceUID is missing",
+    ]
+
+
 def test_instances_are_counted_once_each() -> None:
     said = {"PerformedSeriesSequence": (made("1.1", "a", "b", "b", others=("c", "a")), made("1.1", "d"), made("1.2"))}
     assert [(each.series_instance_uid, each.instances) for each in step.series(said)] == [("1.1", 4), ("1.2", 0)]
@@ -224,10 +246,7 @@ WRONG = (reason("110514"),)
 NONE = {"PerformedProcedureStepStartDate": "20261320", "PerformedProcedureStepStartTime": "2561", STATUS: "NONSENSE"}
 NONE |= {"PerformedProcedureStepEndDate": "2026-1", "PerformedProcedureStepEndTime": "noon"}
 TOP = sorted(row.keyword for row in mpps_model.ROWS if row.create != 3)
-INSIDE = {
-    "ScheduledStepAttributesSequence": ["StudyInstanceUID", "AccessionNumber", "ScheduledProtocolCodeSequence"],
-    "PerformedSeriesSequence": ["SeriesInstanceUID", "ProtocolName", "OperatorsName", "ReferencedImageSequence"],
-}
+INSIDE = {row.keyword: [each.keyword for each in row.items] for row in mpps_model.ROWS if row.items}
 faults = st.one_of(
     st.none(),
     st.none(),
@@ -245,12 +264,19 @@ SETTABLE: dict[str, list[tuple[Any, ...]]] = {
     STATUS: [("IN PROGRESS",), ("COMPLETED",), ("DISCONTINUED",), ("COMPLETED",), ()],
     "PerformedProcedureStepEndDate": [("20261120",), ()],
     "PerformedProcedureStepEndTime": [("1315",), ()],
-    "PerformedSeriesSequence": [(made("1.5", "1.5.1"),), (made("1.5"), made("1.6", "1.6.1", "1.6.2")), ()],
+    "PerformedSeriesSequence": [
+        (made("1.5", "1.5.1"),),
+        (made("1.5"), made("1.6", "1.6.1", "1.6.2")),
+        ({**made("1.5"), "ReferencedImageSequence": ({"ReferencedSOPClassUID": ("1.2",)}, {})},),
+        (),
+    ],
     "PerformedProcedureStepDescription": [("CT",), ()],
     "CommentsOnThePerformedProcedureStep": [("late",)],
     "PerformedProcedureStepDiscontinuationReasonCodeSequence": [WRONG, (reason("110500"),), ({},), ()],
     "SpecificCharacterSet": [("ISO_IR 192",)],
+    # Optional in both, as all that the table does not name.
     "EntranceDoseInmGy": [("1.5",)],
+    "IconImageSequence": [({"Rows": ("1",)},)],
 }
 FOREIGN: dict[str, list[tuple[Any, ...]]] = {
     "PatientID": [("100",), ("200",)],
@@ -266,6 +292,7 @@ endings = st.sampled_from(["COMPLETED", "DISCONTINUED"]).map(ended)
 
 
 def with_fault(said: Attributes, fault: tuple[str, Any] | None) -> Attributes:
+    """Give a request with a fault, or as it is."""
     if fault is None:
         return said
     kind, what = fault
@@ -305,14 +332,26 @@ class StepMachine(RuleBasedStateMachine):
         for_steps=entries,
         status=st.sampled_from(["IN PROGRESS"] * 6 + ["COMPLETED", "DISCONTINUED", "", "SCHEDULED"]),
         reasons=st.booleans(),
+        nameless=st.booleans(),
         fault=faults,
         strict=st.booleans(),
     )
     def create(
-        self, uid: str, for_steps: list[str], status: str, reasons: bool, fault: tuple[str, Any] | None, strict: bool
+        self,
+        uid: str,
+        for_steps: list[str],
+        status: str,
+        reasons: bool,
+        nameless: bool,
+        fault: tuple[str, Any] | None,
+        strict: bool,
     ) -> None:
         asked = created(*(scheduled(step_id=each, accession="A1") for each in for_steps))
         said = with_fault({**asked, STATUS: (status,) if status else ()}, fault)
+        if nameless:
+            # As modalities send it that have no such reference.
+            first, *others = step.items(said, "ScheduledStepAttributesSequence") or ({},)
+            said = {**said, "ScheduledStepAttributesSequence": ({**first, "ReferencedStudySequence": ({},)}, *others)}
         if not reasons:
             said = without(said, "PerformedProcedureStepDiscontinuationReasonCodeSequence")
         answer = step.create(said, self.known.get(uid), strict=strict)
