@@ -373,6 +373,9 @@ def _wanting(
 ) -> Iterator[tuple[Lapse, bool]]:
     """Find what is missing or empty, and whether it is vital."""
     for row in rows:
+        if column == "final" and not path and not row.settable:
+            # Whoever ends the step could not mend it.
+            continue
         keyword, where = top or row.keyword, f"{path}{row.keyword}"
         kind = row.create if column == "create" else row.final
         there = row.keyword in attributes
