@@ -31,6 +31,10 @@ def order(
         (came(accession="A1"), [order(over=True), order(2, "1.2")], Found(2, "accession", False)),
         (came(), [order()], Found(1, "patient", False)),
         (came(), [order(hours=25)], None),
+        (came(), [order(hours=24)], Found(1, "patient", False)),
+        (came(), [order(hours=-24)], Found(1, "patient", False)),
+        # No number is none that two could share.
+        (came(modality="MR"), [order(accession="")], None),
         (came(), [order(), order(2, "1.2", "A2")], None),
         (came(), [order(taken=True), order(2, "1.2", "A2")], Found(2, "patient", False)),
         (came(modality="MR"), [order()], None),

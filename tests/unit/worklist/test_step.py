@@ -116,6 +116,20 @@ def test_what_can_not_be_read_is_refused(keyword: str, value: str) -> None:
     assert (answer.status, answer.keywords) == (0x0106, (keyword,))
 
 
+@pytest.mark.parametrize(
+    ("keyword", "longest"), [("PerformedProcedureStepID", 64), ("PerformedStationAETitle", 16), ("Modality", 16)]
+)
+def test_names_are_as_long_as_the_tables_take_them(keyword: str, longest: int) -> None:
+    assert taken(step.create({**created(), keyword: ("x" * longest,)}))
+    assert refused(step.create({**created(), keyword: ("x" * (longest + 1),)})).status == 0x0106
+
+
+@pytest.mark.parametrize("keyword", ["AccessionNumber", "ScheduledProcedureStepID", "RequestedProcedureID"])
+def test_names_of_scheduled_steps_are_as_long_as_the_tables_take_them(keyword: str) -> None:
+    assert taken(step.create(created({**scheduled(), keyword: ("x" * 64,)})))
+    assert refused(step.create(created({**scheduled(), keyword: ("x" * 65,)}))).status == 0x0106
+
+
 @pytest.mark.parametrize("status", ["COMPLETED", "DISCONTINUED"])
 def test_a_final_state_has_an_end_and_a_series(status: str) -> None:
     for keyword in ("PerformedProcedureStepEndDate", "PerformedProcedureStepEndTime", "PerformedSeriesSequence"):
