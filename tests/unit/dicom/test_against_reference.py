@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydicom.charset import convert_encodings, encode_string
 from pydicom.errors import BytesLengthException
 
-from libs.dicom import charset, element, header
+from libs.dicom import charset, dictionary, element, header
 from tests.support.dicomset import RealFile, dataset_bytes, real_files
 from tests.unit.dicom import reference_element, reference_header
 from tests.unit.dicom.encoded import PLAIN, Element, encoded
