@@ -26,17 +26,22 @@ def completed(attributes: Attributes, step: Attributes) -> tuple[Attributes, Att
     """Give an order's and its step's attributes with those of type 1C that follow from others.
 
     One of description and code has to be there, of the requested procedure and of the step: the one says what the other
-    does not. Where neither says anything, the modality does. A day without a time begins at midnight.
+    does not. A code without a text is told by its meaning; where nothing says anything, the modality is the text. A day
+    without a time begins at midnight.
     """
     about, of_step = dict(attributes), dict(step)
     if not (_has(of_step, _STEP_TEXT) or _has(of_step, _STEP_CODES)):
         _copy(about, _TEXT, of_step, _STEP_TEXT)
         _copy(about, _CODES, of_step, _STEP_CODES)
-        if not _has(of_step, _STEP_TEXT) and not _has(of_step, _STEP_CODES):
-            _copy(of_step, "Modality", of_step, _STEP_TEXT)
     if not (_has(about, _TEXT) or _has(about, _CODES)):
         _copy(of_step, _STEP_TEXT, about, _TEXT)
         _copy(of_step, _STEP_CODES, about, _CODES)
+    for those, text, codes in ((of_step, _STEP_TEXT, _STEP_CODES), (about, _TEXT, _CODES)):
+        if not _has(those, text):
+            # Most modalities show the text alone.
+            meaning = _meaning(those.get(codes, ())) or step.get("Modality", ())
+            if meaning:
+                those[text] = meaning
     if _has(of_step, _DATE) and not _has(of_step, _TIME):
         of_step[_TIME] = ("000000",)
     return about, of_step
@@ -58,6 +63,11 @@ def lacking(item: Attributes) -> list[str]:
 def _has(attributes: Attributes, keyword: str) -> bool:
     values = attributes.get(keyword, ())
     return any(value.strip("^= ") if isinstance(value, str) else value for value in values)
+
+
+def _meaning(codes: tuple[str | Attributes, ...]) -> tuple[str | Attributes, ...]:
+    first = codes[0] if codes and not isinstance(codes[0], str) else {}
+    return first.get("CodeMeaning", ())
 
 
 def _copy(source: Attributes, keyword: str, target: dict[str, tuple[str | Attributes, ...]], to: str) -> None:
