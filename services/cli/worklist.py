@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from datetime import date
 from typing import Annotated, Any
 
 import typer
@@ -90,7 +91,7 @@ def list_orders(
         _PATH,
         limit=limit,
         state=None if everything else state or ["scheduled", "arrived", "started"],
-        day=day.replace("-", "") if day else None,
+        day=_day(day, json_output=json_output),
         site=site,
         patient=patient,
         accession=accession,
@@ -109,12 +110,13 @@ def list_orders(
             ", ".join(sorted({step["modality"] for step in order["steps"]})),
             ", ".join(sorted({aet for step in order["steps"] for aet in step["station_aets"]})),
             order["patient"],
+            order["patient_name"],
             order["accession"],
             order["priority"],
         )
         for order in found["orders"]
     ]
-    columns = ("id", "state", "start", "site", "modality", "station", "patient", "accession", "priority")
+    columns = ("id", "state", "start", "site", "modality", "station", "patient", "name", "accession", "priority")
     print_table("Orders", columns, rows, empty="There is no such order.")
     if found["before"]:
         out.print(f"The newest {len(rows)}; filters or --limit show others.")
@@ -357,6 +359,7 @@ def _print(order: dict[str, Any]) -> None:
         ("state", order["state"]),
         ("site", order["site"]),
         ("patient", f"{order['patient']}{' of ' + order['issuer'] if order['issuer'] else ''}"),
+        ("name", order["patient_name"]),
         ("accession", f"{order['accession']}{minted}"),
         ("study", order["study_instance_uid"]),
         ("placer", order["placer"]),
@@ -378,6 +381,15 @@ def _print(order: dict[str, Any]) -> None:
     print_table("Steps", columns, steps, empty="It has no steps.")
     for warning in order["warnings"]:
         out.print(f"[yellow]warning:[/] {escape(warning)}")
+
+
+def _day(day: str | None, *, json_output: bool) -> str | None:
+    if day is None:
+        return None
+    try:
+        return date.fromisoformat(day).strftime("%Y%m%d")
+    except ValueError:
+        fail("--day is not a day.", "Write such as --day 2026-11-21.", code=2, json_output=json_output)
 
 
 def _sameness(same_patient: bool) -> dict[str, str]:

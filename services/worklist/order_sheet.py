@@ -134,7 +134,7 @@ class Importing:
         What the last file said of an order is not said again: people may have changed the order since.
         """
         raw = form.content(line.form)
-        control_id = _FILE + hashlib.sha256(raw).hexdigest()
+        control_id = _FILE + hashlib.sha256(raw).hexdigest()[:32]
         said = before.get(_key(line, place), ())
         if said and said[-1].startswith(control_id):
             return False

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Row
 
 from services.worklist import required
+from services.worklist.item import first
 from services.worklist.order import OPEN, State
 
 
@@ -33,6 +34,7 @@ class OrderView(BaseModel):
     state: State
     patient: str = Field(description="Patient ID that it names; it may have been merged into another one.")
     issuer: str
+    patient_name: str = Field("", description="As modalities are told it.")
     placer: str | None
     filler: str | None
     accession: str
@@ -89,10 +91,11 @@ def view(row: Row[Any], items: Sequence[Row[Any]], warnings: Sequence[str] = ())
     warnings
         Further ones, besides those of what its open steps lack.
     """
-    names = OrderView.model_fields.keys() - {"steps", "warnings"}
+    names = OrderView.model_fields.keys() - {"steps", "warnings", "patient_name"}
     own = [one for one in items if one.order_id == row.id]
     lacks = [said for one in own if one.state in OPEN for said in required.lacking(one.attributes)]
     return OrderView(
+        patient_name=first(own[0].attributes, "PatientName") if own else "",
         **{name: getattr(row, name) for name in names},
         steps=tuple(StepView(**{name: getattr(one, name) for name in StepView.model_fields}) for one in own),
         warnings=tuple(dict.fromkeys((*warnings, *lacks))),
