@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from functools import cache
+from typing import Any, Final
 
 from sqlalchemy import delete, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.fact import Attributes
 from contracts.order import OrderCancelled, OrderChanged, OrderPlaced
-from libs.messaging.inbox import insert
 from services.rules.models import completions, orders, studies
 
 Told = OrderPlaced | OrderChanged | OrderCancelled
@@ -34,6 +35,18 @@ def fields(told: Told) -> dict[str, str]:
     return {name: value for name, value in known.items() if value}
 
 
+@cache
+def _keeping(dialect: str) -> Any:
+    """Give the statement that keeps an order: made once, for to make it takes longer than to run it."""
+    statement = (postgresql if dialect == "postgresql" else sqlite).insert(orders)
+    known = ("tenant", "study_instance_uid")
+    return statement.on_conflict_do_update(
+        index_elements=known,
+        set_={name: statement.excluded[name] for name in orders.c.keys() if name not in known},  # noqa: SIM118 - not a mapping
+        where=orders.c.revision <= statement.excluded.revision,
+    ).returning(orders.c.revision)
+
+
 async def keep(tx: AsyncSession, tenant: str, told: Told, cancelled: bool, at: datetime) -> bool:
     """Keep what was told of an order; False: something newer is known."""
     values = {
@@ -46,16 +59,7 @@ async def keep(tx: AsyncSession, tenant: str, told: Told, cancelled: bool, at: d
         "fields": fields(told),
         "changed_at": at,
     }
-    statement = insert(tx, orders).values(**values)
-    new = {name: getattr(statement.excluded, name) for name in values if name not in ("tenant", "study_instance_uid")}
-    kept = await tx.execute(
-        statement.on_conflict_do_update(
-            index_elements=["tenant", "study_instance_uid"],
-            set_=new,
-            where=orders.c.revision <= statement.excluded.revision,
-        ).returning(orders.c.revision)
-    )
-    if kept.first() is None:
+    if (await tx.execute(_keeping(tx.get_bind().dialect.name), values)).first() is None:
         return False
     former = [uid for uid in told.former_study_instance_uids if uid != told.study_instance_uid]
     if former:

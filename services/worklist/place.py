@@ -126,15 +126,16 @@ class Scope:
         into a text as it is; a subcomponent has to be named.
         """
         delimiters = self.message.delimiters
-        value = _nth(field, delimiters.component, at.component or 1)
+        value = nth(field, delimiters.component, at.component or 1)
         if at.subcomponent:
-            value = _nth(value, delimiters.subcomponent, at.subcomponent)
+            value = nth(value, delimiters.subcomponent, at.subcomponent)
         if NULL in (value, field):
             return None
         return (self.message.plain(value) if delimiters.escape in value else value).strip()
 
 
-def _nth(text: str, delimiter: str, number: int) -> str:
+def nth(text: str, delimiter: str, number: int) -> str:
+    """Give the part of a text with a number, from 1; empty where there are not so many."""
     if not delimiter or delimiter not in text:
         return text if number == 1 else ""
     pieces = text.split(delimiter, number)
