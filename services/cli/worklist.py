@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from services.cli import hl7, sheet, steps, worklist_query
+from services.cli import hl7, matching, sheet, steps, worklist_query
 from services.cli.client import connect
+from services.cli.matching import site_time
 from services.cli.output import Json, fail, local_time, out, print_json, print_table
 
 app = typer.Typer(
@@ -22,6 +23,10 @@ app.command(epilog=hl7.MESSAGES)(hl7.messages)
 app.command(epilog=worklist_query.EXPLAIN)(worklist_query.explain)
 app.command(epilog=steps.EXAMPLE)(steps.steps)
 app.command("import", epilog=sheet.IMPORT)(sheet.import_file)
+app.command(epilog=matching.UNMATCHED)(matching.unmatched)
+app.command(epilog=matching.STUDY)(matching.study)
+app.command(epilog=matching.LINK)(matching.link)
+app.command(epilog=matching.UNLINK)(matching.unlink)
 
 _LIST = "Example: kivuko worklist list --day 2026-11-21 --site bata"
 _SHOW = "Example: kivuko worklist show 17"
@@ -32,7 +37,6 @@ _ADD = (
 _EDIT = 'Example: kivuko worklist edit 17 --start "2026-11-22 09:00" --station US2'
 _CANCEL = 'Example: kivuko worklist cancel 17 --why "not fasting"'
 _REOPEN = 'Example: kivuko worklist reopen 17 --why "cancelled by mistake"'
-_UNMATCHED = "Example: kivuko worklist unmatched --site bata"
 _MERGES = "Example: kivuko worklist merges"
 _UNMERGE = 'Example: kivuko worklist unmerge 23 --why "two persons"'
 _PATH = "/v1/worklist/orders"
@@ -105,7 +109,7 @@ def list_orders(
         (
             order["id"],
             order["state"],
-            _clock(order["start"]),
+            site_time(order["start"]),
             order["site"],
             ", ".join(sorted({step["modality"] for step in order["steps"]})),
             ", ".join(sorted({aet for step in order["steps"] for aet in step["station_aets"]})),
@@ -272,45 +276,6 @@ def reopen(order: Id, *, step: Step = None, why: Why = None, json_output: Json =
     _print(made)
 
 
-@app.command(epilog=_UNMATCHED)
-def unmatched(
-    *,
-    site: Annotated[str | None, typer.Option(help="Of this site.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="How many of each, the newest first.")] = 100,
-    json_output: Json = False,
-) -> None:
-    """List studies without order, and orders without study after their time."""
-    found = connect(json_output=json_output).get("/v1/worklist/unmatched", site=site, limit=limit)
-    if json_output:
-        print_json(found)
-        return
-    columns = ("study", "site", "modality", "accession", "patient", "came", "order of another patient")
-    rows = [
-        (
-            one["study_instance_uid"],
-            one["site"],
-            one["modality"],
-            one["accession"],
-            one["patient"],
-            local_time(one["first_seen_at"]),
-            one["order_id"],
-        )
-        for one in found["studies"]
-    ]
-    print_table("Studies without order", columns, rows, empty="Every study has its order.")
-    overdue = [
-        (one["id"], one["site"], one["state"], _clock(one["start"]), one["accession"]) for one in found["orders"]
-    ]
-    print_table(
-        "Orders without study",
-        ("order", "site", "state", "start", "accession"),
-        overdue,
-        empty="Every order has its study.",
-    )
-    if overdue:
-        out.print("If an order is not done any more: `kivuko worklist cancel ID`.")
-
-
 @app.command(epilog=_MERGES)
 def merges(
     *,
@@ -371,7 +336,7 @@ def _print(order: dict[str, Any]) -> None:
             step["step_id"] or "-",
             step["state"],
             step["performed"],
-            _clock(step["start"]),
+            site_time(step["start"]),
             step["modality"],
             ", ".join(step["station_aets"]),
         )
@@ -394,10 +359,6 @@ def _day(day: str | None, *, json_output: bool) -> str | None:
 
 def _sameness(same_patient: bool) -> dict[str, str]:
     return {"same_patient": "true"} if same_patient else {}
-
-
-def _clock(start: str) -> str:
-    return f"{start[:4]}-{start[4:6]}-{start[6:8]} {start[8:10]}:{start[10:12]}" if start else ""
 
 
 def _short(values: Any) -> str:

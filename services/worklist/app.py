@@ -12,6 +12,8 @@ from services.worklist.filing import Zones
 from services.worklist.handlers import register
 from services.worklist.hl7_api import add_routes
 from services.worklist.hl7_port import Hl7Port
+from services.worklist.linking import Linking
+from services.worklist.linking_api import make_linking_router
 from services.worklist.matching_api import make_matching_router
 from services.worklist.matching_settings import MatchingSettings
 from services.worklist.meeting import Meeting
@@ -34,6 +36,7 @@ def build(platform: Platform) -> Service:
     meeting = Meeting(
         zones,
         platform.clock,
+        outbox,
         order_grace=timedelta(hours=settings.order_grace_hours),
         study_grace=timedelta(hours=settings.study_grace_hours),
         looked_back=timedelta(days=settings.unmatched_days),
@@ -45,6 +48,7 @@ def build(platform: Platform) -> Service:
     router.include_router(make_merge_router(database, orders))
     router.include_router(make_query_router(database, platform.network))
     router.include_router(make_matching_router(database, meeting))
+    router.include_router(make_linking_router(database, Linking(database, outbox, platform.clock)))
     performing = Performing(platform, database, outbox)
     router.include_router(make_step_router(database, performing.forwarding, platform.clock))
     port = Port(platform, database, outbox, performing.steps)

@@ -93,6 +93,7 @@ _PATIENT: Final = {
     "allergies": "Allergies",
     "alerts": "MedicalAlerts",
     "location": "CurrentPatientLocation",
+    "patient_class": "RouteOfAdmissions",
 }
 _ORDER: Final = {
     "study_instance_uid": "StudyInstanceUID",
@@ -127,6 +128,7 @@ class Said(BaseModel):
     allergies: Long | None = None
     alerts: Long | None = Field(None, description="What whoever examines the patient must know.")
     location: Long | None = Field(None, description="Where the patient is now.")
+    patient_class: Short | None = Field(None, description="As in HL7 PV1-2: E emergency, I inpatient, O outpatient.")
     study_instance_uid: Uid | None = Field(None, description="Minted, if there is none.")
     procedure: Long | None = Field(None, description="Description of what is to be done.")
     procedure_code: Short | None = None
