@@ -114,12 +114,17 @@ def _with_orders() -> Any:
     return select(orders.c.id).where(orders.c.site == studies.c.site, orders.c.tenant == studies.c.tenant).exists()
 
 
+def _astray(since: datetime, until: datetime) -> tuple[ColumnElement[bool], ...]:
+    # An order may still come; another patient's order is wrong at once.
+    alone = studies.c.order_id.is_(None) & (studies.c.completed_at < until) & _with_orders()
+    return or_(alone, studies.c.contradicts), studies.c.completed_at >= since
+
+
 async def studies_without(
     tx: AsyncSession, conditions: Sequence[Any], since: datetime, until: datetime, limit: int
 ) -> Sequence[Row[Any]]:
-    """Give studies without an order, or with that of another patient, that were complete between two moments."""
-    astray = or_(studies.c.order_id.is_(None) & _with_orders(), studies.c.contradicts)
-    wanted = (astray, studies.c.completed_at >= since, studies.c.completed_at < until, *conditions)
+    """Give studies that were complete between two moments and have no order, or since then with another patient's."""
+    wanted = (*_astray(since, until), *conditions)
     return (await tx.execute(select(studies).where(*wanted).order_by(studies.c.id.desc()).limit(limit))).all()
 
 
@@ -161,9 +166,7 @@ async def count_astray(
     tx: AsyncSession, since: datetime, until: datetime, order_since: str, order_until: str
 ) -> tuple[int, int]:
     """Count studies without order, and orders without study."""
-    astray = or_(studies.c.order_id.is_(None) & _with_orders(), studies.c.contradicts)
-    came = select(func.count()).select_from(studies)
-    came = came.where(astray, studies.c.completed_at >= since, studies.c.completed_at < until)
+    came = select(func.count()).select_from(studies).where(*_astray(since, until))
     overdue = (
         select(func.count())
         .select_from(orders)
