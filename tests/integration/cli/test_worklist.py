@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from tests.integration.cli.conftest import Cli, command
+from tests.integration.ingest.peer import send
 from tests.support.kivuko import Process
 from tests.support.process import wait_until
+from tests.support.synthetic import make_study, new_uid
 
 pytestmark = pytest.mark.integration
 NETWORK = {
@@ -20,9 +22,12 @@ NETWORK = {
     "sites": {"bata": {"name": "Bata"}},
     "nodes": {
         "US1": {"site": "bata", "host": "127.0.0.1", "modality": "US", "may": ["worklist"]},
+        "CT1": {"site": "bata", "host": "127.0.0.1", "modality": "CT", "may": ["store"]},
         "RIS": {"site": "bata", "host": "127.0.0.1", "issuer": "HGB", "hl7": {}},
     },
 }
+#: A study without an order is told at once.
+SOON = {"KIVUKO_WORKLIST_STUDY_GRACE_HOURS": "0.0001"}
 JANE = ("--site", "bata", "--patient-id", "4711", "--name", "DOE^JANE", "--modality", "US")
 HL7 = (
     b"MSH|^~\\&|RIS|HGB|K|K|20261120120000||ORM^O01|M1|P|2.5\rPID|||9^^^HGB||MBA^ANA||19900101|F\rPV1||E\r"
@@ -32,7 +37,9 @@ HL7 = (
 
 @pytest.fixture(scope="module")
 def kivuko(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    process = Process(["up"], tmp_path_factory.mktemp("worklist") / "kivuko", {})
+    process = Process(
+        ["up"], tmp_path_factory.mktemp("worklist") / "kivuko", {"KIVUKO_WORKLIST_STUDY_GRACE_HOURS": "0.0001"}
+    )
     process.start()
     done = process.cli("apply", "-", stdin=json.dumps(NETWORK))
     assert done.returncode == 0, done.stderr
@@ -159,3 +166,27 @@ def test_the_lists_of_a_quiet_night_are_sentences(worklist: Cli) -> None:
     assert "Every study has its order." in worklist("unmatched").stdout
     said = worklist("explain", "--ae", "US1", "--patient", "4711").stdout
     assert ("DOE^JANE" in said, "No query of this node is recorded" in said) == (True, True)
+
+
+def test_a_person_links_a_study_and_takes_it_back(worklist: Cli, kivuko: Process, tmp_path: Path) -> None:
+    made = answer(worklist, "add", *JANE, "--start", "2026-11-21 10:15", "--order", "LINKED")
+    study = new_uid()
+    assert set(send(kivuko.dicom_port, make_study(tmp_path, 1, study_uid=study, PatientID="typed-in"))) == {0x0000}
+    wait_until(lambda: study in worklist("unmatched").stdout, "the study to be complete, and without an order")
+    assert "kivuko worklist link STUDY ORDER" in worklist("unmatched").stdout
+    done = worklist("link", study, str(made["id"]), "--why", "typed in at the console")
+    assert done.returncode == 0, done.stderr
+    for said in (f"{made['id']}, by hand", "typed in at the console", "local"):
+        assert said in done.stdout
+    assert study not in worklist("unmatched").stdout
+    assert study in worklist("show", str(made["id"])).stdout
+    other = answer(worklist, "add", *JANE, "--start", "2026-11-21 11:15", "--order", "OTHER")
+    refused = worklist("link", study, str(other["id"]), "--why", "x")
+    assert (refused.returncode, "kivuko worklist unlink" in refused.stderr) == (1, True)
+    assert worklist("link", study, str(other["id"])).returncode == 2
+    assert answer(worklist, "unlink", study, "--why", "wrong order")["order_id"] is None
+    assert answer(worklist, "link", study, str(other["id"]), "--why", "this one")["order_id"] == other["id"]
+    shown = worklist("study", study).stdout
+    for said in ("wrong order", "this one", f"unlink {made['id']}", f"{other['id']}, by hand"):
+        assert said in shown
+    assert worklist("study", "1.2.3").returncode == 1
