@@ -228,4 +228,4 @@ _NUMBERS: Final[Mapping[str, Callable[[str], Fitted]]] = {
 
 def _name_part(text: str) -> str:
     # Delimiters of DICOM, and of a name within one group.
-    return re.sub(r"[\^=]", " ", text).strip() if text != '""' else ""
+    return text.replace("^", " ").replace("=", " ").strip() if text != '""' else ""

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from contracts.definition import Hl7Value
 from libs.dicom import dictionary
+from libs.hl7.delimiter import Delimiters
 from libs.hl7.message import NULL, Segment
 from services.worklist.attributes import Attributes
 from services.worklist.conversion import IDENTIFIERS, LostError, added, fit, measure, moment, person
@@ -25,7 +26,7 @@ _REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
 #: Of these all that a message says becomes one text.
 _JOINED: Final = frozenset({"LT", "ST", "UT"})
 #: Of these a short text is taken as it stands.
-_TEXTS: Final[Mapping[str, int]] = {"LO": 64, "SH": 16, "LT": 10240, "ST": 1024}
+_TEXTS: Final[Mapping[str, int]] = {"LO": 64, "SH": 16, "LT": 10240, "ST": 1024, "UT": 1 << 20}
 _TIMES: Final = frozenset({"DA", "TM", "DT"})
 _OFFSET: Final = "TimezoneOffsetFromUTC"
 
@@ -109,7 +110,9 @@ class Rule:
     unless: Sequence[Place]
     items: "Mapping[str, Rule] | None"
     otherwise: "Rule | None"
-    #: Longest text that is taken as it stands, if it stands alone; 0 where more has to be done.
+    #: Whether it takes the text of a place, and looks for nothing around it.
+    plain: bool
+    #: Longest text that is taken as it stands; 0 where more has to be done with each.
     short: int
     #: Whether all that a message says of it becomes one text.
     joins: bool
@@ -122,6 +125,7 @@ def rules(said: Mapping[str, Hl7Value | None]) -> dict[str, Rule]:
 
 def _rule(keyword: str, said: Hl7Value) -> Rule:
     where = [(place(key), values) for key, values in said.where.items()]
+    plain = said.as_ == "text" and said.unit is None and not where
     return Rule(
         keyword=keyword,
         element=element(keyword),
@@ -132,15 +136,10 @@ def _rule(keyword: str, said: Hl7Value) -> Rule:
         unless=[at for at in map(place, said.unless) if at is not None],
         items=None if said.set is None else rules(said.set),
         otherwise=None if said.otherwise is None else _rule(keyword, said.otherwise),
-        short=0 if _is_converted(keyword, said) else _TEXTS.get(element(keyword).vr, 0),
+        plain=plain,
+        short=_TEXTS.get(element(keyword).vr, 0) if plain and said.table is None and keyword != _OFFSET else 0,
         joins=element(keyword).vr in _JOINED,
     )
-
-
-def _is_converted(keyword: str, said: Hl7Value) -> bool:
-    """Tell whether more is made of what stands at a place than a text."""
-    ways = (said.value, said.table, said.unit, said.set, said.where or None, said.by or None)
-    return keyword == _OFFSET or said.as_ != "text" or any(way is not None for way in ways)
 
 
 class Reading:
@@ -194,17 +193,13 @@ class Reading:
     def _first(self, rule: Rule, scope: Scope) -> Found:
         notes: tuple[str, ...] = ()
         for source, at in rule.sources:
-            if at is not None:
-                segments = scope.segments(at.segment)
-                if not segments:
-                    continue
-                if rule.short and at.segment != "MSH":
-                    text = _alone(segments[0], at) if len(segments) == 1 else rule.joins and _lines(segments, at)
-                    if text == "":
-                        continue
-                    if text and len(text) <= rule.short:
-                        return Found((text,), source, notes)
-            found = self._source(rule, source, at, scope)
+            text = None if at is None else _plainly(rule, scope.segments(at.segment), at)
+            if text == "":
+                continue
+            if text and len(text) <= rule.short:
+                return Found((text,), source, notes)
+            alone = text if not rule.joins else None
+            found = self._one(rule, source, alone) if alone else self._source(rule, source, at, scope)
             if found.values is not None:
                 return Found(found.values, found.origin, (*notes, *found.notes)) if notes else found
             notes = (*notes, *found.notes)
@@ -354,27 +349,46 @@ class Reading:
         return Found(tuple(items), rule.said.each or ", ".join(origins), tuple(notes))
 
 
-def _alone(segment: Segment, at: Place) -> str | None:
-    """Give the text of a place where nothing has to be done to it; None where something may have to be.
+def _plainly(rule: Rule, segments: Sequence[Segment], at: Place) -> str | None:
+    """Give the text of a place where that is all that the rule asks for; None where it takes the longer way.
 
     Most values of most messages are such texts, and the longer way costs five times as much.
     """
+    if not segments:
+        return ""
+    if not rule.plain:
+        return None
+    if rule.joins:
+        return _lines(segments, at)
+    return _alone(segments[0], at, several=rule.element.single) if len(segments) == 1 else None
+
+
+def _alone(segment: Segment, at: Place, *, several: bool = False) -> str | None:
+    """Give the text of a field; with `several`, that of the first repetition which has one."""
     field = segment.field(at.field)
     if not field:
         return ""
     marks = segment.delimiters
     if marks.repetition and marks.repetition in field:
+        if not several or segment.name == "MSH":
+            return None
+        texts = (_bare(each, marks, at) for each in field.split(marks.repetition))
+        return next((text for text in texts if text != ""), "")
+    return _bare(field, marks, at)
+
+
+def _bare(field: str, marks: Delimiters, at: Place) -> str | None:
+    if '"' in field:
         return None
     text = nth(field, marks.component, at.component or 1)
     if at.subcomponent:
         text = nth(text, marks.subcomponent, at.subcomponent)
-    if '"' in field or "\\" in text or _REPLACED in text or not text.isprintable():
+    if "\\" in text or _REPLACED in text or not text.isprintable():
         return None
     return None if marks.escape and marks.escape in text else text.strip()
 
 
 def _lines(segments: Sequence[Segment], at: Place) -> str | None:
-    """Give the texts of all segments as lines of one, as `_alone` does."""
     lines = [_alone(segment, at) for segment in segments]
     return None if None in lines else "\r\n".join(line for line in lines if line)
 

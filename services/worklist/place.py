@@ -117,6 +117,8 @@ class Scope:
             pieces = pieces[at.component - 1 : at.last] if at.component else pieces
         if first and delimiters.subcomponent:
             pieces = [piece.partition(delimiters.subcomponent)[0] for piece in pieces]
+        if not delimiters.escape or delimiters.escape not in field:
+            return pieces
         return [self.message.plain(piece) for piece in pieces]
 
     def text(self, field: str, at: Place) -> str | None:
