@@ -32,6 +32,8 @@ class Filing:
     moves: dict[int, int] = field(default_factory=dict)
     #: Items that were taken off.
     gone: set[int] = field(default_factory=set)
+    #: Orders that are parts of others, each with these.
+    wholes: dict[int, Sequence[int]] = field(default_factory=dict)
     events: list[tuple[OrderPlaced | OrderChanged | OrderCancelled, str, str]] = field(default_factory=list)
 
 
@@ -81,7 +83,7 @@ def _file(filing: Filing, ledger: Ledger, entry: Entry, order: Order, desk: Desk
         # Who reads it off a worklist may name the order by it.
         entry.numbers.add((entry.tenant, "accession", named.accession, f"@{order.site}"))
     before = _told(entry)
-    told = telling.placed(order, named, patient, _former(before, named.study_instance_uid), desk.zones(order.site))
+    told = telling.placed(order, named, patient, before, desk.zones(order.site))
     rows = [
         {
             "tenant": entry.tenant,
@@ -149,6 +151,7 @@ def _withdraw(filing: Filing, ledger: Ledger, entry: Entry, desk: Desk) -> None:
     if all(entry.columns.get(name) == value for name, value in columns.items()):
         return
     _write(filing, entry, columns, desk)
+    filing.wholes[entry.id] = wholes
     _file_items(filing, entry, (), desk)
     # Also those that were cancelled before: the order that it is a part of may not be.
     filing.gone |= {one.id for one in entry.items}
@@ -161,12 +164,6 @@ def _withdraw(filing: Filing, ledger: Ledger, entry: Entry, desk: Desk) -> None:
 def _told(entry: Entry) -> OrderPlaced | None:
     told = entry.columns.get("told")
     return OrderPlaced.model_validate(told) if told else None
-
-
-def _former(before: OrderPlaced | None, uid: str) -> tuple[str, ...]:
-    if before is None:
-        return ()
-    return tuple(sorted({*before.former_study_instance_uids, before.study_instance_uid} - {uid}))
 
 
 def _write(filing: Filing, entry: Entry, columns: Row, desk: Desk) -> None:
