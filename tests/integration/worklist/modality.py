@@ -141,6 +141,7 @@ class Modality:
         self._association.dimse.send_msg(request, context)
         _, answer = self._association.dimse.get_msg(block=True)
         self._association._reactor_checkpoint.set()
+        assert isinstance(answer, N_CREATE)
         status = Dataset()
         status.Status, status.ErrorID = answer.Status, answer.ErrorID
         return status

@@ -128,6 +128,26 @@ def test_wild_cards_in_dates_and_times_do_what_is_meant() -> None:
     assert not Query([step(text(DA, "DA", "2026*-2026*"))]).matches(item)
 
 
+@pytest.mark.parametrize(
+    ("date", "time"), [((), ("1000",)), (("20261123",), ()), (("",), ("1000",)), (("20261123",), ("",)), ((), ())]
+)
+def test_what_has_no_date_or_no_time_lies_in_no_range_of_both(date: tuple[str, ...], time: tuple[str, ...]) -> None:
+    item = {STEPS: ({"ScheduledProcedureStepStartDate": date, "ScheduledProcedureStepStartTime": time},)}
+    for dates, times in (("20261101-20261130", "0800-1800"), ("20261101-", "0800-"), ("-20261130", "-1800")):
+        assert not Query([step(text(DA, "DA", dates), text(TM, "TM", times))]).matches(item)
+
+
+def test_days_are_those_of_the_date_alone() -> None:
+    assert Query([step(text(TM, "TM", "0800-0900"), text(DA, "DA", "20261123"))]).days == matching.Span(
+        "20261123", "20261123"
+    )
+    assert Query([step(text(DA, "DA", "20261123", "20261125"))]).days == matching.Span("", "")
+    assert Query([step(text(DA, "DA", "-"))]).days == matching.Span("", "")
+    assert Query([step(text(CS, "CS", "CT"))]).days == matching.Span("", "")
+    assert Query([step(text(STATION, "AE", "*"))]).exact("ScheduledStationAETitle") is None
+    assert Query([step(text(STATION, "AE"))]).exact("ScheduledStationAETitle") is None
+
+
 def test_one_end_without_a_time_reaches_to_the_end_of_its_day() -> None:
     assert matching.combined("20261123-20261125", "1000-") == matching.Span(
         "20261123100000000000", "20261125999999999999"
