@@ -138,6 +138,7 @@ class Modality:
         self._association._reactor_checkpoint.clear()
         while not self._association._is_paused:
             threading.Event().wait(0.01)
+        assert context is not None
         self._association.dimse.send_msg(request, context)
         _, answer = self._association.dimse.get_msg(block=True)
         self._association._reactor_checkpoint.set()
