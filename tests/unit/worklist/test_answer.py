@@ -131,6 +131,22 @@ def test_values_of_every_kind_are_written(tag: int, vr: str, value: str, expecte
     assert read(write({key.keyword: (value,)}, key))[tag].value == expected
 
 
+@pytest.mark.parametrize(
+    ("tag", "vr", "value", "padded"),
+    [
+        (0x00100010, "PN", "ABC", b"ABC "),
+        (0x0020000D, "UI", "1.2.3", b"1.2.3\0"),
+        (0x00080060, "CS", "CT", b"CT"),
+        (0x00100020, "LO", "P", b"P "),
+    ],
+)
+def test_values_of_odd_length_are_padded(tag: int, vr: str, value: str, padded: bytes) -> None:
+    """PS3.5 section 6.2: each value field has an even length; a UID is padded with NUL, text with a space."""
+    key = Key(tag, vr)
+    made = write({key.keyword: (value,)}, key, charset=(ASCII,)).dataset
+    assert made.endswith(vr.encode() + len(padded).to_bytes(2, "little") + padded)
+
+
 def test_what_is_too_long_for_its_length_field_is_written_all_the_same() -> None:
     found = read(write({"PatientComments": ("x" * 70_000,)}, Key(0x00104000, "LT")))
     assert len(found[0x00104000].value) == 70_000

@@ -95,6 +95,21 @@ def test_what_is_hidden_has_a_reason_and_what_is_seen_has_none(
     assert view.objections("b", site, stations, modality)[0].startswith("it belongs to another tenant")
 
 
+def test_each_objection_says_what_it_is_and_what_is_seen() -> None:
+    view = View("a", frozenset({"s", "t"}), frozenset({"CT1"}), frozenset({"MR", "CT"}), ("auto",), 5, "exact")
+    for case, words in (
+        (("s", ["CT1"], "CT"), ""),
+        (("s", [], "MR"), ""),
+        (("x", [], "CT"), "of the site x, and the node sees s, t "),
+        (("s", [], "US"), "its modality is US, and the node sees CT, MR "),
+        (("s", [], ""), "its modality is not said, "),
+        (("s", ["CT2", "CT3"], "CT"), "it is scheduled for CT2, CT3, "),
+    ):
+        found = view.objections("a", *case)
+        assert [words in each for each in found] == ([True] if words else [])
+        assert view.hides(*case) is bool(words)
+
+
 VIEW = View("a", frozenset({"s"}), None, None, ("auto",), 5, "exact")
 
 
