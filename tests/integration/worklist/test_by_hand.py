@@ -151,7 +151,7 @@ async def test_a_patient_id_that_is_somebody_else_s_is_refused_unless_it_is_said
 
 
 async def test_the_same_number_is_the_same_order_and_a_given_accession_number_names_it(
-    desk: Office,
+    desk: Office, database_url: str
 ) -> None:
     first = await desk.post("/orders", {**JANE, "order": "N1"})
     assert (await desk.post("/orders", {**JANE, "order": "N1", "station": "US2"}, who="day"))["id"] == first["id"]
