@@ -88,9 +88,9 @@ async def _keep_links(tx: AsyncSession, tenant: str, told: Told, known_as: Seque
 async def of_study(tx: AsyncSession, tenant: str, uid: str, attributes: Attributes) -> Mapping[str, str]:
     """Give what conditions read of a study's order; nothing without one.
 
-    It is the one that it is linked to without a number, else that with its UID, else that with its accession number (of
-    several that of the study's patient), An order of which a
-    person has said that the study is not its own is none of these.
+    It is the one that it is linked to without a number, else that with its UID, else that with its accession number
+    (of several that of the study's patient). An order of which a person has said that the study is not its own is none
+    of these.
     """
     alive = (orders.c.tenant == tenant) & (orders.c.state != "cancelled")
     wanted = (order_links.c.tenant == tenant) & (order_links.c.study_instance_uid == uid)
