@@ -1,4 +1,4 @@
-"""`python -m tests.soak.worklist [--kills N] [--database postgresql]`: Kivuko is killed at random under orders and steps.
+"""`python -m tests.soak.worklist [--kills N] [--database postgresql]`: the worklist is killed at random under load.
 
 Senders of HL7, some with TLS, some with several messages on their way or messages of 10 MB, and modalities that report
 what they perform; killed while it works, amid a large message, and while it starts. After each kill, and once more at
@@ -16,9 +16,10 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -28,11 +29,12 @@ from rich.table import Table
 
 from tests.soak.worklist_book import Book
 from tests.soak.worklist_judge import SOURCE, STATION, Judge, Looked
-from tests.soak.worklist_senders import Gate, Interface, Scanner
+from tests.soak.worklist_senders import Gate, Interface, Large, Scanner
 from tests.support.authority import Authority
-from tests.support.kivuko import Process, embedded
+from tests.support.kivuko import Process, System, cluster, embedded
 from tests.support.postgresql import PostgreSQL
 from tests.support.process import wait_until
+from tests.support.rabbitmq import RabbitMQ
 
 _CONSOLE = Console(stderr=True)
 _SHOWN: Final = 20
@@ -43,14 +45,15 @@ _BETWEEN: Final = 120
 _PATIENCE_S: Final = 120.0
 #: A start takes about so long.
 _START_S: Final = 4.0
-_NODES: Final = {
-    SOURCE: {"site": "malabo", "host": "127.0.0.1", "issuer": "HGM", "hl7": {}},
-    STATION: {
-        "site": "malabo",
-        "host": "127.0.0.1",
-        "modality": "CT",
-        "may": ["worklist", "mpps"],
-        "worklist": {"limit": 10_000},
+_HERE: Final = {"site": "malabo", "host": "127.0.0.1"}
+_NETWORK: Final = {
+    "kivuko": 1,
+    "name": "soak",
+    "timezone": "Africa/Malabo",
+    "sites": {"malabo": {"name": "Malabo"}},
+    "nodes": {
+        SOURCE: {**_HERE, "issuer": "HGM", "hl7": {}},
+        STATION: {**_HERE, "modality": "CT", "may": ["worklist", "mpps"], "worklist": {"limit": 10_000}},
     },
 }
 
@@ -75,23 +78,37 @@ class Found:
 
 
 class Storm:
-    """One Kivuko, its senders, and who kills it."""
+    """One Kivuko, its senders, and who kills it.
 
-    def __init__(self, folder: Path, database_url: str | None, choice: random.Random) -> None:
+    Parameters
+    ----------
+    system
+        Makes it; hears the environment that it needs.
+    database_url
+        Of its services; none where it has tables of its own.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        system: Callable[[Mapping[str, str]], System],
+        database_url: str | None,
+        choice: random.Random,
+    ) -> None:
         authority = Authority(folder / "authority")
         ours, theirs = authority.issue("kivuko"), authority.issue("ris")
-        environment = {
-            "KIVUKO_HL7_TLS_PORT": "0",
-            "KIVUKO_TLS_CERTIFICATE": str(ours.certificate),
-            "KIVUKO_TLS_KEY": str(ours.key),
-            "KIVUKO_TLS_CA": str(authority.certificate),
-        }
-        if database_url is not None:
-            environment["KIVUKO_DATABASE_URL"] = database_url
-        self._system = embedded(folder, **environment)
+        self._system = system(
+            {
+                "KIVUKO_HL7_TLS_PORT": "0",
+                "KIVUKO_TLS_CERTIFICATE": str(ours.certificate),
+                "KIVUKO_TLS_KEY": str(ours.key),
+                "KIVUKO_TLS_CA": str(authority.certificate),
+                "KIVUKO_INGEST_RECEIVERS": "1",
+            }
+        )
         self._process: Process = self._system.of("worklist")
         self._choice = choice
-        self._amid = threading.Event()
+        self._large = Large()
         self.book = Book()
         self._gate = Gate(_INTERFACES + _SCANNERS)
         self.judge = Judge(self.book, database_url or f"sqlite:///{self._process.home / 'db'}")
@@ -102,16 +119,15 @@ class Storm:
                 self._gate,
                 self.book,
                 random.Random(choice.random()),
-                lambda name=name: self._process.addresses[name],
+                partial(self._address, name),
                 depth=(1, 1, 8, 3)[number % 4],
-                large=0.02 if number < _INTERFACES // 2 else 0,
+                large=self._large if number < _INTERFACES // 2 else None,
                 tls=tls if name == "hl7-tls" else None,
-                amid=self._amid,
             )
             for number, name in enumerate(("hl7", "hl7-tls", "hl7", "hl7-tls", "hl7", "hl7", "hl7-tls", "hl7"))
         ]
         self.scanners = [
-            Scanner(self._gate, self.book, random.Random(choice.random()), self._worklist_port) for _ in range(_SCANNERS)
+            Scanner(self._gate, self.book, random.Random(choice.random()), self._port) for _ in range(_SCANNERS)
         ]
         self.killed: Counter[str] = Counter()
 
@@ -120,16 +136,14 @@ class Storm:
         senders = [*self.interfaces, *self.scanners]
         self._system.start()
         try:
-            sites = {"malabo": {"name": "Malabo"}}
-            document = {"kivuko": 1, "name": "soak", "timezone": "Africa/Malabo", "sites": sites, "nodes": _NODES}
-            self._system.apply(json.dumps(document))
+            self._apply()
             for each in senders:
                 each.start()
             self._gate.open()
             for _ in range(kills):
                 self._more(self._choice.randint(1, _BETWEEN))
                 self._kill()
-                self.judge.after_a_kill([each.lost for each in self.interfaces], self._worklist_port())
+                self.judge.after_a_kill([each.lost for each in self.interfaces], self._port())
                 self._gate.open()
                 told()
             self._more(_BETWEEN)
@@ -137,12 +151,22 @@ class Storm:
                 each.end()
             for each in senders:
                 each.join(_PATIENCE_S)
-            self.judge.at_the_end(self._worklist_port())
+            self.judge.at_the_end(self._port())
         finally:
-            self._process.kill()
+            self._system.kill()
 
-    def _worklist_port(self) -> int:
-        return int(self._process.addresses["worklist"].rpartition(":")[2])
+    def _apply(self) -> None:
+        applied = self._system.of("network").cli("apply", "-", stdin=json.dumps(_NETWORK))
+        if applied.returncode != 0:
+            raise RuntimeError(f"not applied: {applied.stdout}{applied.stderr}")
+        heard = self._process.home / "network-snapshot.json"
+        wait_until(heard.exists, "the worklist to hear the definition")
+
+    def _address(self, name: str) -> str:
+        return self._process.addresses[name]
+
+    def _port(self) -> int:
+        return int(self._address("worklist").rpartition(":")[2])
 
     def _answered(self) -> int:
         requests = (request for step in list(self.book.performed.values()) for request in step.requests)
@@ -163,15 +187,11 @@ class Storm:
 
     def _kill(self) -> None:
         """Kill it at a random moment, and start it again; at times it is killed while it starts."""
+        # If nobody has come to send one by then, it is killed at work.
+        amid = self._choice.random() < 0.3 and self._large.awaited(_PATIENCE_S / 10)
         self._gate.close()
-        when = "at work"
-        if self._choice.random() < 0.3:
-            self._amid.clear()
-            # If none is on its way by then, it is killed at work.
-            if self._amid.wait(2):
-                when = "amid a large message"
         self._process.kill()
-        self.killed[when] += 1
+        self.killed["amid a large message" if amid else "at work"] += 1
         self._gate.all_wait(_PATIENCE_S)
         if self._choice.random() < 0.15:
             self._kill_while_starting()
@@ -187,11 +207,8 @@ class Storm:
         self.killed["while it started"] += 1
 
 
-def trial(
-    folder: Path, database_url: str | None, kills: int, choice: random.Random, told: Callable[[], None] = lambda: None
-) -> Found:
+def trial(storm: Storm, kills: int, told: Callable[[], None] = lambda: None) -> Found:
     """Kill so many times, then see what became of everything."""
-    storm = Storm(folder, database_url, choice)
     found = Found(killed=storm.killed)
     try:
         storm.run(kills, told)
@@ -200,6 +217,21 @@ def trial(
     found.faults += storm.book.faults
     found.figures = _figures(storm)
     return found
+
+
+def alone(folder: Path, choice: random.Random) -> Storm:
+    """One process with all services, on SQLite."""
+    return Storm(folder, lambda env: embedded(folder, **env), None, choice)
+
+
+def among_others(folder: Path, choice: random.Random, broker_url: str, database_url: str) -> Storm:
+    """A worklist in a process of its own, on PostgreSQL and RabbitMQ, with the services that it needs here."""
+
+    def made(env: Mapping[str, str]) -> System:
+        whole = cluster(folder, broker_url, database_url, (folder / "objects").as_uri(), **env)
+        return System("cluster", {name: whole.processes[name] for name in ("network", "audit", "worklist")})
+
+    return Storm(folder, made, database_url, choice)
 
 
 def _figures(storm: Storm) -> dict[str, int]:
@@ -229,23 +261,20 @@ def _figures(storm: Storm) -> dict[str, int]:
     }
 
 
-def on(
-    database: Literal["sqlite", "postgresql"],
-    folder: Path,
-    kills: int,
-    choice: random.Random,
-    told: Callable[[], None] = lambda: None,
-) -> Found:
-    """Do the trial on one kind of database, PostgreSQL in a server of its own."""
+@contextmanager
+def on(database: Literal["sqlite", "postgresql"], folder: Path, choice: random.Random) -> Iterator[Storm]:
+    """Make a storm on one kind of database, PostgreSQL and RabbitMQ in servers of its own."""
     if database == "sqlite":
-        return trial(folder, None, kills, choice, told)
-    folder.chmod(0o755)  # it runs as another user
-    server = PostgreSQL(folder / "postgresql")
-    server.start()
-    try:
-        return trial(folder, server.database(), kills, choice, told)
-    finally:
-        server.kill()
+        yield alone(folder, choice)
+        return
+    folder.chmod(0o755)  # they run as other users
+    postgresql, rabbitmq = PostgreSQL(folder / "postgresql"), RabbitMQ(folder / "rabbitmq")
+    with ExitStack() as stack:
+        stack.callback(rabbitmq.close)
+        rabbitmq.start()
+        stack.callback(postgresql.kill)
+        postgresql.start()
+        yield among_others(folder, choice, rabbitmq.vhost(), postgresql.database())
 
 
 def main() -> int:
@@ -258,10 +287,12 @@ def main() -> int:
     _CONSOLE.print(f"seed {asked.seed}")
     folder = Path(tempfile.mkdtemp(prefix="kivuko-soak-"))
     began = time.monotonic()
-    with Progress(console=_CONSOLE, transient=True) as progress:
+    with (
+        Progress(console=_CONSOLE, transient=True) as progress,
+        on(asked.database, folder, random.Random(asked.seed)) as storm,
+    ):
         task = progress.add_task("kills of the worklist", total=asked.kills)
-        choice = random.Random(asked.seed)
-        found = on(asked.database, folder, asked.kills, choice, lambda: progress.advance(task))
+        found = trial(storm, asked.kills, lambda: progress.advance(task))
     table = Table("", asked.database, title=f"{asked.kills} kills in {time.monotonic() - began:.0f} s")
     for name, count in {**{f"killed {when}": count for when, count in found.killed.items()}, **found.figures}.items():
         table.add_row(name, f"{count:,}")

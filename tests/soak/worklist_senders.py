@@ -1,4 +1,4 @@
-"""Senders of orders and modalities, which go on whatever happens: as real ones, they say again what was not answered."""
+"""Senders of orders, and modalities, that go on whatever happens: they say again what was not answered."""
 
 import random
 import socket
@@ -58,6 +58,30 @@ class Gate:
                 raise TimeoutError(f"{self._senders - self._waiting} senders hang: neither an answer nor an end")
 
 
+class Large:
+    """A large message that someone waits for."""
+
+    def __init__(self) -> None:
+        self._wanted = threading.Event()
+        self._amid = threading.Event()
+
+    def awaited(self, timeout_s: float) -> bool:
+        """Have a large message sent, and return while it is on its way; False if none is."""
+        self._amid.clear()
+        self._wanted.set()
+        return self._amid.wait(timeout_s)
+
+    def due(self) -> bool:
+        """Tell one sender that it is its turn."""
+        due = self._wanted.is_set()
+        self._wanted.clear()
+        return due
+
+    def under_way(self) -> None:
+        """Say that some of it is sent."""
+        self._amid.set()
+
+
 class Sender(ABC):
     """A thread that goes on until it is told to end and has nothing left to say."""
 
@@ -115,11 +139,9 @@ class Interface(Sender):
     depth
         How many messages may be on their way before the first of them is answered.
     large
-        How often a message is large, from 0 to 1.
+        Tells when a message has to be large; none for who sends no such.
     tls
         For connections with TLS; none without.
-    amid
-        Set while a large message is on its way.
     """
 
     def __init__(
@@ -130,21 +152,19 @@ class Interface(Sender):
         address: Callable[[], str],
         *,
         depth: int,
-        large: float,
+        large: Large | None,
         tls: ssl.SSLContext | None,
-        amid: threading.Event,
     ) -> None:
         super().__init__(gate, book, choice)
         self._address = address
         self._depth = depth
         self._large = large
         self._tls = tls
-        self._amid = amid
         self._waiting: list[Message] = []
         self._mine: list[Order] = []
         self._merges: list[Message] = []
         self._patients: list[str] = []
-        #: What was sent last before the connection broke, in its order.
+        #: What was on its way before the connection broke, and had never been sent before, in its order.
         self.lost: list[Message] = []
         self.given_up = 0
         self.put_off = 0
@@ -161,7 +181,7 @@ class Interface(Sender):
                 answers = _Answers(line)
                 while not (self._ending.is_set() and not self._waiting):
                     self._fill()
-                    self.lost = list(self._waiting)
+                    self.lost = []
                     for each in self._waiting:
                         self._send(line, each)
                     while self._waiting:
@@ -181,14 +201,16 @@ class Interface(Sender):
 
     def _send(self, line: socket.socket, message: Message) -> None:
         self._book.say(message)
+        if message.tries == 1:
+            self.lost.append(message)
         frame = START + message.raw + END
-        if len(frame) < _LARGE[0]:
+        if self._large is None or len(frame) < _LARGE[0]:
             line.sendall(frame)
             return
         cut = self._choice.randrange(len(frame))
         for at in range(0, len(frame), _CHUNK):
             if at <= cut < at + _CHUNK:
-                self._amid.set()
+                self._large.under_way()
             line.sendall(frame[at : at + _CHUNK])
 
     def _take(self, answers: "_Answers", message: Message) -> bool:
@@ -216,18 +238,22 @@ class Interface(Sender):
             # An answer was lost on its way: the same once more.
             return choice.choice(said)
         number = self._book.number()
-        if odds < 0.10 and self._patients:
-            return about(number, choice.choice(self._patients))
-        if odds < 0.13 and self._patients:
-            return self._merge(number)
-        if odds < 0.14 and (done := [each for each in self._merges if each.answers]):
-            one = choice.choice(done)
-            return merge(number, one.merged, one.patient, inverse=True)
-        if odds < 0.20 and (another := self._book.settled(choice.random())) is not None:
+        if odds < 0.17 and self._patients:
+            return self._of_patients(number, odds)
+        if odds < 0.24 and (another := self._book.settled(choice.random())) is not None:
             return self._change(number, another)
         if odds < 0.60 and self._mine:
             return self._change(number, choice.choice(self._mine[-10:]))
         return self._order(number)
+
+    def _of_patients(self, number: int, odds: float) -> Message:
+        if odds < 0.10:
+            return about(number, self._choice.choice(self._patients))
+        done = [each for each in self._merges if each.answers]
+        if odds < 0.14 or not done:
+            return self._merge(number)
+        one = self._choice.choice(done)
+        return merge(number, one.merged, one.patient, inverse=True)
 
     def _order(self, number: int) -> Message:
         patients, choice = self._patients, self._choice
@@ -244,7 +270,7 @@ class Interface(Sender):
         return placed(number, kind, order, self._bytes(order))
 
     def _bytes(self, order: Order) -> int:
-        if order.form == "siu" or self._choice.random() >= self._large:
+        if order.form == "siu" or self._large is None or not self._large.due():
             return 0
         return _LARGEST if self._choice.random() < 0.3 else self._choice.randint(*_LARGE)
 
@@ -252,7 +278,7 @@ class Interface(Sender):
         """An unknown patient, of whom nothing but an order may be known, turns out to be one who is known."""
         involved = {name for each in self._merges for name in (each.patient, each.merged)}
         free = [each for each in self._patients if each not in involved]
-        if len(free) < 2:  # noqa: PLR2004 - who stays, and who goes
+        if len(free) < 2:
             return about(number, self._patients[0])
         kept, gone = self._choice.sample(free, 2)
         self._merges.append(merge(number, kept, gone))
@@ -327,7 +353,7 @@ class Scanner(Sender):
             raise ConnectionError("closed without an answer")
         again = status.Status == _DUPLICATE or status.get("ErrorID") == _OVER
         if status.Status != 0 and not (again and request.sent > 1):
-            if status.Status == 0x0110 and status.get("ErrorID") is None:  # noqa: PLR2004 - processing failure
+            if status.Status == 0x0110 and status.get("ErrorID") is None:
                 self.put_off += 1
                 raise ConnectionError("not taken for now")
             self._book.fault(f"{step.uid}: a request was answered {status.Status:04X}")
