@@ -34,7 +34,7 @@ _PLACER: Final = "PlacerOrderNumberImagingServiceRequest"
 
 @dataclass
 class Looked:
-    """How much was compared."""
+    """How much was compared; `unheard`: messages that were kept, and the answer went down with the process."""
 
     messages: int = 0
     orders: int = 0
@@ -42,6 +42,7 @@ class Looked:
     steps: int = 0
     answers: int = 0
     events: int = 0
+    unheard: int = 0
 
 
 class Judge:
@@ -65,6 +66,7 @@ class Judge:
         recent = list(self._book.performed.values())[-_RECENT:]
         touched = asyncio.run(self._judge(new, recent))
         self._done |= {each for each in new if each.answers}
+        self.looked.unheard += sum(each.kept and not each.answers for each in new)
         for sent in lost:
             self._in_turn(sent)
         for patient in sorted({each.patient for each in touched})[-_ASKED_PATIENTS:]:
