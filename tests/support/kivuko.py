@@ -140,7 +140,7 @@ class System:
         if answer.returncode != 0:
             raise RuntimeError(f"not applied:\n{answer.stdout}{answer.stderr}")
         applied = json.loads(answer.stdout)
-        for service in ("ingest", "rules", "egress"):
+        for service in ("ingest", "rules", "egress", "worklist"):
             kept = self.of(service).home / "network-snapshot.json"
             wait_until(lambda kept=kept: _version(kept) >= applied["version"], f"{service} to hear the definition")  # type: ignore[misc]
         return applied
