@@ -100,13 +100,14 @@ async def test_what_waits_in_vain_for_the_database_is_not_taken_and_told_so(
 ) -> None:
     """A lock that is not to be had is not the message's fault: its sender must send it again (AR), not mend it."""
     monkeypatch.setattr(database, "LOCK_TIMEOUT", 200)
-    desk = await make_desk(database_url)
-    async with desk.database.transaction() as tx:
+    desk, other = await make_desk(database_url), database.Database(database_url, "worklist")
+    async with other.transaction() as tx:
         await repository.lock(tx)
         with pytest.raises(NotTakenError):
             await desk.take(order(0, placer="P1", steps=CT))
     assert [one.result for one in (await desk.take(order(0, placer="P1", steps=CT))).outcomes] == ["applied"]
     assert len(await desk.items()) == 1
+    await other.close()
     await desk.database.close()
 
 
