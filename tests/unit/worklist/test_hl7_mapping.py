@@ -231,6 +231,7 @@ def test_a_code_with_a_character_of_another_set_is_left_out_and_told() -> None:
     header = r"MSH|^~\&|RIS|M|K|H|20261120101530||OMI^O23|M1|P|2.5"
     raw = order(MSH=header, OBR=obr(f44="Schädel^Head^99"), charset="latin-1")
     [code] = everything(change(raw))["RequestedProcedureCodeSequence"]
+    assert not isinstance(code, str)
     assert code["CodeValue"] == ("CTH",)  # of OBR-4, the next place that is looked at
     assert any("the code has characters" in each for each in interpreted(raw).warnings)
 
