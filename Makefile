@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo up test test-unit lint bench soak fuzz contracts
+.PHONY: help install dev demo up test collected test-unit lint bench soak fuzz contracts
 BIN := .venv/bin
 
 help: ## What can be made
@@ -19,8 +19,12 @@ up: install ## Run everything on this machine
 
 test: dev ## Everything: set-up, checks of the source, all tests
 	@tests/support/prerequisites.sh
-	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(MAKE) --no-print-directory -j 2 lint collected
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+# Each worker would make every test ready for itself: it is done once, beside the checks. What is wrong they say.
+collected: dev
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --collect-only -qq >/dev/null || true
 
 test-unit: dev ## Tests that need no server
 	$(BIN)/pytest tests/unit

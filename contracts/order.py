@@ -36,6 +36,16 @@ class _Order(Fact):
     service: str | None = plain("Requesting Service (0032,1033).", default=None)
     location: str | None = plain("Current Patient Location (0038,0300).", default=None)
     reason: str | None = personal("Reason for the Requested Procedure (0040,1002).", default=None)
+    patient_class: str | None = plain(
+        "Patient Class (HL7 v2 PV1-2), such as E; as worklists have it, Route of Admissions (0038,0016).", default=None
+    )
+    linked_study_instance_uids: tuple[Uid, ...] = pseudonym(
+        "Study Instance UIDs of studies that are its own though no number says so: by the patient, or a person.",
+        default=(),
+    )
+    unlinked_study_instance_uids: tuple[Uid, ...] = pseudonym(
+        "Study Instance UIDs of studies of which a person has said that they are not its own.", default=()
+    )
     station_aets: tuple[str, ...] = plain("Station AE titles of all its open steps, sorted.", default=())
 
 

@@ -1,5 +1,6 @@
 """Real servers for tests. A test that asks for one that is not installed fails with what to install."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,12 @@ from tests.support.rabbitmq import RabbitMQ
 from tests.support.seaweedfs import SeaweedFS
 
 # No test asserts a time: an example, or the making of one, may take as long as a busy machine makes it take.
-settings.register_profile("kivuko", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "kivuko",
+    max_examples=int(os.environ.get("KIVUKO_TEST_EXAMPLES", "50")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("kivuko")
 
 #: storescp(aet="STORESCP", flags=(), port=None) starts one more.

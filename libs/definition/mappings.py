@@ -58,6 +58,8 @@ _PATIENT: Final[dict[str, Any]] = {
     "PregnancyStatus": {"from": "PV1-15", "table": {"B6": "3"}, "unlisted": "drop"},
     "AdmissionID": {"from": ["PV1-19", "PID-18"]},
     "CurrentPatientLocation": {"from": "PV1-3", "as": "address"},
+    # No attribute of DICOM has the patient class; archives put it here.
+    "RouteOfAdmissions": {"from": "PV1-2"},
     "PatientState": {"from": ["OBR-12.2", "OBR-12.1"]},
     "MedicalAlerts": {"from": "OBR-13"},
     "PatientWeight": {"from": "OBX-5", "where": {"OBX-3": _WEIGHT}, "unit": {"from": "OBX-6", "to": "kg"}},

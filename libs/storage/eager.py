@@ -7,6 +7,7 @@ thread that are left are those which may wait, for a lock and for the disk. One 
 transaction where it is asked.
 """
 
+import asyncio
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -92,6 +93,19 @@ class EagerConnection(aiosqlite.Connection):
     at_once = False
     #: Whether the thread has come back from its last visit: after a cancellation it may be in the middle of one.
     _back = False
+
+    #: Whether the thread was told to end.
+    _ended = False
+
+    def stop(self) -> "asyncio.Future[Any] | None":
+        """Have the thread end; None if it was told so before, as a second word to it would never be answered.
+
+        SQLAlchemy tells it twice where a statement is cancelled, and the process would wait for that one at its end.
+        """
+        if self._ended:
+            return None
+        self._ended = True
+        return super().stop()
 
     async def visit(self, work: Any, operation: str, parameters: Sequence[Any]) -> None:
         """Have `work(connection, operation, parameters)` done."""

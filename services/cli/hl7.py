@@ -61,6 +61,9 @@ def messages(
             print_json(shown)
             return
         _told(shown)
+        if shown["removed"]:
+            out.print(f"Its text ({in_bytes(shown['size'])}) was removed: it is older than such are kept.")
+            return
         out.print(escape(shown["text"].replace("\r\n", "\n").replace("\r", "\n")))
         return
     asked = {"source": source, "answer": answer, "control_id": control_id, "limit": limit, "warned": warned or None}

@@ -1,19 +1,17 @@
 """`kivuko worklist`: orders, as people see, add, change and cancel them, and merges of patients."""
 
-import csv as csv_module
-import io
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from datetime import date
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.cli import hl7, steps, worklist_query
-from services.cli.client import EXIT_REFUSED, Client, connect
-from services.cli.output import Json, err, fail, local_time, out, print_json, print_table
+from services.cli import hl7, matching, sheet, steps, worklist_query
+from services.cli.client import connect
+from services.cli.matching import site_time
+from services.cli.output import Json, fail, local_time, out, print_json, print_table
 
 app = typer.Typer(
     help="What is ordered, and what modalities are told of it: see docs/worklist.md.", no_args_is_help=True
@@ -24,6 +22,11 @@ app.command("map", epilog=hl7.MAP)(hl7.map_message)
 app.command(epilog=hl7.MESSAGES)(hl7.messages)
 app.command(epilog=worklist_query.EXPLAIN)(worklist_query.explain)
 app.command(epilog=steps.EXAMPLE)(steps.steps)
+app.command("import", epilog=sheet.IMPORT)(sheet.import_file)
+app.command(epilog=matching.UNMATCHED)(matching.unmatched)
+app.command(epilog=matching.STUDY)(matching.study)
+app.command(epilog=matching.LINK)(matching.link)
+app.command(epilog=matching.UNLINK)(matching.unlink)
 
 _LIST = "Example: kivuko worklist list --day 2026-11-21 --site bata"
 _SHOW = "Example: kivuko worklist show 17"
@@ -33,13 +36,10 @@ _ADD = (
 )
 _EDIT = 'Example: kivuko worklist edit 17 --start "2026-11-22 09:00" --station US2'
 _CANCEL = 'Example: kivuko worklist cancel 17 --why "not fasting"'
-_IMPORT = "Example: kivuko worklist import tomorrow.csv --dry-run"
-_UNMATCHED = "Example: kivuko worklist unmatched --site bata"
+_REOPEN = 'Example: kivuko worklist reopen 17 --why "cancelled by mistake"'
 _MERGES = "Example: kivuko worklist merges"
 _UNMERGE = 'Example: kivuko worklist unmerge 23 --why "two persons"'
 _PATH = "/v1/worklist/orders"
-#: Orders of a file that are sent at a time.
-_LINES = 500
 
 Id = Annotated[int, typer.Argument(metavar="ID", help="Id of an order, as `kivuko worklist list` shows it.")]
 Why = Annotated[str | None, typer.Option("--why", help="Why, for those who look at it later; without patient's data.")]
@@ -57,6 +57,12 @@ Priority = Annotated[str | None, typer.Option(help="STAT, HIGH, ROUTINE, MEDIUM 
 Accession = Annotated[str | None, typer.Option(help="Accession number; minted, if there is none.")]
 Referring = Annotated[str | None, typer.Option(help="Name of the referring physician.")]
 Reason = Annotated[str | None, typer.Option(help="Why it is to be done.")]
+SamePatient = Annotated[
+    bool,
+    typer.Option(
+        "--same-patient", help="The Patient ID is known with another name, birth date or sex, and is the same person."
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -89,7 +95,7 @@ def list_orders(
         _PATH,
         limit=limit,
         state=None if everything else state or ["scheduled", "arrived", "started"],
-        day=day.replace("-", "") if day else None,
+        day=_day(day, json_output=json_output),
         site=site,
         patient=patient,
         accession=accession,
@@ -103,17 +109,18 @@ def list_orders(
         (
             order["id"],
             order["state"],
-            _clock(order["start"]),
+            site_time(order["start"]),
             order["site"],
             ", ".join(sorted({step["modality"] for step in order["steps"]})),
             ", ".join(sorted({aet for step in order["steps"] for aet in step["station_aets"]})),
             order["patient"],
+            order["patient_name"],
             order["accession"],
             order["priority"],
         )
         for order in found["orders"]
     ]
-    columns = ("id", "state", "start", "site", "modality", "station", "patient", "accession", "priority")
+    columns = ("id", "state", "start", "site", "modality", "station", "patient", "name", "accession", "priority")
     print_table("Orders", columns, rows, empty="There is no such order.")
     if found["before"]:
         out.print(f"The newest {len(rows)}; filters or --limit show others.")
@@ -130,10 +137,26 @@ def show(order: Id, *, json_output: Json = False) -> None:
     rows = sorted((keyword, _short(values)) for keyword, values in found["attributes"].items())
     print_table("Worklist answer", ("attribute", "value"), rows, empty="It has no steps.")
     said = [
-        (local_time(one["stamp"]), one["source"], one["message"], one["body"].get("action", ""))
+        (
+            local_time(one["stamp"]),
+            one["source"],
+            one["message"],
+            one["body"].get("action", ""),
+            one["body"].get("reason", ""),
+        )
         for one in found["journal"]
     ]
-    print_table("What was said of it", ("stamp", "from", "message", "action"), said, empty="Nothing.")
+    print_table("What was said of it", ("stamp", "from", "message", "action", "why"), said, empty="Nothing.")
+    came = [
+        (
+            one["study_instance_uid"],
+            local_time(one["first_seen_at"]),
+            one["matched_by"],
+            "another patient" if one["contradicts"] else "",
+        )
+        for one in found["studies"]
+    ]
+    print_table("Studies", ("study", "came", "matched by", "but"), came, empty="No study of it has come.")
 
 
 @app.command(epilog=_ADD)
@@ -158,6 +181,7 @@ def add(
     referring: Referring = None,
     reason: Reason = None,
     more: Set = None,
+    same_patient: SamePatient = False,
     json_output: Json = False,
 ) -> None:
     """Add an order: modalities see it within a second."""
@@ -168,7 +192,7 @@ def add(
         "referring_physician": referring, "reason": reason,
     }  # fmt: skip
     body = {key: value for key, value in given.items() if value is not None} | _more(more, json_output=json_output)
-    made = connect(json_output=json_output).post(_PATH, json=body)
+    made = connect(json_output=json_output).post(_PATH, json=body, params=_sameness(same_patient))
     if json_output:
         print_json(made)
         return
@@ -200,6 +224,7 @@ def edit(
     clear: Annotated[
         list[str] | None, typer.Option(metavar="FIELD", help="Empty this field, such as station; may be repeated.")
     ] = None,
+    same_patient: SamePatient = False,
     json_output: Json = False,
 ) -> None:
     """Change an order; what is not named stays as it is. A newer message of its source may change it again."""
@@ -214,7 +239,7 @@ def edit(
     body |= {field.replace("-", "_"): None for field in clear or ()}
     if not body.keys() - {"step"}:
         fail("Nothing was said that is to change.", "Name fields, see --help.", code=2, json_output=json_output)
-    made = connect(json_output=json_output).post(f"{_PATH}/{order}/edit", json=body)
+    made = connect(json_output=json_output).post(f"{_PATH}/{order}/edit", json=body, params=_sameness(same_patient))
     if json_output:
         print_json(made)
         return
@@ -241,70 +266,14 @@ def cancel(
     out.print(f"Order {order} is {made['state']}. Modalities do not see {'that step' if step else 'it'} any more.")
 
 
-@app.command("import", epilog=_IMPORT)
-def import_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE.csv", help="CSV in UTF-8; the first line names the columns.")],
-    *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is wrong with it.")] = False,
-    json_output: Json = False,
-) -> None:
-    """Add all orders of a CSV file; if anything is wrong with any line, none of them.
-
-    To import a file again changes nothing: the same line is the same order.
-    """
-    text = _read(file, json_output=json_output)
-    client = connect(json_output=json_output)
-    checked = client.post(f"{_PATH}/import", json={"csv": text, "dry_run": True})
-    if dry_run:
-        if json_output:
-            print_json(checked)
-        else:
-            out.print(f"Nothing is wrong with it: {checked['orders']} orders. Nothing was imported.")
-        return
-    done = _send(client, text, checked["orders"], quiet=json_output)
+@app.command(epilog=_REOPEN)
+def reopen(order: Id, *, step: Step = None, why: Why = None, json_output: Json = False) -> None:
+    """Put an order, or one step of it, on worklists again that was cancelled or otherwise over."""
+    made = connect(json_output=json_output).post(f"{_PATH}/{order}/reopen", json={"step": step, "reason": why})
     if json_output:
-        print_json(done)
+        print_json(made)
         return
-    out.print(f"{done['orders']} orders: {done['applied']} new or changed, {done['unchanged']} known just so.")
-
-
-@app.command(epilog=_UNMATCHED)
-def unmatched(
-    *,
-    site: Annotated[str | None, typer.Option(help="Of this site.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="How many of each, the newest first.")] = 100,
-    json_output: Json = False,
-) -> None:
-    """List studies without order, and orders without study after their time."""
-    found = connect(json_output=json_output).get("/v1/worklist/unmatched", site=site, limit=limit)
-    if json_output:
-        print_json(found)
-        return
-    columns = ("study", "site", "modality", "accession", "patient", "came", "order of another patient")
-    rows = [
-        (
-            one["study_instance_uid"],
-            one["site"],
-            one["modality"],
-            one["accession"],
-            one["patient"],
-            local_time(one["first_seen_at"]),
-            one["order_id"],
-        )
-        for one in found["studies"]
-    ]
-    print_table("Studies without order", columns, rows, empty="Every study has its order.")
-    overdue = [
-        (one["id"], one["site"], one["state"], _clock(one["start"]), one["accession"]) for one in found["orders"]
-    ]
-    print_table(
-        "Orders without study",
-        ("order", "site", "state", "start", "accession"),
-        overdue,
-        empty="Every order has its study.",
-    )
-    if overdue:
-        out.print("If an order is not done any more: `kivuko worklist cancel ID`.")
+    _print(made)
 
 
 @app.command(epilog=_MERGES)
@@ -355,6 +324,7 @@ def _print(order: dict[str, Any]) -> None:
         ("state", order["state"]),
         ("site", order["site"]),
         ("patient", f"{order['patient']}{' of ' + order['issuer'] if order['issuer'] else ''}"),
+        ("name", order["patient_name"]),
         ("accession", f"{order['accession']}{minted}"),
         ("study", order["study_instance_uid"]),
         ("placer", order["placer"]),
@@ -366,7 +336,7 @@ def _print(order: dict[str, Any]) -> None:
             step["step_id"] or "-",
             step["state"],
             step["performed"],
-            _clock(step["start"]),
+            site_time(step["start"]),
             step["modality"],
             ", ".join(step["station_aets"]),
         )
@@ -374,10 +344,21 @@ def _print(order: dict[str, Any]) -> None:
     ]
     columns = ("step", "state", "performed", "start", "modality", "station")
     print_table("Steps", columns, steps, empty="It has no steps.")
+    for warning in order["warnings"]:
+        out.print(f"[yellow]warning:[/] {escape(warning)}")
 
 
-def _clock(start: str) -> str:
-    return f"{start[:4]}-{start[4:6]}-{start[6:8]} {start[8:10]}:{start[10:12]}" if start else ""
+def _day(day: str | None, *, json_output: bool) -> str | None:
+    if day is None:
+        return None
+    try:
+        return date.fromisoformat(day).strftime("%Y%m%d")
+    except ValueError:
+        fail("--day is not a day.", "Write such as --day 2026-11-21.", code=2, json_output=json_output)
+
+
+def _sameness(same_patient: bool) -> dict[str, str]:
+    return {"same_patient": "true"} if same_patient else {}
 
 
 def _short(values: Any) -> str:
@@ -410,40 +391,3 @@ def _lines(given: list[str]) -> Iterator[str]:
             yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
         else:
             yield one
-
-
-def _read(file: Path, *, json_output: bool) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        fail(
-            f"{file} is not UTF-8: the first other byte stands at {error.start}.",
-            'Save it again as "CSV UTF-8".',
-            code=EXIT_REFUSED,
-            json_output=json_output,
-        )
-    except OSError as error:
-        fail(f"{file}: {error.strerror}.", "Name a CSV file.", code=2, json_output=json_output)
-
-
-def _send(client: Client, text: str, orders: int, *, quiet: bool) -> dict[str, int]:
-    """Send a file that was found to be right in parts, with a bar."""
-    done = {"orders": 0, "applied": 0, "unchanged": 0}
-    columns = (TextColumn("import"), BarColumn(), MofNCompleteColumn(), TextColumn("orders"), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=quiet) as bar:
-        task = bar.add_task("import", total=orders)
-        for part in _parts(text):
-            answer = client.post(f"{_PATH}/import", json={"csv": part})
-            done = {name: count + answer[name] for name, count in done.items()}
-            bar.update(task, completed=done["orders"])
-    return done
-
-
-def _parts(text: str) -> Iterator[str]:
-    head = text.partition("\n")[0]
-    separator = max(",;\t", key=head.count)
-    lines = [line for line in csv_module.reader(io.StringIO(text), delimiter=separator) if any(map(str.strip, line))]
-    for start in range(1, len(lines), _LINES):
-        part = io.StringIO()
-        csv_module.writer(part, delimiter=separator).writerows([lines[0], *lines[start : start + _LINES]])
-        yield part.getvalue()

@@ -203,6 +203,18 @@ orders = Table(
     Index("orders_changed", "changed_at"),
 )
 
+#: Studies that are an order's though no number says so, and those of which a person has said that they are not.
+order_links = Table(
+    "order_links",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("study_instance_uid", String(64), primary_key=True),
+    # Of `orders`.
+    Column("order_uid", String(64), primary_key=True),
+    Column("bound", Boolean, nullable=False),
+    Index("order_links_order", "tenant", "order_uid"),
+)
+
 # What the rules saw of each study and where it went, kept when its instances are forgotten: for "why", and for trying
 # other rules on it.
 history = Table(

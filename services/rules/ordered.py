@@ -1,16 +1,17 @@
 """What was ordered, as worklist told it: kept, and found again for a study. Works in its caller's transaction."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from functools import cache
+from typing import Any, Final
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, insert, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.fact import Attributes
 from contracts.order import OrderCancelled, OrderChanged, OrderPlaced
-from libs.messaging.inbox import insert
-from services.rules.models import completions, orders, studies
+from services.rules.models import completions, order_links, orders, studies
 
 Told = OrderPlaced | OrderChanged | OrderCancelled
 #: Requested Procedure Priority (0040,1003) of a lane, where the order says none.
@@ -29,9 +30,22 @@ def fields(told: Told) -> dict[str, str]:
         "physician": told.physician,
         "service": told.service,
         "location": told.location,
+        "patient_class": told.patient_class,
         "reason": told.reason,
     }
     return {name: value for name, value in known.items() if value}
+
+
+@cache
+def _keeping(dialect: str) -> Any:
+    """Give the statement that keeps an order: made once, for to make it takes longer than to run it."""
+    statement = (postgresql if dialect == "postgresql" else sqlite).insert(orders)
+    known = ("tenant", "study_instance_uid")
+    return statement.on_conflict_do_update(
+        index_elements=known,
+        set_={name: statement.excluded[name] for name in orders.c.keys() if name not in known},  # noqa: SIM118 - not a mapping
+        where=orders.c.revision <= statement.excluded.revision,
+    ).returning(orders.c.revision)
 
 
 async def keep(tx: AsyncSession, tenant: str, told: Told, cancelled: bool, at: datetime) -> bool:
@@ -46,16 +60,7 @@ async def keep(tx: AsyncSession, tenant: str, told: Told, cancelled: bool, at: d
         "fields": fields(told),
         "changed_at": at,
     }
-    statement = insert(tx, orders).values(**values)
-    new = {name: getattr(statement.excluded, name) for name in values if name not in ("tenant", "study_instance_uid")}
-    kept = await tx.execute(
-        statement.on_conflict_do_update(
-            index_elements=["tenant", "study_instance_uid"],
-            set_=new,
-            where=orders.c.revision <= statement.excluded.revision,
-        ).returning(orders.c.revision)
-    )
-    if kept.first() is None:
+    if (await tx.execute(_keeping(tx.get_bind().dialect.name), values)).first() is None:
         return False
     former = [uid for uid in told.former_study_instance_uids if uid != told.study_instance_uid]
     if former:
@@ -63,29 +68,58 @@ async def keep(tx: AsyncSession, tenant: str, told: Told, cancelled: bool, at: d
         await tx.execute(
             delete(orders).where(orders.c.tenant == tenant, orders.c.study_instance_uid.in_(former), older)
         )
+    await _keep_links(tx, tenant, told, [told.study_instance_uid, *former])
     return True
 
 
-async def of_study(tx: AsyncSession, tenant: str, uid: str, attributes: Attributes) -> Mapping[str, str]:
-    """Give what conditions read of a study's order: by its UID, else by its accession number; nothing without one.
+async def _keep_links(tx: AsyncSession, tenant: str, told: Told, known_as: Sequence[str]) -> None:
+    links = dict.fromkeys(told.unlinked_study_instance_uids, False)
+    links |= dict.fromkeys(told.linked_study_instance_uids, True)
+    if not links and type(told) is OrderPlaced:
+        return
+    table = order_links.c
+    await tx.execute(delete(order_links).where(table.tenant == tenant, table.order_uid.in_(known_as)))
+    if links:
+        row = {"tenant": tenant, "order_uid": told.study_instance_uid}
+        rows = [{**row, "study_instance_uid": uid, "bound": bound} for uid, bound in sorted(links.items())]
+        await tx.execute(insert(order_links), rows)
 
-    Of several orders with one accession number that of the study's patient counts.
+
+async def of_study(tx: AsyncSession, tenant: str, uid: str, attributes: Attributes) -> Mapping[str, str]:
+    """Give what conditions read of a study's order; nothing without one.
+
+    It is the one that it is linked to without a number, else that with its UID, else that with its accession number
+    (of several that of the study's patient). An order of which a person has said that the study is not its own is none
+    of these.
     """
     alive = (orders.c.tenant == tenant) & (orders.c.state != "cancelled")
-    row = (await tx.execute(select(orders).where(alive, orders.c.study_instance_uid == uid))).one_or_none()
-    if row is not None:
-        return dict(row.fields)
+    wanted = (order_links.c.tenant == tenant) & (order_links.c.study_instance_uid == uid)
+    links = {row.order_uid: row.bound for row in await tx.execute(select(order_links).where(wanted))}
     accession = _text(attributes, "AccessionNumber")
-    if not accession:
-        return {}
-    rows = (await tx.execute(select(orders).where(alive, orders.c.accession == accession).limit(20))).all()
-    found = [one for one in rows if one.patient_id == _text(attributes, "PatientID")] or list(rows)
-    return dict(found[0].fields) if len(found) == 1 else {}
+    keys: list[ColumnElement[bool]] = [orders.c.study_instance_uid.in_([uid, *links])]
+    if accession:
+        keys.append(orders.c.accession == accession)
+    rows = [
+        row
+        for row in await tx.execute(select(orders).where(alive, or_(*keys)).limit(40))
+        if links.get(row.study_instance_uid, True)
+    ]
+    same = [row for row in rows if accession and row.accession == accession]
+    patient = _text(attributes, "PatientID")
+    for found in (
+        [row for row in rows if row.study_instance_uid in links],
+        [row for row in rows if row.study_instance_uid == uid],
+        [row for row in same if row.patient_id == patient] or same,
+    ):
+        if len(found) == 1:
+            return dict(found[0].fields)
+    return {}
 
 
 async def studies_of(tx: AsyncSession, tenant: str, told: Told) -> list[int]:
     """Give the studies that an order is for, as far as they have come."""
-    wanted = (studies.c.tenant == tenant) & (studies.c.study_instance_uid == told.study_instance_uid)
+    uids = {told.study_instance_uid, *told.linked_study_instance_uids}
+    wanted = (studies.c.tenant == tenant) & studies.c.study_instance_uid.in_(sorted(uids))
     found = set(await tx.scalars(select(studies.c.id).where(wanted)))
     if told.accession_number:
         # Few studies of late wait for an order: their decided versions tell their accession numbers.
@@ -97,6 +131,12 @@ async def studies_of(tx: AsyncSession, tenant: str, told: Told) -> list[int]:
 
 async def forget(tx: AsyncSession, before: datetime) -> None:
     """Forget orders of which nothing was told for long."""
+    gone = select(orders.c.study_instance_uid).where(
+        orders.c.tenant == order_links.c.tenant,
+        orders.c.study_instance_uid == order_links.c.order_uid,
+        orders.c.changed_at < before,
+    )
+    await tx.execute(delete(order_links).where(gone.exists()))
     await tx.execute(delete(orders).where(orders.c.changed_at < before))
 
 

@@ -12,6 +12,9 @@ from services.worklist.filing import Zones
 from services.worklist.handlers import register
 from services.worklist.hl7_api import add_routes
 from services.worklist.hl7_port import Hl7Port
+from services.worklist.keeping import Keeping
+from services.worklist.linking import Linking
+from services.worklist.linking_api import make_linking_router
 from services.worklist.matching_api import make_matching_router
 from services.worklist.matching_settings import MatchingSettings
 from services.worklist.meeting import Meeting
@@ -22,6 +25,7 @@ from services.worklist.orders import Orders
 from services.worklist.performing import Performing
 from services.worklist.port import Port
 from services.worklist.query_api import make_query_router
+from services.worklist.settings import WorklistSettings
 from services.worklist.step_api import make_step_router
 
 
@@ -34,6 +38,7 @@ def build(platform: Platform) -> Service:
     meeting = Meeting(
         zones,
         platform.clock,
+        outbox,
         order_grace=timedelta(hours=settings.order_grace_hours),
         study_grace=timedelta(hours=settings.study_grace_hours),
         looked_back=timedelta(days=settings.unmatched_days),
@@ -45,6 +50,8 @@ def build(platform: Platform) -> Service:
     router.include_router(make_merge_router(database, orders))
     router.include_router(make_query_router(database, platform.network))
     router.include_router(make_matching_router(database, meeting))
+    router.include_router(make_linking_router(database, Linking(database, outbox, platform.clock)))
+    keeping = Keeping(database, platform.clock, days=WorklistSettings().messages_days)
     performing = Performing(platform, database, outbox)
     router.include_router(make_step_router(database, performing.forwarding, platform.clock))
     port = Port(platform, database, outbox, performing.steps)
@@ -71,7 +78,10 @@ def build(platform: Platform) -> Service:
         router=router,
         start=start,
         stop=stop,
-        loops=(port.follow, port.record, port.resolve, performing.forwarding.run, partial(meeting.watch, database)),
+        loops=(
+            *(port.follow, port.record, port.resolve, performing.forwarding.run),
+            *(partial(meeting.watch, database), keeping.run),
+        ),
         checks={"worklist": port.check},
         addresses=lambda: {**port.addresses(), **hl7.addresses()},
     )

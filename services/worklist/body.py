@@ -31,6 +31,7 @@ def written(change: Change) -> dict[str, Any]:
                 "about_patient": change.about_patient,
                 "about_order": change.about_order,
                 "steps": [{"step_id": step.step_id, "attributes": step.attributes} for step in change.steps],
+                **({"reason": change.reason} if change.reason else {}),
             }
         case PatientChange():
             return {"patient": _number(change.patient), "about_patient": change.about_patient}
@@ -54,6 +55,7 @@ def read_order(body: Mapping[str, Any], tenant: str, origin: Origin) -> OrderCha
         about_patient=read_attributes(body["about_patient"]),
         about_order=read_attributes(body["about_order"]),
         steps=tuple(StepChange(step["step_id"], read_attributes(step["attributes"])) for step in body["steps"]),
+        reason=body.get("reason", ""),
     )
 
 

@@ -75,6 +75,8 @@ class OrderChange:
         Attributes of groups 0010 and 0038.
     about_order
         All others outside the Scheduled Procedure Step Sequence.
+    reason
+        Why a person says it; empty for messages.
     """
 
     origin: Origin
@@ -88,6 +90,7 @@ class OrderChange:
     about_patient: Attributes = field(default_factory=dict)
     about_order: Attributes = field(default_factory=dict)
     steps: Sequence[StepChange] = ()
+    reason: str = ""
 
 
 @dataclass(frozen=True)

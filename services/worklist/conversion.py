@@ -76,12 +76,14 @@ class Moment:
     @property
     def date(self) -> str:
         """As DA; empty where the message gives no day."""
-        return self.at.strftime("%Y%m%d") if self.digits >= 8 else ""  # noqa: PLR2004 (YYYYMMDD)
+        at = self.at
+        return f"{at.year:04}{at.month:02}{at.day:02}" if self.digits >= 8 else ""  # noqa: PLR2004 (YYYYMMDD)
 
     @property
     def time(self) -> str:
         """As TM, as exact as the message; empty where it gives no hour."""
-        return self.at.strftime("%H%M%S")[: max(0, self.digits - 8)]
+        at = self.at
+        return f"{at.hour:02}{at.minute:02}{at.second:02}"[: max(0, self.digits - 8)]
 
     @property
     def offset(self) -> str:
@@ -226,4 +228,4 @@ _NUMBERS: Final[Mapping[str, Callable[[str], Fitted]]] = {
 
 def _name_part(text: str) -> str:
     # Delimiters of DICOM, and of a name within one group.
-    return re.sub(r"[\^=]", " ", text).strip() if text != '""' else ""
+    return text.replace("^", " ").replace("=", " ").strip() if text != '""' else ""

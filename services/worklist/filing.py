@@ -30,6 +30,8 @@ class Filing:
     numbers: list[tuple[int, Key]] = field(default_factory=list)
     without_numbers: list[int] = field(default_factory=list)
     moves: dict[int, int] = field(default_factory=dict)
+    #: Orders that are parts of others, each with these.
+    wholes: dict[int, Sequence[int]] = field(default_factory=dict)
     events: list[tuple[OrderPlaced | OrderChanged | OrderCancelled, str, str]] = field(default_factory=list)
 
 
@@ -79,7 +81,7 @@ def _file(filing: Filing, ledger: Ledger, entry: Entry, order: Order, desk: Desk
         # Who reads it off a worklist may name the order by it.
         entry.numbers.add((entry.tenant, "accession", named.accession, f"@{order.site}"))
     before = _told(entry)
-    told = telling.placed(order, named, patient, _former(before, named.study_instance_uid), desk.zones(order.site))
+    told = telling.placed(order, named, patient, before, desk.zones(order.site))
     rows = [
         {
             "tenant": entry.tenant,
@@ -147,6 +149,7 @@ def _withdraw(filing: Filing, ledger: Ledger, entry: Entry, desk: Desk) -> None:
     if all(entry.columns.get(name) == value for name, value in columns.items()):
         return
     _write(filing, entry, columns, desk)
+    filing.wholes[entry.id] = wholes
     _file_items(filing, entry, (), desk)
     now = {ledger.entries[whole].columns.get("study_instance_uid") for whole in wholes}
     if before is not None and before.state not in ENDED and before.study_instance_uid not in now:
@@ -157,12 +160,6 @@ def _withdraw(filing: Filing, ledger: Ledger, entry: Entry, desk: Desk) -> None:
 def _told(entry: Entry) -> OrderPlaced | None:
     told = entry.columns.get("told")
     return OrderPlaced.model_validate(told) if told else None
-
-
-def _former(before: OrderPlaced | None, uid: str) -> tuple[str, ...]:
-    if before is None:
-        return ()
-    return tuple(sorted({*before.former_study_instance_uids, before.study_instance_uid} - {uid}))
 
 
 def _write(filing: Filing, entry: Entry, columns: Row, desk: Desk) -> None:

@@ -1,11 +1,11 @@
 """An order as a person writes it down. Pure."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from contracts.fact import AeTitle, Slug, Uid
@@ -15,8 +15,10 @@ from services.worklist.change import Action, Number, OrderChange, Origin, StepCh
 _PRINTED: Final = r"^[^\x00-\x1f\x7f\\]*$"
 _TIMES: Final = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d", "%Y%m%d%H%M%S", "%Y%m%d%H%M", "%Y%m%d")
 _DATES: Final = ("%Y-%m-%d", "%Y%m%d")
+_DIGITS: Final = {"%Y%m%d%H%M%S": 14, "%Y%m%d%H%M": 12, "%Y%m%d": 8}
 #: Parts of a person's name, and groups of it, PS3.5 section 6.2.1.
 _NAME_PARTS, _NAME_GROUPS, _NAME_LONGEST = 5, 3, 64
+_SEXES: Final = {"MALE": "M", "FEMALE": "F", "OTHER": "O"}
 #: Issuer of order numbers that Kivuko gives to what people add without one.
 OWN: Final = "KIVUKO"
 
@@ -30,6 +32,9 @@ def _dated(formats: tuple[str, ...], example: str) -> Callable[[str], str]:
     def check(value: str) -> str:
         text = value.strip().replace(" ", "T", 1)
         for form in formats:
+            if "-" not in form and len(text) != _DIGITS[form]:
+                # 1980111 could be two days.
+                continue
             try:
                 found = datetime.strptime(text, form)  # noqa: DTZ007 - by the clock of the site
             except ValueError:
@@ -46,11 +51,20 @@ def _name(value: str) -> str:
         raise _not("person_name", "is not a name here: write FAMILY^GIVEN^MIDDLE^PREFIX^SUFFIX")
     if any(len(group) > _NAME_LONGEST for group in groups):
         raise _not("person_name", f"is longer than {_NAME_LONGEST} characters")
+    if value and not value.strip("^= "):
+        raise _not("person_name", "is nobody's name: write FAMILY^GIVEN^MIDDLE^PREFIX^SUFFIX")
     return value
 
 
 def _sex(value: object) -> object:
-    return value.strip().upper()[:1] if isinstance(value, str) else value
+    # Whole words of other languages are not guessed at: `Mujer` is no M.
+    said = _upper(value)
+    return _SEXES.get(said, said) if isinstance(said, str) else said
+
+
+def _decimal(value: object) -> object:
+    """Read a number as spreadsheets write it where the comma is the decimal sign."""
+    return value.strip().replace(",", ".").replace("\u066b", ".") if isinstance(value, str) else value
 
 
 def _upper(value: object) -> object:
@@ -66,6 +80,7 @@ Long = Annotated[str, _text(64)]
 Name = Annotated[str, _text(194), AfterValidator(_name)]
 Date = Annotated[str, AfterValidator(_dated(_DATES, "1980-03-27"))]
 Time = Annotated[str, AfterValidator(_dated(_TIMES, "2026-11-21 10:15"))]
+Measure = Annotated[float, BeforeValidator(_decimal)]
 Priority = Annotated[Literal["STAT", "HIGH", "ROUTINE", "MEDIUM", "LOW"], BeforeValidator(_upper)]
 
 #: Where each field goes: to the patient, the order or the step, and under which keyword.
@@ -78,6 +93,7 @@ _PATIENT: Final = {
     "allergies": "Allergies",
     "alerts": "MedicalAlerts",
     "location": "CurrentPatientLocation",
+    "patient_class": "RouteOfAdmissions",
 }
 _ORDER: Final = {
     "study_instance_uid": "StudyInstanceUID",
@@ -107,11 +123,12 @@ class Said(BaseModel):
     patient_name: Name | None = Field(None, description="FAMILY^GIVEN^MIDDLE^PREFIX^SUFFIX.")
     birth_date: Date | None = Field(None, description="Such as 1980-03-27.")
     sex: Annotated[Literal["M", "F", "O"], BeforeValidator(_sex)] | None = Field(None, description="M, F or O.")
-    weight: float | None = Field(None, gt=0, lt=1000, description="Kilograms.")
-    size: float | None = Field(None, gt=0, lt=3, description="Height in metres.")
+    weight: Measure | None = Field(None, gt=0, lt=1000, description="Kilograms.")
+    size: Measure | None = Field(None, gt=0, lt=3, description="Height in metres.")
     allergies: Long | None = None
     alerts: Long | None = Field(None, description="What whoever examines the patient must know.")
     location: Long | None = Field(None, description="Where the patient is now.")
+    patient_class: Short | None = Field(None, description="As in HL7 PV1-2: E emergency, I inpatient, O outpatient.")
     study_instance_uid: Uid | None = Field(None, description="Minted, if there is none.")
     procedure: Long | None = Field(None, description="Description of what is to be done.")
     procedure_code: Short | None = None
@@ -131,6 +148,12 @@ class Said(BaseModel):
     step_description: Long | None = None
     performing_physician: Name | None = None
     room: Short | None = None
+
+    @model_validator(mode="after")
+    def _scheme_of_a_code(self) -> Self:
+        if self.procedure_scheme is not None and self.procedure_code is None:
+            raise _not("alone", "procedure_scheme says what a procedure_code is of: give both")
+        return self
 
 
 class Added(Said):
@@ -158,22 +181,46 @@ class Edited(Said):
     )
     issuer: Long | None = None
 
+    @model_validator(mode="after")
+    def _issuer_of_an_identifier(self) -> Self:
+        if self.issuer is not None and self.patient_id is None:
+            raise _not("alone", "issuer says what a patient_id is of: give both")
+        return self
 
-def added(form: Added, origin: Origin, tenant: str) -> OrderChange:
-    """Make the change that a new order is."""
+
+def content(form: Said) -> bytes:
+    """Give what a form says, the same for the same; fields that later releases add to it do not change that."""
+    return form.model_dump_json(exclude_none=True).encode()
+
+
+def own_number(form: Added) -> Number:
+    """Give the number by which an order is the same when it is added again: its own, or one made of what it says."""
     # The same line of a file again is the same order: people import a list once more after mending a line of it.
-    own = form.order or hashlib.sha256(form.model_dump_json().encode()).hexdigest()[:20].upper()
+    return Number(form.order) if form.order else Number(hashlib.sha256(content(form)).hexdigest()[:20].upper(), OWN)
+
+
+def added(form: Added, origin: Origin, tenant: str, stations: Sequence[str] = ()) -> OrderChange:
+    """Make the change that a new order is.
+
+    Parameters
+    ----------
+    stations
+        AE titles that it is for, where the form names none.
+    """
+    step = {**_attributes(form, _STEP), **_start(form)}
+    if not step.get("ScheduledStationAETitle") and stations:
+        step["ScheduledStationAETitle"] = tuple(stations)
     return OrderChange(
         origin,
         tenant,
         form.site,
         "schedule",
         Number(form.patient_id, form.issuer or ""),
-        placer=Number(own, "" if form.order else OWN),
+        placer=own_number(form),
         accession=Number(form.accession) if form.accession else None,
         about_patient=_attributes(form, _PATIENT),
         about_order={**_attributes(form, _ORDER), **_code(form)},
-        steps=(StepChange("", {**_attributes(form, _STEP), **_start(form)}),),
+        steps=(StepChange("", step),),
     )
 
 
@@ -191,8 +238,11 @@ def edited(
         issuer = form.issuer if "issuer" in form.model_fields_set else patient.issuer
         patient = Number(form.patient_id, issuer or "")
     about_order: dict[str, Any] = {**_attributes(form, _ORDER), **_code(form)}
+    named: dict[str, Any] = dict(numbers)
     if form.accession is not None:
         about_order["AccessionNumber"] = (form.accession,)
+        # Messages may name the order by it from now on.
+        named.setdefault("accession", Number(form.accession))
     step = {**_attributes(form, _STEP), **_start(form)}
     return OrderChange(
         origin,
@@ -200,7 +250,7 @@ def edited(
         site,
         "update",
         patient,
-        **dict(numbers),
+        **named,
         about_patient=_attributes(form, _PATIENT),
         about_order=about_order,
         steps=(StepChange(form.step or "", step),) if step else (),
@@ -215,10 +265,11 @@ def ordered(
     site: str,
     patient: Number,
     numbers: Mapping[str, Number],
+    reason: str,
 ) -> OrderChange:
     """Make the change that an act on an order, or on one step of it, is."""
     steps = (StepChange(step, {}),) if step else ()
-    return OrderChange(origin, tenant, site, action, patient, steps=steps, **dict(numbers))  # type: ignore[arg-type]  # by kind
+    return OrderChange(origin, tenant, site, action, patient, steps=steps, reason=reason, **dict(numbers))  # type: ignore[arg-type]  # by kind
 
 
 def _attributes(form: Said, keywords: Mapping[str, str]) -> Attributes:
@@ -254,9 +305,3 @@ def _start(form: Said) -> Attributes:
         "ScheduledProcedureStepStartDate": (date,) if date else (),
         "ScheduledProcedureStepStartTime": (time,) if time else (),
     }
-
-
-def fields(model: type[BaseModel]) -> Iterator[tuple[str, str, bool]]:
-    """Give name, description and whether it is needed, of each field of a form."""
-    for name, field in model.model_fields.items():
-        yield name, field.description or "", field.is_required()

@@ -70,6 +70,7 @@ class Received(BaseModel):
     answer: str = Field(description="AA taken, AE refused.")
     said: str = Field(description="Why it was refused.")
     warnings: list[str]
+    removed: bool = Field(description="Whether its text was removed, as it is older than such are kept.")
 
 
 class ReceivedPage(BaseModel):
@@ -82,7 +83,7 @@ class ReceivedPage(BaseModel):
 class Shown(Received):
     """A message with its text."""
 
-    text: str
+    text: str = Field(description="Empty once it is removed.")
 
 
 def add_routes(router: APIRouter, database: Database, network: NetworkView, clock: Clock) -> None:
@@ -220,10 +221,14 @@ def _visible(network: NetworkView, caller: Principal) -> Select[Any]:
 
 
 def _columns(row: Row[Any]) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in Received.model_fields if name != "size"} | {"size": len(row.raw)}
+    size = len(row.raw) if row.removed_size is None else row.removed_size
+    said = {name: getattr(row, name) for name in Received.model_fields.keys() - {"size", "removed"}}
+    return {**said, "size": size, "removed": row.removed_size is not None}
 
 
 def _text(network: NetworkView, row: Row[Any]) -> str:
+    if row.removed_size is not None:
+        return ""
     snapshot = network.current
     default, always = ("ASCII", False) if snapshot is None else charset_of(snapshot.definition, row.source)
     try:

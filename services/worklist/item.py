@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from contracts.routing import Priority
+from services.worklist import required
 from services.worklist.attributes import Attributes
 from services.worklist.change import Number
 from services.worklist.identity import SHORT, short_number, study_instance_uid
@@ -56,7 +57,8 @@ def identity(order: Order, tenant: str) -> Identity:
 
 def dataset(order: Order, step: Step, named: Identity, patient: Attributes, tenant: str) -> Attributes:
     """Give all attributes of a worklist item, PS3.4 table K.6-1."""
-    attributes = dict(order.attributes)
+    about, of_step = required.completed(order.attributes, step.attributes)
+    attributes = dict(about)
     if not first(attributes, "RequestedProcedureID"):
         attributes["RequestedProcedureID"] = (short_number("R", *_name(order, tenant)),)
     for keyword, number in (
@@ -65,7 +67,7 @@ def dataset(order: Order, step: Step, named: Identity, patient: Attributes, tena
     ):
         if number is not None:
             attributes.setdefault(keyword, (number.value,))
-    in_step = dict(step.attributes)
+    in_step = dict(of_step)
     if not first(in_step, "ScheduledProcedureStepID"):
         short = step.step_id if 0 < len(step.step_id) <= SHORT else ""
         in_step["ScheduledProcedureStepID"] = (short or short_number("S", step.step_id, *_name(order, tenant)),)

@@ -1,15 +1,19 @@
 """What people see of orders, patients' merges and messages. Every function works in its caller's transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, literal, or_, select
+from sqlalchemy import ColumnElement, Row, Select, and_, literal, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.web.principal import Principal
+from services.worklist.attributes import Attributes
+from services.worklist.body import read_said
 from services.worklist.change import Number
-from services.worklist.models import changes, items, merges, order_numbers, orders, patients
+from services.worklist.models import changes, items, merges, order_numbers, orders, patients, studies
 
+#: Identifiers that one statement names at most.
+_AT_A_TIME = 500
 #: The patient that an order names; it may have been merged into another one.
 _NAMED = select(
     orders,
@@ -70,6 +74,12 @@ async def journal_of(tx: AsyncSession, order_id: int) -> Sequence[Row[Any]]:
     ).all()
 
 
+async def studies_of(tx: AsyncSession, order_id: int) -> Sequence[Row[Any]]:
+    """Give the studies that belong to an order."""
+    statement = select(studies).where(studies.c.order_id == order_id)
+    return (await tx.execute(statement.order_by(studies.c.first_seen_at, studies.c.id))).all()
+
+
 async def numbers_of(tx: AsyncSession, order_id: int, site: str) -> tuple[str, dict[str, Number]]:
     """Give a number by which an order can be named, by its kind, and the site at which it is known by that."""
     rows = (await tx.execute(select(order_numbers).where(order_numbers.c.order_id == order_id))).all()
@@ -78,6 +88,49 @@ async def numbers_of(tx: AsyncSession, order_id: int, site: str) -> tuple[str, d
     if best.scope.startswith("@"):
         return best.scope[1:], {kind: Number(best.value)}
     return site, {kind: Number(best.value, best.scope)}
+
+
+async def said_of_patients(tx: AsyncSession, tenant: str, numbers: Sequence[Number]) -> dict[Number, Attributes]:
+    """Give what is known of patients under their identifiers, or under those that they were merged into."""
+    found: dict[Number, Attributes] = {}
+    columns = (patients.c.id, patients.c.value, patients.c.issuer, patients.c.said, patients.c.merged_into)
+    for start in range(0, len(numbers), _AT_A_TIME):
+        values = [number.value for number in numbers[start : start + _AT_A_TIME]]
+        wanted = select(*columns).where(patients.c.tenant == tenant, patients.c.value.in_(values))
+        for row in (await tx.execute(wanted)).all():
+            number, kept = Number(row.value, row.issuer), row
+            while kept.merged_into is not None:
+                kept = (await tx.execute(select(*columns).where(patients.c.id == kept.merged_into))).one()
+            if number in numbers[start : start + _AT_A_TIME]:
+                found[number] = {keyword: values for keyword, (_, values) in read_said(kept.said).items()}
+    return found
+
+
+async def messages_of_placers(
+    tx: AsyncSession, keys: Collection[tuple[str, str, str]], prefix: str
+) -> dict[tuple[str, str, str], list[str]]:
+    """Give the names, with a prefix, of what was said of orders, in the order in which it counts.
+
+    Parameters
+    ----------
+    keys
+        Tenant, value and scope of the orders' placer numbers.
+    """
+    table = order_numbers.c
+    said = (
+        select(table.tenant, table.value, table.scope, changes.c.message)
+        .join(changes, changes.c.order_id == table.order_id)
+        .where(
+            table.kind == "placer",
+            tuple_(table.tenant, table.value, table.scope).in_(sorted(keys)),
+            changes.c.message.like(f"{prefix}%"),
+        )
+        .order_by(changes.c.stamp, changes.c.source, changes.c.message, changes.c.part)
+    )
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for row in await tx.execute(said):
+        found.setdefault((row.tenant, row.value, row.scope), []).append(row.message)
+    return found
 
 
 async def list_merges(

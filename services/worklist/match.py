@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
-How = Literal["study-uid", "accession", "patient"]
+How = Literal["study-uid", "accession", "patient", "hand"]
 #: How far from its scheduled start a study may be that is matched by its patient alone.
 NEAR: Final = timedelta(hours=24)
 

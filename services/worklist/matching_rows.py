@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.messaging.inbox import insert as insert_or
@@ -30,15 +30,18 @@ async def keep_study(tx: AsyncSession, values: Mapping[str, Any]) -> Row[Any]:
 async def unmatched_for(
     tx: AsyncSession, tenant: str, uids: Iterable[str], accessions: Iterable[str]
 ) -> Sequence[Row[Any]]:
-    """Give studies without an order that may be those of orders just written."""
+    """Give studies that may be those of orders just written: without an order, or with one that no number names."""
     same = or_(studies.c.study_instance_uid.in_(list(uids)), studies.c.accession.in_(list(accessions)))
-    wanted = and_(studies.c.tenant == tenant, studies.c.order_id.is_(None), same)
+    wanted = and_(
+        studies.c.tenant == tenant, or_(studies.c.order_id.is_(None), studies.c.matched_by == "patient"), same
+    )
     return (await tx.execute(select(studies).where(wanted))).all()
 
 
 async def candidates(tx: AsyncSession, study: Row[Any]) -> list[Candidate]:
     """Give the orders that a study may belong to."""
-    family = await _family(tx, study.tenant, study.patient) if study.patient else []
+    same = (patients.c.tenant == study.tenant) & (patients.c.value == study.patient)
+    family = await _family(tx, same) if study.patient else []
     keys = [orders.c.study_instance_uid == study.study_instance_uid]
     if study.accession:
         keys.append(orders.c.accession == study.accession)
@@ -79,9 +82,9 @@ def local(start: str) -> datetime | None:
         return None
 
 
-async def _family(tx: AsyncSession, tenant: str, value: str) -> Sequence[Any]:
+async def _family(tx: AsyncSession, wanted: ColumnElement[bool]) -> Sequence[Any]:
+    """Give patients, and all that are the same as these."""
     columns = (patients.c.id, patients.c.value, patients.c.merged_into)
-    wanted = (patients.c.tenant == tenant) & (patients.c.value == value)
     found = {row.id: row for row in await tx.execute(select(*columns).where(wanted))}
     new = set(found)
     while new:
@@ -111,12 +114,17 @@ def _with_orders() -> Any:
     return select(orders.c.id).where(orders.c.site == studies.c.site, orders.c.tenant == studies.c.tenant).exists()
 
 
+def _astray(since: datetime, until: datetime) -> tuple[ColumnElement[bool], ...]:
+    # An order may still come; another patient's order is wrong at once.
+    alone = studies.c.order_id.is_(None) & (studies.c.completed_at < until) & _with_orders()
+    return or_(alone, studies.c.contradicts), studies.c.completed_at >= since
+
+
 async def studies_without(
     tx: AsyncSession, conditions: Sequence[Any], since: datetime, until: datetime, limit: int
 ) -> Sequence[Row[Any]]:
-    """Give studies without an order, or with that of another patient, that were complete between two moments."""
-    astray = or_(studies.c.order_id.is_(None) & _with_orders(), studies.c.contradicts)
-    wanted = (astray, studies.c.completed_at >= since, studies.c.completed_at < until, *conditions)
+    """Give studies that were complete between two moments and have no order, or since then with another patient's."""
+    wanted = (*_astray(since, until), *conditions)
     return (await tx.execute(select(studies).where(*wanted).order_by(studies.c.id.desc()).limit(limit))).all()
 
 
@@ -135,19 +143,30 @@ async def orders_without(
     return (await tx.execute(select(orders).where(*wanted).order_by(orders.c.start.desc()).limit(limit))).all()
 
 
-async def move_links(tx: AsyncSession, moves: Mapping[int, int]) -> None:
-    """Give the studies of orders that became parts of others to these."""
-    for part, whole in moves.items():
-        await tx.execute(update(studies).where(studies.c.order_id == part).values(order_id=whole))
+async def patients_of(tx: AsyncSession, order_id: int) -> set[str]:
+    """Give all identifiers of an order's patient, without issuers."""
+    own = await tx.scalar(select(orders.c.patient_id).where(orders.c.id == order_id))
+    return {row.value for row in await _family(tx, patients.c.id == own)}
+
+
+async def matched_of(tx: AsyncSession, patient_ids: Iterable[int]) -> Sequence[Row[Any]]:
+    """Give studies that matching has given to orders of patients, or of any that are the same as these."""
+    family = await _family(tx, patients.c.id.in_(sorted(patient_ids)))
+    mine = orders.c.patient_id.in_([row.id for row in family])
+    wanted = select(studies).join(orders, orders.c.id == studies.c.order_id).where(mine, studies.c.matched_by != "hand")
+    return (await tx.execute(wanted)).all()
+
+
+async def contradict(tx: AsyncSession, study_id: int, contradicts: bool) -> None:
+    """Write down whether a study and its order name different patients."""
+    await tx.execute(update(studies).where(studies.c.id == study_id).values(contradicts=contradicts))
 
 
 async def count_astray(
     tx: AsyncSession, since: datetime, until: datetime, order_since: str, order_until: str
 ) -> tuple[int, int]:
     """Count studies without order, and orders without study."""
-    astray = or_(studies.c.order_id.is_(None) & _with_orders(), studies.c.contradicts)
-    came = select(func.count()).select_from(studies)
-    came = came.where(astray, studies.c.completed_at >= since, studies.c.completed_at < until)
+    came = select(func.count()).select_from(studies).where(*_astray(since, until))
     overdue = (
         select(func.count())
         .select_from(orders)

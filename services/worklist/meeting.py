@@ -1,7 +1,7 @@
 """Orders meet studies: each study that is complete is given its order, and what stays alone is told."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -13,10 +13,12 @@ from contracts.fact import Attributes
 from contracts.study import StudyAmended, StudyCompleted
 from libs.clock import Clock
 from libs.messaging.listen import DATABASE_AWAY
+from libs.messaging.outbox import Outbox
 from libs.storage.database import Database
 from libs.telemetry import log, metric
-from services.worklist import matching_rows, repository
+from services.worklist import link_rows, matching_rows, repository
 from services.worklist.filing import Zones
+from services.worklist.linking import tell
 from services.worklist.match import Came, match
 
 _LOG = log.get(__name__)
@@ -42,10 +44,18 @@ class Meeting:
     """
 
     def __init__(
-        self, zones: Zones, clock: Clock, order_grace: timedelta, study_grace: timedelta, looked_back: timedelta
+        self,
+        zones: Zones,
+        clock: Clock,
+        outbox: Outbox,
+        *,
+        order_grace: timedelta,
+        study_grace: timedelta,
+        looked_back: timedelta,
     ) -> None:
         self._zones = zones
         self._clock = clock
+        self._outbox = outbox
         self.order_grace = order_grace
         self.study_grace = study_grace
         self.looked_back = looked_back
@@ -54,7 +64,7 @@ class Meeting:
     async def completed(self, event: Event[StudyCompleted] | Event[StudyAmended], tx: AsyncSession) -> None:
         """Keep what matching needs of a study, and find its order."""
         # Orders that are just being written come before or after, never at the same time unseen.
-        await repository.lock(tx)
+        counters = await repository.lock(tx)
         said = event.data
         row = await matching_rows.keep_study(
             tx,
@@ -71,29 +81,64 @@ class Meeting:
                 "completed_at": event.time,
             },
         )
-        if row.order_id is None:
-            await self._match(tx, row)
+        if row.order_id is not None:
+            await self._look_again(tx, row)
+            return
+        given = counters.revision
+        await tell(tx, self._outbox, await self._match(tx, row), counters, self._clock())
+        if counters.revision != given:
+            await repository.give_back(tx, counters)
 
-    async def placed(self, tx: AsyncSession, tenant: str, uids: Sequence[str], accessions: Sequence[str]) -> None:
-        """Find the studies of orders that came after them."""
+    async def placed(self, tx: AsyncSession, tenant: str, uids: Sequence[str], accessions: Sequence[str]) -> set[int]:
+        """Find the studies of orders that came after them; give the orders that have others than before."""
+        found: set[int] = set()
         for row in await matching_rows.unmatched_for(tx, tenant, uids, accessions):
-            await self._match(tx, row)
+            found |= await self._match(tx, row)
+        return found
 
-    async def _match(self, tx: AsyncSession, row: Row[Any]) -> None:
+    async def moved(self, tx: AsyncSession, wholes: Mapping[int, Sequence[int]]) -> set[int]:
+        """Give the studies of orders that became parts of others to these; give these.
+
+        What was found for a part that belongs to several others is to be matched anew; what people said stays said.
+        """
+        for part, those in wholes.items():
+            if len(those) > 1:
+                for study_id in await link_rows.not_by_hand(tx, part):
+                    await link_rows.free(tx, study_id)
+            await link_rows.move(tx, part, those[0])
+        return {each for those in wholes.values() for each in those}
+
+    async def merged(self, tx: AsyncSession, patient_ids: Collection[int]) -> None:
+        """See anew which studies and their orders name different patients, as patients were merged or parted."""
+        if patient_ids:
+            for row in await matching_rows.matched_of(tx, patient_ids):
+                await self._look_again(tx, row)
+
+    async def _look_again(self, tx: AsyncSession, row: Row[Any]) -> None:
+        if row.matched_by == "hand":
+            return
+        contradicts = bool(row.patient) and row.patient not in await matching_rows.patients_of(tx, row.order_id)
+        if contradicts == row.contradicts:
+            return
+        await matching_rows.contradict(tx, row.id, contradicts)
+        if contradicts:
+            _alarm(row)
+
+    async def _match(self, tx: AsyncSession, row: Row[Any]) -> set[int]:
+        """Find the order of a study; give the orders that have others than before."""
         zone = self._zones(row.site or "")
         at = row.first_seen_at.astimezone(zone).replace(tzinfo=None)
         came = Came(row.study_instance_uid, row.accession, row.patient, row.modality, at)
-        found = match(came, await matching_rows.candidates(tx, row))
-        if found is None:
-            return
+        taken_from = await link_rows.orders_without(tx, row.tenant, row.study_instance_uid)
+        candidates = [one for one in await matching_rows.candidates(tx, row) if one.order_id not in taken_from]
+        found = match(came, candidates)
+        # Only a number counts more than the patient.
+        if found is None or found.order_id == row.order_id or (row.order_id is not None and found.how == "patient"):
+            return set()
         await matching_rows.link(tx, row.id, found)
         if found.contradicts:
-            _LOG.error(
-                "a study and its order name different patients: see `kivuko worklist unmatched`",
-                study_uid=row.study_instance_uid,
-                tenant=row.tenant,
-                kind="alarm",
-            )
+            _alarm(row)
+        return {found.order_id} if row.order_id is None else {found.order_id, row.order_id}
 
     def studies_between(self) -> tuple[datetime, datetime]:
         """Give when studies were complete that should have an order by now."""
@@ -127,6 +172,15 @@ class Meeting:
                     _LOG.error("orders stay without study: see `kivuko worklist unmatched`", count=count, kind="alarm")
         self._told = found
         return found
+
+
+def _alarm(row: Row[Any]) -> None:
+    _LOG.error(
+        "a study and its order name different patients: see `kivuko worklist unmatched`",
+        study_uid=row.study_instance_uid,
+        tenant=row.tenant,
+        kind="alarm",
+    )
 
 
 def _text(attributes: Attributes, keyword: str, longest: int) -> str:

@@ -47,12 +47,16 @@ messages = Table(
     Column("raw", LargeBinary, nullable=False),
     # AA, AE or AR.
     Column("answer", String(2), nullable=False),
+    # Bytes of what was received, once they are no longer kept; none as long as they are.
+    Column("removed_size", Integer, nullable=True),
     Column("said", Text, nullable=False),
     Column("outcomes", JSON, nullable=False),
     Column("warnings", JSON, nullable=False),
     UniqueConstraint("source", "control_id", "digest", name="messages_business_key"),
-    Index("messages_received", "received_at"),
 )
+# Those that are removed already are many, and nobody looks for them.
+_WITH_BYTES = messages.c.removed_size.is_(None)
+Index("messages_kept", messages.c.received_at, postgresql_where=_WITH_BYTES, sqlite_where=_WITH_BYTES)
 
 patients = Table(
     "patients",
@@ -191,7 +195,7 @@ studies = Table(
     Column("patient", String(199), nullable=False),
     Column("issuer", String(199), nullable=False),
     Column("modality", String(16), nullable=False),
-    # The order that it belongs to, and how that was found: study-uid, accession, hand; none if none was found.
+    # The order that it belongs to, and how that was found: study-uid, accession, patient, hand; none if none was found.
     Column("order_id", _row_id, ForeignKey("orders.id"), nullable=True),
     Column("matched_by", String(10), nullable=True),
     # Its patient is not the order's: people must look.
@@ -202,6 +206,25 @@ studies = Table(
     Index("studies_accession", "tenant", "accession"),
     Index("studies_order", "order_id"),
     Index("studies_first_seen", "first_seen_at"),
+)
+
+#: Journal of what people said of the links between studies and orders: nothing is ever deleted.
+study_links = Table(
+    "study_links",
+    metadata,
+    Column("id", _row_id, primary_key=True, autoincrement=True),
+    Column("tenant", String(63), nullable=False),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("order_id", _row_id, ForeignKey("orders.id"), nullable=False),
+    # link or unlink.
+    Column("act", String(6), nullable=False),
+    Column("who", String(80), nullable=False),
+    Column("reason", Text, nullable=False),
+    # How the study had been matched before; none if it was not.
+    Column("matched_by", String(10), nullable=True),
+    Column("at", Instant, nullable=False),
+    Index("study_links_study", "tenant", "study_instance_uid"),
+    Index("study_links_order", "order_id"),
 )
 
 #: Performed procedure steps, as modalities report them.

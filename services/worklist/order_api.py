@@ -1,15 +1,10 @@
 """HTTP routes of orders: what people see of them, and what they add, change and cancel by hand."""
 
-import asyncio
-import hashlib
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Annotated, Any, Literal
-from uuid import uuid4
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Row
 
 from contracts.fact import Slug
 from libs.clock import Clock
@@ -17,82 +12,29 @@ from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.web.permission import requires
 from libs.web.principal import Principal, principal
-from libs.web.problem import Problem
 from libs.web.recording import use_of
-from services.worklist import listing, sheet
-from services.worklist.change import Change, Number, Origin
+from services.worklist import advice, form, listing
+from services.worklist.change import Action, Number
 from services.worklist.form import Added, Edited, added, edited, ordered
+from services.worklist.hand import Hand, unknown
 from services.worklist.models import orders as table
-from services.worklist.order import State
-from services.worklist.orders import NotTakenError, Orders, Received, Taken
-from services.worklist.sheet import Flaw, Line
+from services.worklist.order import OPEN, State
+from services.worklist.order_sheet import Imported, Importing, Sheet
+from services.worklist.order_view import Came, OrderDetail, OrderPage, OrderView, Said, view
+from services.worklist.orders import Orders
 
 Caller = Annotated[Principal, Depends(principal)]
 Limit = Annotated[int, Query(ge=1, le=500, description="Orders at most.")]
+SamePatient = Annotated[
+    bool, Query(description="A Patient ID that is known with another name, birth date or sex is the same person.")
+]
 _READ, _MANAGE = requires("orders.read"), requires("orders.manage")
-#: Lines of a file that are on their way at a time: they share transactions.
-_AT_ONCE = 64
+#: Fields of an edit that are about a step.
+STEP_FIELDS = {"modality", "station", "start", "step_description", "performing_physician", "room"}
 
 
-class StepView(BaseModel):
-    """A scheduled procedure step, as worklists show it."""
-
-    id: int
-    step_id: str
-    state: State
-    performed: str | None = Field(description="What a modality reports: in-progress, completed or discontinued.")
-    start: str = Field(description="By the clock of the site, YYYYMMDDHHMMSS; empty if there is none.")
-    modality: str
-    station_aets: tuple[str, ...]
-    changed_at: datetime
-
-
-class OrderView(BaseModel):
-    """An order."""
-
-    id: int
-    tenant: str
-    site: str
-    state: State
-    patient: str = Field(description="Patient ID that it names; it may have been merged into another one.")
-    issuer: str
-    placer: str | None
-    filler: str | None
-    accession: str
-    study_instance_uid: str
-    minted: tuple[str, ...] = Field(description="Keywords of the numbers that Kivuko made.")
-    priority: str
-    start: str
-    placed_at: datetime
-    changed_at: datetime
-    steps: tuple[StepView, ...] = ()
-
-
-class Said(BaseModel):
-    """One thing that was said of an order."""
-
-    source: str
-    message: str
-    stamp: datetime
-    body: dict[str, Any]
-
-
-class OrderDetail(OrderView):
-    """An order with all that is known of it."""
-
-    attributes: dict[str, Any] = Field(description="The dataset of its first step's worklist answer, by keyword.")
-    journal: tuple[Said, ...] = Field(description="What was said of it, in the order in which it counts.")
-
-
-class OrderPage(BaseModel):
-    """Orders, the newest first."""
-
-    orders: tuple[OrderView, ...]
-    before: int | None = Field(description="Ask with this for the next page; null: there is none.")
-
-
-class Cancelled(BaseModel):
-    """Why an order is given up."""
+class Why(BaseModel):
+    """Which step, and why."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -100,24 +42,12 @@ class Cancelled(BaseModel):
     reason: str | None = Field(
         None, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$", description="Why; without data of patients."
     )
+
+
+class Cancelled(Why):
+    """Why an order is given up."""
+
     discontinue: bool = Field(False, description="It was begun, and is not brought to its end.")
-
-
-class Sheet(BaseModel):
-    """A file of orders."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    csv: str = Field(description="The file: the first line names the columns, see docs/worklist.md.")
-    dry_run: bool = Field(False, description="Only say what is wrong with it.")
-
-
-class Imported(BaseModel):
-    """What became of a file of orders."""
-
-    orders: int = Field(description="Orders in it.")
-    applied: int = Field(description="New or changed ones.")
-    unchanged: int = Field(description="Those that were known just so.")
 
 
 def make_order_router(database: Database, orders: Orders, network: NetworkView, clock: Clock) -> APIRouter:
@@ -125,28 +55,61 @@ def make_order_router(database: Database, orders: Orders, network: NetworkView, 
     router = APIRouter(tags=["worklist"])
     _reading(router, database)
     hand = Hand(database, orders, network, clock)
-
-    @router.post("/orders", dependencies=[_MANAGE], status_code=201)
-    async def add_order(request: Request, caller: Caller, wanted: Added) -> OrderView:
-        """Add an order; the same order number again changes that order."""
-        tenant = hand.tenant(caller, wanted.site)
-        use_of(request).concerns(None, tenant)
-        made = added(wanted, hand.origin(caller), tenant)
-        return await hand.do(request, caller, made, wanted.model_dump_json())
+    _writing(router, hand)
+    _ending(router, hand)
+    importing = Importing(database, hand)
 
     @router.post("/orders/import", dependencies=[_MANAGE])
     async def import_orders(request: Request, caller: Caller, wanted: Sheet) -> Imported:
         """Add all orders of a file; if anything is wrong with any line, none of them."""
-        return await hand.take_sheet(request, caller, wanted)
+        return await importing.take(request, caller, wanted)
+
+    return router
+
+
+def _writing(router: APIRouter, hand: Hand) -> None:
+    @router.post("/orders", dependencies=[_MANAGE], status_code=201)
+    async def add_order(
+        request: Request, caller: Caller, wanted: Added, *, same_patient: SamePatient = False
+    ) -> OrderView:
+        """Add an order; the same order number again changes that order."""
+        place = hand.place(caller, wanted.site)
+        use_of(request).concerns(None, place.tenant)
+        if not same_patient:
+            await hand.see_person(place.tenant, Number(wanted.patient_id, wanted.issuer or ""), wanted)
+        made = added(wanted, hand.origin(caller), place.tenant, place.by_modality.get(wanted.modality, ()))
+        shown = await hand.do(request, caller, made, form.content(wanted))
+        return _with(shown, advice.of_new(wanted, place.known))
 
     @router.post("/orders/{order_id}/edit", dependencies=[_MANAGE])
-    async def edit_order(request: Request, caller: Caller, order_id: int, wanted: Edited) -> OrderView:
+    async def edit_order(
+        request: Request, caller: Caller, order_id: int, wanted: Edited, *, same_patient: SamePatient = False
+    ) -> OrderView:
         """Change an order; what is left out stays as it is, and null empties it."""
         row = await hand.find(request, caller, order_id)
         await hand.see_step(row, wanted.step, needed=bool(STEP_FIELDS & wanted.model_fields_set))
         site, numbers = await hand.numbers(row)
         made = edited(wanted, hand.origin(caller), row.tenant, site, Number(row.patient, row.issuer), numbers)
-        return await hand.do(request, caller, made, wanted.model_dump_json(exclude_unset=True))
+        if wanted.patient_id is not None and not same_patient:
+            await hand.see_person(row.tenant, made.patient, wanted)
+        shown = await hand.do(request, caller, made, wanted.model_dump_json(exclude_unset=True).encode())
+        after = await hand.attributes(shown.id, wanted.step)
+        said = advice.of_edit(wanted, after, hand.stations(row.tenant))
+        if shown.state not in OPEN:
+            said.append(f"the order is {shown.state}: modalities do not see it until it is reopened")
+        return _with(shown, said)
+
+
+def _ending(router: APIRouter, hand: Hand) -> None:
+    async def act(
+        action: Action, request: Request, caller: Principal, order_id: int, why: Why, *, closed: bool
+    ) -> OrderView:
+        row = await hand.find(request, caller, order_id)
+        await hand.see_step(row, why.step, needed=False, closed=closed)
+        site, numbers = await hand.numbers(row)
+        patient = Number(row.patient, row.issuer)
+        made = ordered(action, why.step, hand.origin(caller), row.tenant, site, patient, numbers, why.reason or "")
+        return await hand.do(request, caller, made, why.model_dump_json().encode())
 
     @router.post("/orders/{order_id}/cancel", dependencies=[_MANAGE])
     async def cancel_order(
@@ -154,19 +117,20 @@ def make_order_router(database: Database, orders: Orders, network: NetworkView, 
     ) -> OrderView:
         """Take an order, or one step of it, off all worklists."""
         given = wanted or Cancelled()
-        row = await hand.find(request, caller, order_id)
-        await hand.see_step(row, given.step, needed=False)
-        site, numbers = await hand.numbers(row)
-        patient = Number(row.patient, row.issuer)
-        action: Literal["discontinue", "cancel"] = "discontinue" if given.discontinue else "cancel"
-        made = ordered(action, given.step, hand.origin(caller), row.tenant, site, patient, numbers)
-        return await hand.do(request, caller, made, given.model_dump_json())
+        action: Action = "discontinue" if given.discontinue else "cancel"
+        return await act(action, request, caller, order_id, given, closed=False)
 
-    return router
+    @router.post("/orders/{order_id}/reopen", dependencies=[_MANAGE])
+    async def reopen_order(request: Request, caller: Caller, order_id: int, wanted: Why | None = None) -> OrderView:
+        """Put an order, or one step of it, on worklists again that was cancelled or otherwise over."""
+        shown = await act("schedule", request, caller, order_id, wanted or Why(), closed=True)
+        over = [step.step_id for step in shown.steps if step.performed in ("completed", "discontinued")]
+        said = "a modality has reported a step as performed: it stays off worklists"
+        return _with(shown, [said] if over else [])
 
 
-#: Fields of an edit that are about a step.
-STEP_FIELDS = {"modality", "station", "start", "step_description", "performing_physician", "room"}
+def _with(shown: OrderView, said: list[str]) -> OrderView:
+    return shown.model_copy(update={"warnings": tuple(dict.fromkeys((*said, *shown.warnings)))})
 
 
 def _reading(router: APIRouter, database: Database) -> None:
@@ -200,7 +164,7 @@ def _reading(router: APIRouter, database: Database) -> None:
             steps = await listing.items_of(tx, [row.id for row in rows])
         shown = rows[:limit]
         return OrderPage(
-            orders=tuple(_view(row, steps) for row in shown), before=shown[-1].id if len(rows) > limit else None
+            orders=tuple(view(row, steps) for row in shown), before=shown[-1].id if len(rows) > limit else None
         )
 
     @router.get("/orders/{order_id}", dependencies=[_READ])
@@ -211,13 +175,15 @@ def _reading(router: APIRouter, database: Database) -> None:
             if row is not None and row.joined_into is not None:
                 row = await listing.find_order(tx, caller, row.joined_into)
             if row is None:
-                raise _unknown()
+                raise unknown()
             steps = await listing.items_of(tx, [row.id])
             journal = await listing.journal_of(tx, row.id)
+            studies = await listing.studies_of(tx, row.id)
         use_of(request).concerns(row.study_instance_uid, row.tenant)
         return OrderDetail(
-            **_view(row, steps).model_dump(),
-            attributes=steps[0].attributes if steps else {},
+            **view(row, steps).model_dump(),
+            attributes=_first_shown(steps),
+            studies=tuple(Came.model_validate(study, from_attributes=True) for study in studies),
             journal=tuple(
                 Said(source=one.source, message=one.message.rpartition(" ")[0], stamp=one.stamp, body=one.body)
                 for one in journal
@@ -225,147 +191,7 @@ def _reading(router: APIRouter, database: Database) -> None:
         )
 
 
-class Hand:
-    """What a person does to orders."""
-
-    def __init__(self, database: Database, orders: Orders, network: NetworkView, clock: Clock) -> None:
-        self._database = database
-        self._orders = orders
-        self._network = network
-        self._clock = clock
-
-    def origin(self, caller: Principal, name: str | None = None, part: int = 0) -> Origin:
-        """Give the origin of what a caller does now."""
-        return Origin(f"hand:{caller.name}", name or uuid4().hex, part, self._clock())
-
-    def tenant(self, caller: Principal, site: str) -> str:
-        """Give the tenant of a site in the caller's scope."""
-        snapshot = self._network.current
-        known = None if snapshot is None else snapshot.definition.sites.get(site)
-        if known is None or not caller.sees(known.tenant, site):
-            raise Problem(
-                422,
-                "Not valid",
-                f"There is no site {site} in your scope.",
-                advice="Name a key of `sites` in the network definition: `kivuko network show` has it.",
-            )
-        return known.tenant
-
-    async def find(self, request: Request, caller: Principal, order_id: int) -> Row[Any]:
-        """Give an order in the caller's scope; what is done is recorded for its study."""
-        async with self._database.reading() as tx:
-            row = await listing.find_order(tx, caller, order_id)
-        if row is None:
-            raise _unknown()
-        if row.joined_into is not None:
-            raise Problem(
-                409,
-                "It does not fit",
-                f"This order is a part of order {row.joined_into}: both numbers are one order's.",
-                advice=f"Name order {row.joined_into} instead.",
-            )
-        use_of(request).concerns(row.study_instance_uid, row.tenant)
-        return row
-
-    async def numbers(self, row: Row[Any]) -> tuple[str, dict[str, Number]]:
-        """Give by what an order is named."""
-        async with self._database.reading() as tx:
-            return await listing.numbers_of(tx, row.id, row.site)
-
-    async def see_step(self, row: Row[Any], step: str | None, *, needed: bool) -> None:
-        """See that a step is one of the order's, and that one is named where it has to be."""
-        async with self._database.reading() as tx:
-            known = [one.step_id for one in await listing.items_of(tx, [row.id]) if one.state in _OPEN]
-        if step is not None and step not in known:
-            said = f"The order has no open step {step}."
-        elif step is None and needed and len(known) > 1:
-            said = f"The order has {len(known)} open steps."
-        else:
-            return
-        raise Problem(422, "Not valid", said, advice=f"Say which with `step`: {', '.join(known) or 'none is open'}.")
-
-    async def do(self, request: Request, caller: Principal, change: Change, raw: str) -> OrderView:
-        """Take one change, and show the order as it is then."""
-        [outcome] = (await self._take(change, raw)).outcomes
-        if outcome.order_id is None or outcome.result == "refused":
-            raise Problem(409, "Refused", f"It was refused: {outcome.reason}.", advice="Mend it, and try again.")
-        async with self._database.reading() as tx:
-            row = await listing.find_order(tx, caller, outcome.order_id)
-            steps = await listing.items_of(tx, [outcome.order_id])
-        if row is None:
-            raise _unknown()
-        use_of(request).concerns(row.study_instance_uid, row.tenant)
-        return _view(row, steps)
-
-    async def take_sheet(self, request: Request, caller: Principal, wanted: Sheet) -> Imported:
-        """Take a file of orders, once nothing is wrong with any of them."""
-        lines, flaws = sheet.read(wanted.csv)
-        tenants: dict[str, str] = {}
-        for line in lines:
-            try:
-                tenants[line.form.site] = self.tenant(caller, line.form.site)
-            except Problem as problem:
-                flaws.append(Flaw(line.number, "site", problem.detail))
-        if flaws:
-            count = len(flaws)
-            raise Problem(
-                422,
-                "Not valid",
-                f"The file has {count} {'problem' if count == 1 else 'problems'}; nothing was imported.",
-                advice="Mend what `problems` lists, then import the whole file again.",
-                problems=[{"line": one.line, "path": one.column, "message": one.message} for one in flaws[:1000]],
-            )
-        if wanted.dry_run:
-            return Imported(orders=len(lines), applied=0, unchanged=0)
-        use_of(request).concerns(None, next(iter(tenants.values())))
-        applied = 0
-        for start in range(0, len(lines), _AT_ONCE):
-            some = lines[start : start + _AT_ONCE]
-            taken = await asyncio.gather(*(self._take_line(caller, one, tenants) for one in some))
-            applied += sum(not one.repeated and one.outcomes[0].result == "applied" for one in taken)
-        return Imported(orders=len(lines), applied=applied, unchanged=len(lines) - applied)
-
-    async def _take_line(self, caller: Principal, line: Line, tenants: Mapping[str, str]) -> Taken:
-        raw = line.form.model_dump_json()
-        # The same line again is the same message.
-        origin = self.origin(caller, hashlib.sha256(raw.encode()).hexdigest())
-        return await self._take(added(line.form, origin, tenants[line.form.site]), raw)
-
-    async def _take(self, change: Change, raw: str) -> Taken:
-        origin = change.origin
-        try:
-            return await self._orders.take(
-                Received(origin.source, origin.message, raw.encode(), origin.stamp, (change,))
-            )
-        except NotTakenError as error:
-            raise Problem(
-                503,
-                "Database away",
-                "The database did not answer, so nothing was changed.",
-                advice="Try again later; /readyz says what is wrong.",
-                headers={"Retry-After": "10"},
-            ) from error
-
-
-_OPEN = ("scheduled", "arrived", "started")
-
-
-def _view(row: Row[Any], steps: Any) -> OrderView:
-    names = OrderView.model_fields.keys() - {"steps"}
-    return OrderView(
-        **{name: getattr(row, name) for name in names},
-        steps=tuple(
-            StepView(**{name: getattr(one, name) for name in StepView.model_fields})
-            for one in steps
-            if one.order_id == row.id
-        ),
-    )
-
-
-def _unknown() -> Problem:
-    return Problem(
-        404,
-        "Not found",
-        "There is no order with this identifier in your scope.",
-        advice="List them with GET /v1/worklist/orders.",
-    )
+def _first_shown(steps: Sequence[Any]) -> Mapping[str, Any]:
+    """Give the dataset of the first step that is not over, else of the first."""
+    those = [step for step in steps if step.state in OPEN] or list(steps)
+    return those[0].attributes if those else {}

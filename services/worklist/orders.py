@@ -17,11 +17,12 @@ from libs.messaging.outbox import Outbox
 from libs.messaging.verdict import judge
 from libs.storage.database import Database
 from libs.telemetry import log
-from services.worklist import body, matching_rows, repository
+from services.worklist import body, repository
 from services.worklist.change import Change, OrderChange, PatientChange, PatientMerge
 from services.worklist.claim import claim
 from services.worklist.filing import Desk, Zones, file
 from services.worklist.ledger import LONGEST, Key, Ledger, flaw
+from services.worklist.linking import tell
 from services.worklist.meeting import Meeting
 
 _LOG = log.get(__name__)
@@ -169,6 +170,7 @@ class Orders:
             ledger.unmerge(merge.merged_id)
             ledger.settle()
             await self._save(tx, counters, ledger, numbered)
+            await self._meeting.merged(tx, {merge.merged_id, merge.kept_id})
             await repository.close_merge(tx, merge_id, self._clock(), who, reason)
             await repository.give_back(tx, counters)
         return True
@@ -255,7 +257,7 @@ class Orders:
         await repository.save_orders(tx, filing.new_orders, filing.old_orders)
         await repository.save_numbers(tx, filing.numbers, filing.without_numbers)
         await repository.move_changes(tx, filing.moves)
-        await matching_rows.move_links(tx, filing.moves)
+        moved = await self._meeting.moved(tx, filing.wholes)
         await repository.save_items(tx, filing.new_items, filing.old_items)
         await repository.save_merges(tx, [_merge_row(*one, now) for one in ledger.new_merges])
         for event, tenant, site in filing.events:
@@ -263,7 +265,9 @@ class Orders:
         for tenant in {tenant for _, tenant, _ in filing.events}:
             those = [event for event, whose, _ in filing.events if whose == tenant]
             uids, accessions = ({getattr(one, name) for one in those} for name in _NAMES)
-            await self._meeting.placed(tx, tenant, sorted(uids), sorted(accessions))
+            moved |= await self._meeting.placed(tx, tenant, sorted(uids), sorted(accessions))
+        await self._meeting.merged(tx, {each for _, _, *both in ledger.new_merges for each in both})
+        await tell(tx, self._outbox, moved, counters, now)
         return [
             (row["tenant"], row["study_instance_uid"], row["accession"])
             for row in (*filing.new_orders, *filing.old_orders)

@@ -117,6 +117,8 @@ class Scope:
             pieces = pieces[at.component - 1 : at.last] if at.component else pieces
         if first and delimiters.subcomponent:
             pieces = [piece.partition(delimiters.subcomponent)[0] for piece in pieces]
+        if not delimiters.escape or delimiters.escape not in field:
+            return pieces
         return [self.message.plain(piece) for piece in pieces]
 
     def text(self, field: str, at: Place) -> str | None:
@@ -126,15 +128,16 @@ class Scope:
         into a text as it is; a subcomponent has to be named.
         """
         delimiters = self.message.delimiters
-        value = _nth(field, delimiters.component, at.component or 1)
+        value = nth(field, delimiters.component, at.component or 1)
         if at.subcomponent:
-            value = _nth(value, delimiters.subcomponent, at.subcomponent)
+            value = nth(value, delimiters.subcomponent, at.subcomponent)
         if NULL in (value, field):
             return None
         return (self.message.plain(value) if delimiters.escape in value else value).strip()
 
 
-def _nth(text: str, delimiter: str, number: int) -> str:
+def nth(text: str, delimiter: str, number: int) -> str:
+    """Give the part of a text with a number, from 1; empty where there are not so many."""
     if not delimiter or delimiter not in text:
         return text if number == 1 else ""
     pieces = text.split(delimiter, number)

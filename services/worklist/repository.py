@@ -207,6 +207,7 @@ class OpenMerge:
     """A merge that holds."""
 
     merged_id: int
+    kept_id: int
     as_change: PatientMerge
 
 
@@ -215,7 +216,7 @@ async def open_merge(tx: AsyncSession, merge_id: int, tenant: str) -> OpenMerge 
     kept, merged = patients.alias(), patients.alias()
     statement = (
         select(
-            merges.c.merged_id, merges.c.source, merges.c.message, merges.c.merged_at,
+            merges.c.merged_id, merges.c.kept_id, merges.c.source, merges.c.message, merges.c.merged_at,
             kept.c.value.label("kept_value"), kept.c.issuer.label("kept_issuer"),
             merged.c.value.label("merged_value"), merged.c.issuer.label("merged_issuer"),
         )
@@ -232,7 +233,7 @@ async def open_merge(tx: AsyncSession, merge_id: int, tenant: str) -> OpenMerge 
         kept=Number(row.kept_value, row.kept_issuer),
         merged=Number(row.merged_value, row.merged_issuer),
     )
-    return OpenMerge(row.merged_id, change)
+    return OpenMerge(row.merged_id, row.kept_id, change)
 
 
 async def close_merge(tx: AsyncSession, merge_id: int, now: datetime, who: str, reason: str | None) -> None:

@@ -157,7 +157,7 @@ class _Made:
             rules=ready,
             control=control,
             surroundings=Surroundings(
-                named, ZoneInfo(of_site.timezone or definition.timezone), _stations(definition, site)
+                named, ZoneInfo(of_site.timezone or definition.timezone), stations_of(definition, site)
             ),
         )
 
@@ -167,7 +167,8 @@ def _hl7(definition: Definition, key: str) -> NodeHl7:
     return _PLAIN if node is None or node.hl7 is None else node.hl7
 
 
-def _stations(definition: Definition, site: str) -> Mapping[str, tuple[str, ...]]:
+def stations_of(definition: Definition, site: str) -> Mapping[str, tuple[str, ...]]:
+    """Give the AE titles of a site's nodes that may ask for a worklist, by modality."""
     found: dict[str, list[str]] = defaultdict(list)
     for key, node in definition.nodes.items():
         if node.site == site and node.modality and not node.retired and "worklist" in node.may:

@@ -22,6 +22,9 @@ class WorklistSettings(BaseSettings):
     cache_bytes: int = Field(32 << 20, ge=0, description="Memory for answers that are kept as they were sent.")
     queries_kept: int = Field(1000, ge=1, description="Recorded queries that are kept of each node, the newest.")
     queries_days: float = Field(30, gt=0, description="How long they are kept at most.")
+    messages_days: float = Field(
+        90, gt=0, description="How long what was received is kept as it came; what became of it stays."
+    )
     forward_first: float = Field(2, gt=0, description="Wait after the first failure to pass a step on.")
     forward_cap: float = Field(900, gt=0, description="Longest wait between two attempts.")
     secrets: Path | None = Field(

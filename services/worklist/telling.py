@@ -1,6 +1,5 @@
 """What is told of an order to the other services. Pure."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -11,7 +10,7 @@ from services.worklist.order import OPEN, Order, Step
 
 
 def placed(
-    order: Order, named: item.Identity, patient: Attributes, former: Sequence[str], zone: ZoneInfo
+    order: Order, named: item.Identity, patient: Attributes, before: OrderPlaced | None, zone: ZoneInfo
 ) -> OrderPlaced:
     """Tell an order as it is now.
 
@@ -19,8 +18,8 @@ def placed(
     ----------
     order, named, patient
         The order.
-    former
-        Study Instance UIDs that it had before.
+    before
+        What was told of it last.
     zone
         Time zone of its site: steps start by the clock there.
     """
@@ -45,18 +44,27 @@ def placed(
         state=order.state,
         placer_order_number=order.placer.value if order.placer else None,
         filler_order_number=order.filler.value if order.filler else None,
-        former_study_instance_uids=tuple(former),
+        former_study_instance_uids=_former(before, named.study_instance_uid),
+        linked_study_instance_uids=before.linked_study_instance_uids if before else (),
+        unlinked_study_instance_uids=before.unlinked_study_instance_uids if before else (),
         requested_priority=said("RequestedProcedurePriority"),
         procedure=said("RequestedProcedureDescription"),
         code=item.first(code, "CodeValue") or None,
         physician=said("ReferringPhysicianName"),
         service=said("RequestingService"),
         location=said("CurrentPatientLocation"),
+        patient_class=said("RouteOfAdmissions"),
         reason=said("ReasonForTheRequestedProcedure"),
         station_aets=tuple(
             sorted({aet for one in order.steps if one.state in OPEN for aet in item.stations(one.attributes)})
         ),
     )
+
+
+def _former(before: OrderPlaced | None, uid: str) -> tuple[str, ...]:
+    if before is None:
+        return ()
+    return tuple(sorted({*before.former_study_instance_uids, before.study_instance_uid} - {uid}))
 
 
 def event(now: OrderPlaced, before: OrderPlaced | None) -> OrderPlaced | OrderChanged | OrderCancelled:

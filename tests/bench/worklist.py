@@ -171,6 +171,11 @@ def identifier(place: int, *, everything: bool = False) -> bytes:
     return _written(keys)
 
 
+def with_accession(number: str) -> bytes:
+    """Give the keys of a query for an accession number."""
+    return _written({0x0008_0050: number, 0x0010_0010: "", 0x0010_0020: "", 0x0020_000D: ""})
+
+
 def _written(keys: "dict[int, str] | dict[int, str | bytes]") -> bytes:
     parts = []
     for tag, text in sorted(keys.items()):

@@ -1,5 +1,6 @@
-"""Many rows of one INSERT, on a real SQLite."""
+"""Many rows of one INSERT, and the end of a connection, on a real SQLite."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError
 
 from libs.storage.database import Database
+from libs.storage.eager import connect
 
 METADATA = MetaData()
 THINGS = Table("things", METADATA, Column("id", Integer, primary_key=True), Column("said", String, nullable=False))
@@ -52,3 +54,11 @@ async def test_one_bad_row_of_many_leaves_none(database: Database) -> None:
     async with database.reading() as tx:
         assert (await tx.execute(select(THINGS))).all() == []
     await database.close()
+
+
+async def test_a_connection_that_is_told_to_end_twice_ends(tmp_path: Path) -> None:
+    connection = await connect(str(tmp_path / "db"), at_once=False)
+    connection.stop()
+    async with asyncio.timeout(10):
+        with pytest.raises(ValueError, match="Connection closed"):
+            await connection.close()

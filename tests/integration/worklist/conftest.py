@@ -78,7 +78,7 @@ async def make_desk(url: str) -> Desk:
     outbox = Outbox("worklist", "local", clock, messaging)
     day = timedelta(days=1)
     meeting = Meeting(
-        lambda _: ZoneInfo("Africa/Malabo"), clock, order_grace=day, study_grace=day / 24, looked_back=30 * day
+        lambda _: ZoneInfo("Africa/Malabo"), clock, outbox, order_grace=day, study_grace=day / 24, looked_back=30 * day
     )
     return Desk(database, Orders(database, outbox, lambda _: ZoneInfo("Africa/Malabo"), clock, meeting), meeting)
 

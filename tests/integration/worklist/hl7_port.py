@@ -80,8 +80,9 @@ async def hl7_port(
         return ZoneInfo("Africa/Malabo")
 
     day = timedelta(days=1)
-    meeting = Meeting(zones, utc_now, order_grace=day, study_grace=day, looked_back=30 * day)
-    orders = Orders(database, Outbox("worklist", "local", utc_now, messaging), zones, utc_now, meeting)
+    outbox = Outbox("worklist", "local", utc_now, messaging)
+    meeting = Meeting(zones, utc_now, outbox, order_grace=day, study_grace=day, looked_back=30 * day)
+    orders = Orders(database, outbox, zones, utc_now, meeting)
     certificates = None
     if files is not None:
         certificates = Certificates(files, lambda given: server_context(given, "bcp195"), print)

@@ -1,12 +1,16 @@
 """What was ordered, in conditions and as a trigger; whichever comes first."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from contracts.envelope import Event
 from contracts.order import OrderCancelled, OrderChanged, OrderPlaced
+from services.rules.models import order_links
+from services.rules.ordered import forget
 from tests.unit.rules.scene import (
     NOW,
     STUDY,
@@ -111,3 +115,45 @@ async def test_an_order_triggers_rules_whichever_comes_first(scene: Scene, first
         await tell(scene, ordered(uid=uid))
     assert destinations(await scene.requested()) == {"pacs", "telerad"}
     assert "order" in {one.occasion for one in await scene.decided()}
+
+
+@pytest.mark.parametrize("first", ["order", "study"])
+async def test_a_study_that_no_number_names_has_the_order_that_it_is_linked_to(scene: Scene, first: str) -> None:
+    await scene.apply(
+        definition(
+            rule("i"), rule("o", "telerad", "order", when='order.patient_class == "E" && order.accession == "B2"')
+        )
+    )
+    linked = ordered(
+        OrderChanged, uid="9.9", accession_number="B2", patient_class="E", linked_study_instance_uids=(STUDY,)
+    )
+    if first == "order":
+        await tell(scene, linked)
+    await scene.take(stored(ONE), completed(ONE, AccessionNumber="A1"))
+    if first == "study":
+        await tell(scene, ordered(uid="9.9", accession_number="B2", patient_class="E"))
+        assert destinations(await scene.requested()) == {"pacs"}
+        await tell(scene, linked)
+    assert destinations(await scene.requested()) == {"pacs", "telerad"}
+
+
+async def test_an_order_that_a_person_took_a_study_from_is_not_its_own_until_it_is_linked_again(scene: Scene) -> None:
+    reads = 'order.priority == "STAT"'
+    await scene.apply(definition(rule("i", when=reads), rule("none", "telerad", when='order.priority == ""')))
+    await tell(scene, ordered(), ordered(OrderChanged, 2, unlinked_study_instance_uids=(STUDY,)))
+    await scene.take(stored(ONE))
+    assert destinations(await scene.requested()) == {"telerad"}
+    await tell(scene, ordered(OrderChanged, 3))
+    await scene.take(stored(instance(2, AccessionNumber="A1")))
+    assert destinations(await scene.requested()) == {"telerad", "pacs"}
+
+
+async def test_links_go_with_their_order_to_another_uid_and_are_forgotten_with_it(scene: Scene) -> None:
+    await tell(scene, ordered(OrderChanged, uid="9.8", accession_number="B2", linked_study_instance_uids=(STUDY,)))
+    moved = ordered(OrderChanged, 2, "9.9", former_study_instance_uids=("9.8",), linked_study_instance_uids=(STUDY,))
+    await tell(scene, moved)
+    async with scene.database.transaction() as tx:
+        rows = (await tx.execute(select(order_links))).all()
+        assert [(row.order_uid, row.bound) for row in rows] == [("9.9", True)]
+        await forget(tx, NOW + timedelta(days=9999))
+        assert (await tx.execute(select(order_links))).all() == []
