@@ -136,7 +136,7 @@ class Storm:
         senders = [*self.interfaces, *self.scanners]
         self._system.start()
         try:
-            self._apply()
+            self._system.apply(json.dumps(_NETWORK))
             for each in senders:
                 each.start()
             self._gate.open()
@@ -154,13 +154,6 @@ class Storm:
             self.judge.at_the_end(self._port())
         finally:
             self._system.kill()
-
-    def _apply(self) -> None:
-        applied = self._system.of("network").cli("apply", "-", stdin=json.dumps(_NETWORK))
-        if applied.returncode != 0:
-            raise RuntimeError(f"not applied: {applied.stdout}{applied.stderr}")
-        heard = self._process.home / "network-snapshot.json"
-        wait_until(heard.exists, "the worklist to hear the definition")
 
     def _address(self, name: str) -> str:
         return self._process.addresses[name]

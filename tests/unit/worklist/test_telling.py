@@ -23,10 +23,12 @@ EARLY = {
 }
 
 
-def told(*changes: OrderChange, patient: dict[str, Any] | None = None, former: tuple[str, ...] = ()) -> OrderPlaced:
+def told(
+    *changes: OrderChange, patient: dict[str, Any] | None = None, before: OrderPlaced | None = None
+) -> OrderPlaced:
     """Tell an order that is made of these changes."""
     made = fold(changes)
-    return placed(made, item.identity(made, "minsabs"), patient or {"PatientID": ("100",)}, former, ZONE)
+    return placed(made, item.identity(made, "minsabs"), patient or {"PatientID": ("100",)}, before, ZONE)
 
 
 def named(**about: tuple[Any, ...]) -> Order:
@@ -66,7 +68,8 @@ def test_what_rules_read_of_an_order_is_told() -> None:
         "StudyInstanceUID": ("1.2.3",),
     }
     patient = {"PatientID": ("100",), "IssuerOfPatientID": ("HIS",), "CurrentPatientLocation": ("WARD 3",)}
-    made = told(order(0, placer="P1", about=about), patient=patient, former=("1.2.1",))
+    before = told(order(0, placer="P1", about={"StudyInstanceUID": ("1.2.1",)}))
+    made = told(order(0, placer="P1", about=about), patient=patient, before=before)
     assert (made.priority, made.requested_priority, made.procedure, made.code) == ("stat", "STAT", "CT HEAD", "CTH")
     assert (made.physician, made.service, made.reason) == ("House^Gregory", "ER", "fall")
     assert (made.patient_id, made.issuer_of_patient_id, made.location) == ("100", "HIS", "WARD 3")
@@ -74,6 +77,19 @@ def test_what_rules_read_of_an_order_is_told() -> None:
         *("A1", "1.2.3"),
         ("1.2.1",),
     )
+
+
+def test_a_study_uid_that_an_order_had_before_is_told_as_long_as_it_has_another() -> None:
+    def with_uid(uid: str, before: OrderPlaced | None) -> OrderPlaced:
+        return told(order(0, placer="P1", about={"StudyInstanceUID": (uid,)}), before=before)
+
+    first = with_uid("1.2.1", None)
+    second = with_uid("1.2.2", first)
+    third = with_uid("1.2.3", second)
+    assert (first.former_study_instance_uids, second.former_study_instance_uids) == ((), ("1.2.1",))
+    assert third.former_study_instance_uids == ("1.2.1", "1.2.2")
+    assert with_uid("1.2.1", third).former_study_instance_uids == ("1.2.2", "1.2.3")
+    assert with_uid("1.2.1", first).former_study_instance_uids == ()
 
 
 @pytest.mark.parametrize(
