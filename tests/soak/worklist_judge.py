@@ -259,6 +259,10 @@ class Judge:
             async with worklist.reading() as tx:
                 told = {row.placer: row.told for row in await tx.execute(select(orders.c.placer, orders.c.told))}
                 states = {row.sop_instance_uid: row.state for row in await tx.execute(select(mpps))}
+                journal = select(orders.c.placer, changes.c.body).join(changes, changes.c.order_id == orders.c.id)
+                first: dict[str | None, str] = {}
+                for placer, said in await tx.execute(journal.order_by(changes.c.id)):
+                    first.setdefault(placer, said["action"])
         finally:
             await worklist.close()
             await audit.close()
@@ -272,7 +276,9 @@ class Judge:
                 of_order[data["placer_order_number"]].append((kind, data))
             elif family == "procedure":
                 of_step[data["mpps_instance_uid"]].append(kind)
-        self._judge_order_events(of_order, told)
+        # Of an order that was given up before anything else came of it nobody has ever heard.
+        stillborn = {placer for placer, action in first.items() if action == "cancel"}
+        self._judge_order_events(of_order, told, stillborn)
         for uid in of_step.keys() | states.keys():
             state = states.get(uid, "not there")
             if of_step[uid] != (["started"] if state == "in-progress" else ["started", state]):
@@ -280,14 +286,17 @@ class Judge:
         self.looked.events = len(rows)
 
     def _judge_order_events(
-        self, of_order: Mapping[str, Sequence[tuple[str, dict[str, Any]]]], told: Mapping[str, dict[str, Any]]
+        self,
+        of_order: Mapping[str, Sequence[tuple[str, dict[str, Any]]]],
+        told: Mapping[str, dict[str, Any]],
+        stillborn: Collection[str | None],
     ) -> None:
         if of_order.keys() != told.keys():
             self._book.fault(f"events and orders differ: {sorted(of_order.keys() ^ told.keys())[:5]}")
         for placer, events in of_order.items():
             revisions = [data.pop("revision") for _, data in events]
             kinds = [kind for kind, _ in events]
-            if kinds.count("placed") != 1 or kinds[0] != "placed":
+            if "placed" in kinds[1:] or (kinds[0] == "placed") == (placer in stillborn):
                 self._book.fault(f"{placer} was told to be placed not once and first: {kinds}")
             if revisions != sorted(set(revisions)):
                 self._book.fault(f"{placer} was told in another order than it was changed: {revisions}")
