@@ -166,6 +166,14 @@ def test_a_merge_that_makes_no_sense_is_refused_and_changes_nothing(
     assert books.items() == before
 
 
+def test_a_merge_that_is_told_once_more_is_taken_and_changes_nothing(books: Books) -> None:
+    books.take(order(0, placer="P1", patient=JOHN, steps=CT))
+    assert books.take(merge(1)) == [None]
+    before = books.items()
+    assert books.take(merge(2)) == [None]
+    assert books.items() == before
+
+
 def test_an_undone_merge_leaves_each_patient_what_was_said_of_it(books: Books) -> None:
     books.take(order(0, placer="P1", patient=JOHN, person={"PatientName": ("DOE^JOHN",)}, steps=CT))
     before = books.items()
