@@ -1,6 +1,7 @@
 """The command `kivuko`."""
 
 from importlib.util import find_spec
+from typing import Annotated
 
 import typer
 
@@ -39,6 +40,26 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415 - slow, and no other command needs it
+
+        typer.echo(f"kivuko {version('kivuko')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_say_version)
+    ] = False,
+) -> None:
+    pass
+
+
 app.command(epilog=host.UP)(host.up)
 app.command(epilog=host.RUN)(host.run)
 app.command(epilog=host.MIGRATE)(host.migrate)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 from typing import get_args
 
 import pytest
@@ -27,6 +28,11 @@ HEAVY = ("sqlalchemy", "fastapi", "faststream", "aio_pika", "pynetdicom", "pydic
 def run(*arguments: str) -> Result:
     """Run the command line in this process."""
     return CliRunner(env={"TERMINAL_WIDTH": "200"}).invoke(app, arguments)
+
+
+def test_it_says_its_version() -> None:
+    said = run("--version")
+    assert (said.exit_code, said.output) == (0, f"kivuko {version('kivuko')}\n")
 
 
 @pytest.mark.parametrize(
