@@ -101,7 +101,7 @@ async def running(
 
 
 class Modality:
-    """pynetdicom as MPPS SCU. Blocking: call it from a thread."""
+    """pynetdicom as MPPS SCU. Blocking: call it from a thread. Raises ConnectionError if it is not let in."""
 
     def __init__(self, port: int, aet: str = "CT1") -> None:
         self._entity = AE(ae_title=aet)
@@ -109,7 +109,8 @@ class Modality:
         self._entity.add_requested_context(ModalityPerformedProcedureStep)
         self._entity.add_requested_context(ModalityPerformedProcedureStepRetrieve)
         self._association = self._entity.associate("127.0.0.1", port, ae_title="KIVUKO")
-        assert self._association.is_established
+        if not self._association.is_established:
+            raise ConnectionError("no association")
 
     def __enter__(self) -> Self:
         return self
