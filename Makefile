@@ -39,11 +39,13 @@ bench: dev ## Measure; make bench ONLY=ingest runs one
 	@tests/support/prerequisites.sh
 	$(BIN)/python -m tests.bench $(ONLY)
 
-soak: dev ## Kill ingest and egress 200 times each under load, take the object store away; about an hour
+soak: dev ## Kill ingest, egress and worklist 200 times each under load, take the object store away; about two hours
 	@tests/support/prerequisites.sh
-	KIVUKO_TEST_KILLS=20 $(BIN)/pytest tests/e2e/test_crash.py tests/integration/worklist/test_kill.py
+	KIVUKO_TEST_KILLS=20 $(BIN)/pytest tests/e2e/test_crash.py
 	$(BIN)/python -m tests.soak
 	$(BIN)/python -m tests.soak.egress --kills 200
+	$(BIN)/python -m tests.soak.worklist --kills 100
+	$(BIN)/python -m tests.soak.worklist --kills 100 --database postgresql
 
 fuzz: dev ## Bytes that nobody would send, at the DICOM upper layer; make fuzz CASES=1000000
 	$(BIN)/python -m tests.fuzz $(CASES)

@@ -5,6 +5,7 @@ One Kivuko of each profile for all of it, as a cluster takes long to start. The 
 
 import json
 from collections import defaultdict
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from tests.conftest import StoreScpFactory
 from tests.e2e.conftest import definition
 from tests.support.dcmtk import StoreScp, storescu
 from tests.support.dicomset import RealFile, dataset_bytes, real_files
+from tests.support.hl7 import Line, fields, order
 from tests.support.kivuko import System
 from tests.support.orthanc import Orthanc
 from tests.support.otlp import Sink
 from tests.support.port import free_port
 from tests.support.process import wait_until
 from tests.support.synthetic import make_ct, make_study, new_uid
+from tests.support.worklist import find
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -285,3 +288,52 @@ def test_a_copy_goes_when_the_archive_has_it_and_stays_while_it_has_not(
     wait_until(lambda: told(system, delivered).count("delivery.completed.v1") == 2, "its version delivered", 60)
     wait_until(lambda: told(system, delivered).count("study.expired.v1") == 2, "it to go too", 60)
     assert kept(system, owed, delivered) == {owed: 2, delivered: 0}
+
+
+def unmatched(system: System, accession: str) -> bool:
+    """Tell whether an order is listed as one whose time is over and that has no study."""
+    alone = system.of("worklist").get("/v1/worklist/unmatched")["orders"]
+    return accession in {each["accession"] for each in alone}
+
+
+def test_an_order_by_hl7_is_on_the_worklist_and_its_priority_decides_about_its_study(
+    system: System, storescp: StoreScpFactory, tmp_path: Path
+) -> None:
+    archive = storescp(aet="ARCHIVE")
+    network = json.loads(definition(archive))
+    network["nodes"]["RIS"] = {"site": "luba", "host": "127.0.0.1", "issuer": "HL", "hl7": {}}
+    network["nodes"]["CT1"] = {"site": "luba", "host": "127.0.0.1", "modality": "CT", "may": ["worklist"]}
+    network["rules"] = [
+        {"name": "urgent", "trigger": "study", "when": 'order.priority == "STAT"', "deliver": "archive"}
+    ]
+    system.apply(json.dumps(network))
+    urgent, other = new_uid(), new_uid()
+    worklist = system.of("worklist")
+    # Its time is over: until its study is there, it is listed as one that has none.
+    start = datetime.now(UTC) - timedelta(days=3)
+    line = Line(worklist.addresses["hl7"])
+    answer = line.ask(
+        order(TQ1=f"TQ1|1||||||{start:%Y%m%d%H%M%S}||S", IPC=f"IPC|E2E1|RP1|{urgent}|SPS1|CT|C^Head^99|||CT1")
+    )
+    line.close()
+    assert fields(answer)[1] == "AA"
+    query = Dataset()
+    query.AccessionNumber, query.StudyInstanceUID, query.PatientName = "E2E1", "", ""
+    dicom = int(worklist.addresses["worklist"].rpartition(":")[2])
+    wait_until(lambda: bool(find(dicom, query)[0]), "the order to be on the worklist")
+    [shown] = find(dicom, query)[0]
+    assert (shown.StudyInstanceUID, shown.PatientName) == (urgent, "Nguema^Ana")
+    wait_until(lambda: unmatched(system, "E2E1"), "the order to be listed without study")
+
+    images = [
+        make_ct(tmp_path, study_uid=urgent, PatientID="P1", AccessionNumber="E2E1"),
+        make_ct(tmp_path, study_uid=other, AccessionNumber="E2E2"),
+    ]
+    sent = storescu(system.dicom_port, images)
+
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    for uid in (urgent, other):
+        wait_until(lambda uid=uid: "routing.decided.v1" in told(system, uid), f"the decision on {uid}")  # type: ignore[misc]
+    wait_until(lambda: completed(system, urgent) == {"archive"}, "the study of the order at the archive")
+    assert [pydicom.dcmread(each).StudyInstanceUID for each in archive.files()] == [urgent]
+    wait_until(lambda: not unmatched(system, "E2E1"), "the order to have its study")

@@ -116,7 +116,7 @@ def test_a_file_is_imported_as_the_spreadsheet_wrote_it(worklist: Cli, tmp_path:
     refused = worklist("import", str(file))
     assert (refused.returncode, "line 2" in refused.stderr, "windows-1252" in refused.stderr) == (1, True, True)
     assert worklist("import", str(file), "--charset", "nonsense").returncode == 2
-    how = (str(file), "--charset", "windows-1252")
+    how: tuple[str, ...] = (str(file), "--charset", "windows-1252")
     refused = worklist("import", *how)
     assert (refused.returncode, refused.stderr.count("day-first")) == (1, 3)
     assert answer(worklist, "list", "--patient", "S0")["orders"] == []

@@ -54,7 +54,10 @@ class Desk:
         async with self.database.reading() as tx:
             rows = [row._asdict() for row in await tx.execute(select(items).where(wanted))]
         without = ("id", "order_id", "revision", "changed_at", "performed")
-        return sorted(({k: v for k, v in row.items() if k not in without} for row in rows), key=repr)
+        return sorted(
+            ({k: v for k, v in row.items() if k not in without} for row in rows),
+            key=lambda row: json.dumps(row, sort_keys=True),
+        )
 
     async def events(self) -> Sequence[tuple[str, dict[str, Any]]]:
         """Give the events that were told, in their order."""

@@ -104,7 +104,10 @@ async def running(
 
 
 class Modality:
-    """pynetdicom as MPPS SCU, in these transfer syntaxes, or in its own. Blocking: call it from a thread."""
+    """pynetdicom as MPPS SCU, in these transfer syntaxes, or in its own. Blocking: call it from a thread.
+
+    Raises ConnectionError if it is not let in.
+    """
 
     def __init__(self, port: int, aet: str = "CT1", *syntaxes: str) -> None:
         self._entity = AE(ae_title=aet)
@@ -112,7 +115,8 @@ class Modality:
         for each in (ModalityPerformedProcedureStep, ModalityPerformedProcedureStepRetrieve):
             self._entity.add_requested_context(each, list(syntaxes) or None)
         self._association = self._entity.associate("127.0.0.1", port, ae_title="KIVUKO")
-        assert self._association.is_established
+        if not self._association.is_established:
+            raise ConnectionError("no association")
 
     def __enter__(self) -> Self:
         return self

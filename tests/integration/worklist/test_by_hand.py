@@ -13,6 +13,7 @@ from services.worklist.change import Number
 from services.worklist.models import changes, orders
 from tests.integration.worklist.conftest import make_desk
 from tests.integration.worklist.office import Office, office
+from tests.unit.worklist.said import merge
 from tests.unit.worklist.said import order as said
 
 pytestmark = pytest.mark.integration
@@ -150,13 +151,16 @@ async def test_a_patient_id_that_is_somebody_else_s_is_refused_unless_it_is_said
 
 
 async def test_the_same_number_is_the_same_order_and_a_given_accession_number_names_it(
-    desk: Office,
+    desk: Office, database_url: str
 ) -> None:
     first = await desk.post("/orders", {**JANE, "order": "N1"})
     assert (await desk.post("/orders", {**JANE, "order": "N1", "station": "US2"}, who="day"))["id"] == first["id"]
     edited = await desk.post(f"/orders/{first['id']}/edit", {"accession": "A1"})
     assert edited["accession"] == "A1"
-    await desk.post("/orders", {**JANE, "patient_id": "5", "accession": "A1", "order": "N1"})
+    hl7 = await make_desk(database_url)
+    await hl7.take(said(600, "update", accession="A1", site="bata", about={"RequestingService": ("ER",)}))
+    await hl7.database.close()
+    assert (await desk.get(f"/orders/{first['id']}"))["attributes"]["RequestingService"] == ["ER"]
     assert [one["id"] for one in (await desk.get("/orders", accession="A1"))["orders"]] == [first["id"]]
 
 
@@ -254,3 +258,13 @@ async def test_an_order_that_became_a_part_of_another_is_shown_as_that_one_and_c
     problem = await desk.refused(f"/orders/{other.order_id}/cancel")
     assert (problem["status"], f"order {first['id']}" in problem["advice"]) == (409, True)
     assert (await desk.post(f"/orders/{first['id']}/edit", {"room": "3"}))["filler"] == "F1"
+
+
+async def test_a_patient_id_that_was_merged_into_another_is_that_patient(desk: Office, database_url: str) -> None:
+    await desk.post("/orders", JANE)
+    hl7 = await make_desk(database_url)
+    await hl7.take(merge(0, Number("4711"), Number("4712")))
+    await hl7.database.close()
+    other = {**JANE, "patient_id": "4712", "patient_name": "ROE^JOHN"}
+    assert (await desk.refused("/orders", other))["status"] == 409
+    await desk.post("/orders", {**other, "patient_name": "DOE^JANE", "modality": "CT", "station": "CT1"})

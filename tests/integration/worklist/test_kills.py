@@ -1,45 +1,35 @@
-"""Killed at any moment: every answer is an item, and nothing is there by halves."""
+"""Killed at any moment under orders, merges and performed steps: all that was answered is there. More: `make soak`."""
 
+import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select
 
-from services.worklist.models import changes, items, messages, messaging, orders
-from tests.integration.worklist.conftest import make_desk
+from tests.soak.worklist import Storm, alone, among_others, trial
+from tests.support.postgresql import PostgreSQL
+from tests.support.rabbitmq import RabbitMQ
 
-pytestmark = [pytest.mark.integration, pytest.mark.crash]
-ROOT = Path(__file__).parents[3]
-KILLS = 6
-
-
-def killed(url: str, first: int, after: int) -> set[int]:
-    """Let it take orders, and kill it after so many answers; give all that it has answered."""
-    command = [sys.executable, "-m", "tests.integration.worklist.order_victim", url, str(first)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as victim:
-        assert victim.stdout is not None
-        answered = {int(victim.stdout.readline()) for _ in range(after)}
-        victim.kill()
-        # What it could still say before it went counts as well.
-        return answered | {int(line) for line in victim.stdout if line.endswith("\n")}
+pytestmark = [pytest.mark.integration, pytest.mark.crash, pytest.mark.timeout(600)]
+KILLS = 3
 
 
-async def test_every_answer_is_an_item_whenever_it_is_killed(database_url: str) -> None:
-    moments = random.Random(6)
-    answered: set[int] = set()
-    await (await make_desk(database_url)).database.close()
-    for kill in range(KILLS):
-        answered |= killed(database_url, kill * 1_000_000, moments.randint(1, 120))
-    desk = await make_desk(database_url)
-    async with desk.database.reading() as tx:
-        placers = set(await tx.scalars(select(orders.c.placer).join(items, items.c.order_id == orders.c.id)))
-        counts = [
-            await tx.scalar(select(func.count()).select_from(table))
-            for table in (orders, items, changes, messages, messaging.outbox)
-        ]
-    assert {f"P{number}" for number in answered} <= placers
-    assert len(set(counts)) == 1
-    await desk.database.close()
+@pytest.fixture(params=["alone", "among others"])
+def storm(request: pytest.FixtureRequest, tmp_path: Path) -> Storm:
+    """A worklist of each profile, and its senders; its seed is printed when the test fails."""
+    seed = int(os.environ.get("KIVUKO_TEST_SEED", str(random.SystemRandom().randrange(2**32))))
+    print(f"KIVUKO_TEST_SEED={seed}")
+    choice = random.Random(seed)
+    if request.param == "alone":
+        return alone(tmp_path, choice)
+    rabbitmq: RabbitMQ = request.getfixturevalue("rabbitmq")
+    postgresql: PostgreSQL = request.getfixturevalue("postgresql")
+    return among_others(tmp_path, choice, rabbitmq.vhost(), postgresql.database())
+
+
+def test_whatever_was_answered_is_there_whenever_it_is_killed(storm: Storm) -> None:
+    found = trial(storm, KILLS)
+    assert found.faults == []
+    assert found.killed.total() >= KILLS
+    for what in ("messages answered AA", "messages sent again", "MPPS requests answered", "compared: events"):
+        assert found.figures[what] > KILLS, what

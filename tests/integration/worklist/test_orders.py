@@ -6,9 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from sqlalchemy import func, select
 
+from libs.storage import database
 from services.worklist import repository
 from services.worklist.change import Change, Number
 from services.worklist.models import changes, items, merges, messages, metadata, orders
+from services.worklist.orders import NotTakenError
 from tests.integration.worklist.conftest import Desk, make_desk
 from tests.support.postgresql import PostgreSQL
 from tests.support.schema import assert_migrated
@@ -91,6 +93,22 @@ async def test_what_fails_of_itself_holds_up_no_other(desk: Desk) -> None:
     )
     assert [isinstance(one, Exception) for one in results] == [False, True, False]
     assert len(await desk.items()) == 2
+
+
+async def test_what_waits_in_vain_for_the_database_is_not_taken_and_told_so(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that is not to be had is not the message's fault: its sender must send it again (AR), not mend it."""
+    monkeypatch.setattr(database, "LOCK_TIMEOUT", 200)
+    desk, other = await make_desk(database_url), database.Database(database_url, "worklist")
+    async with other.transaction() as tx:
+        await repository.lock(tx)
+        with pytest.raises(NotTakenError):
+            await desk.take(order(0, placer="P1", steps=CT))
+    assert [one.result for one in (await desk.take(order(0, placer="P1", steps=CT))).outcomes] == ["applied"]
+    assert len(await desk.items()) == 1
+    await other.close()
+    await desk.database.close()
 
 
 async def test_news_of_a_patient_and_merges_reach_open_items_and_a_person_undoes_them(desk: Desk) -> None:

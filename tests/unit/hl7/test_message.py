@@ -1,8 +1,11 @@
 """Messages taken apart: delimiters, line ends, escapes, character sets."""
 
+import codecs
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.charset import python_encoding
 
 from libs.hl7.charset import UnknownCharsetError, codec_of, decode
 from libs.hl7.delimiter import DEFAULT, Delimiters
@@ -132,6 +135,27 @@ def test_character_sets(charset: str, codec: str, name: str) -> None:
     found = read(text.encode(codec))
     assert found.segments[1].field(5) == f"{name}^x"
     assert (found.codec, found.charset) == (codec, charset)
+
+
+@pytest.mark.parametrize("part", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 16])
+def test_every_part_of_iso_8859(part: int) -> None:
+    assert codecs.lookup(codec_of(f"8859/{part}")).name == f"iso8859-{part}"
+    with pytest.raises(UnknownCharsetError):
+        codec_of("8859/12")
+
+
+@pytest.mark.parametrize("number", [6, 13, 100, 101, 109, 110, 126, 127, 138, 144, 148, 166, 192])
+def test_a_registered_set_is_that_of_dicom(number: int) -> None:
+    """The same registration numbers, as pydicom has them."""
+    for name in (f"ISO IR{number}", f"ISO_IR {number}", f"ISO 2022 IR {number}"):
+        theirs = python_encoding["ISO_IR 6" if number == 6 else f"ISO_IR {number}"]
+        ours = codecs.lookup(codec_of(name)).name
+        assert ours == codecs.lookup(theirs).name or (number, ours) == (6, "ascii")
+
+
+@pytest.mark.parametrize("page", range(1250, 1259))
+def test_code_pages_of_windows(page: int) -> None:
+    assert codec_of(f"windows-{page}") == codec_of(f"CP{page}") == f"cp{page}"
 
 
 @pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])

@@ -1,5 +1,6 @@
 """Changes for tests, and a ledger that lives on from message to message as the tables do."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -106,12 +107,17 @@ class Books:
         """Give what is shown on worklists, in an order of its own."""
         rows = [one.columns for entry in self.ledger.entries.values() for one in entry.items]
         shown = [row for row in rows if row["state"] in ("scheduled", "arrived", "started")]
-        return sorted(({k: v for k, v in row.items() if k != "order_id"} for row in shown), key=repr)
+        # Attributes have no order of their own.
+        return sorted(({k: v for k, v in row.items() if k != "order_id"} for row in shown), key=_sorted_json)
 
     def states(self) -> list[tuple[str, str, str]]:
         """Give accession number, Study Instance UID and state of each order."""
         rows = [entry.columns for entry in self.ledger.entries.values() if entry.columns["joined_into"] is None]
         return sorted((row["accession"], row["study_instance_uid"], row["state"]) for row in rows)
+
+
+def _sorted_json(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, sort_keys=True)
 
 
 def value(item: Mapping[str, Any], keyword: str) -> Any:

@@ -204,6 +204,45 @@ def test_what_is_cut_or_lost_is_told(segments: dict[str, str], keyword: str, exp
     assert said in warning
 
 
+def test_a_date_and_time_in_one_attribute() -> None:
+    mapping = {"ScheduledProcedureStepStartDateTime": {"from": "TQ1-7"}}
+    assert value("ScheduledProcedureStepStartDateTime", order(), mapping) == ("20261120110000",)
+
+
+def test_of_a_code_what_is_too_long_is_cut_and_told() -> None:
+    raw = order(OBR=obr(f44="CTH^" + "m" * 65 + "^" + "s" * 17))
+    [code] = everything(change(raw))["RequestedProcedureCodeSequence"]
+    assert code == {"CodeValue": ("CTH",), "CodingSchemeDesignator": ("s" * 16,), "CodeMeaning": ("m" * 64,)}
+    told = [each for each in interpreted(raw).warnings if each.startswith("RequestedProcedureCodeSequence")]
+    assert ["cut to 64" in each for each in told] == [True, False]
+    assert ["cut to 16" in each for each in told] == [False, True]
+
+
+def test_a_code_of_more_than_16_characters_is_a_long_one() -> None:
+    def keywords(length: int) -> set[str]:
+        [code] = everything(change(order(OBR=obr(f44="c" * length + "^Head^99"))))["RequestedProcedureCodeSequence"]
+        return set(code) - {"CodingSchemeDesignator", "CodeMeaning"}
+
+    assert keywords(16) == {"CodeValue"}
+    assert keywords(17) == {"LongCodeValue"}
+
+
+def test_a_code_with_a_character_of_another_set_is_left_out_and_told() -> None:
+    header = r"MSH|^~\&|RIS|M|K|H|20261120101530||OMI^O23|M1|P|2.5"
+    raw = order(MSH=header, OBR=obr(f44="Schädel^Head^99"), charset="latin-1")
+    [code] = everything(change(raw))["RequestedProcedureCodeSequence"]
+    assert not isinstance(code, str)
+    assert code["CodeValue"] == ("CTH",)  # of OBR-4, the next place that is looked at
+    assert any("the code has characters" in each for each in interpreted(raw).warnings)
+
+
+def test_lines_of_a_comment_that_are_too_many_are_cut_and_told() -> None:
+    lines = order() + b"".join(b"NTE|1||" + b"n" * 6000 + b"\r" for _ in range(2))
+    [comment] = everything(change(lines))["RequestedProcedureComments"]
+    assert len(comment) == 10240
+    assert any(each.startswith("RequestedProcedureComments") and "cut" in each for each in interpreted(lines).warnings)
+
+
 def test_warnings_repeat_no_value() -> None:
     found = interpreted(order(PID="PID|||P1||Secret^" + "N" * 70, TQ1="TQ1|1||||||Secret||Secret"))
     assert found.warnings

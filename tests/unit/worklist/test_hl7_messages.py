@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from libs.hl7.charset import decode
 from libs.hl7.message import MalformedError, parse
 from services.worklist.change import Number, OrderChange, PatientChange, PatientMerge
-from services.worklist.hl7 import interpret
+from services.worklist.hl7 import STEP, interpret
 from tests.support.hl7 import header, message, order
 from tests.unit.worklist.hl7_reading import NOON, change, everything, interpreted, sender
 
@@ -24,6 +24,8 @@ def test_an_order() -> None:
     assert made.patient == Number("P1", "HGM")
     assert (made.placer, made.filler, made.accession) == (Number("PL1", "RIS"), Number("FI1", "RIS"), Number("ACC1"))
     assert [step.step_id for step in made.steps] == ["SPS1"]
+    assert not STEP & (made.about_order.keys() | made.about_patient.keys())
+    assert not made.steps[0].attributes.keys() - STEP
     assert (made.origin.source, made.origin.message, made.origin.part) == ("RIS", "M1", 0)
     assert made.origin.stamp == datetime(2026, 11, 20, 9, 15, 30, tzinfo=UTC)
 
@@ -194,6 +196,14 @@ def test_what_is_refused(raw: bytes, code: int, place: str) -> None:
     found = interpreted(raw)
     assert found.changes == ()
     assert (found.faults[0].code, found.faults[0].place) == (code, place)
+
+
+def test_a_message_with_one_order_that_cannot_be_taken_says_nothing_at_all() -> None:
+    """Half of a message would be acknowledged as refused, and be there."""
+    raw = message([header("ORM^O01"), PID, "ORC|NW|PL1", "OBR|1|PL1||CTH^Head", "ORC|ZZ|PL2", "OBR|1|PL2||CTH^Head"])
+    found = interpreted(raw)
+    assert [fault.place for fault in found.faults] == ["ORC-1"]
+    assert found.changes == ()
 
 
 def test_an_order_that_usual_queries_would_not_find_is_told() -> None:

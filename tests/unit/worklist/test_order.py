@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.worklist.change import Number, PatientMerge
+from services.worklist.change import Change, Number, PatientMerge
 from tests.unit.worklist.said import JANE, JOHN, Books, about, merge, order, value
 
 CT = {
@@ -85,6 +85,17 @@ def test_a_step_that_a_newer_schedule_leaves_out_is_gone_until_it_is_named_again
     assert [item["step_id"] for item in books.items()] == ["S1", "S2"]
 
 
+def test_a_step_that_was_named_again_is_a_step_like_any_other(books: Books) -> None:
+    books.take(order(0, placer="P1", steps=TWO))
+    books.take(order(1, placer="P1", steps={"S1": {}}))
+    books.take(order(2, "cancel", placer="P1", steps={"S2": {}}))
+    books.take(order(3, "arrive", placer="P1"))
+    assert [(item["step_id"], item["state"]) for item in books.items()] == [("S1", "arrived")]
+    books.take(order(4, "update", placer="P1", steps={"S2": {}}))
+    books.take(order(5, "cancel", placer="P1"))
+    assert books.items() == []
+
+
 def test_steps_of_one_message_do_not_leave_each_other_out(books: Books) -> None:
     books.take(
         order(0, placer="P1", steps={"S1": {}}, message="m", part=0),
@@ -110,10 +121,10 @@ def test_news_of_the_patient_reach_all_open_items(books: Books) -> None:
     books.take(order(0, placer="P1", person={"PatientName": ("DOE^JANE",), "PatientWeight": ("60",)}, steps=CT))
     books.take(order(1, placer="P2", person={"PatientWeight": ("61",)}, steps=CT))
     books.take(about(2, PatientName=("ROE^JANE",)))
-    assert [(value(item, "PatientName"), value(item, "PatientWeight")) for item in books.items()] == [
+    assert {(value(item, "PatientName"), value(item, "PatientWeight")) for item in books.items()} == {
         ("ROE^JANE", "60"),
         ("ROE^JANE", "61"),
-    ]
+    }
 
 
 def test_an_order_that_changes_its_patient_keeps_nothing_of_the_one_before(books: Books) -> None:
@@ -155,6 +166,14 @@ def test_a_merge_that_makes_no_sense_is_refused_and_changes_nothing(
     assert books.items() == before
 
 
+def test_a_merge_that_is_told_once_more_is_taken_and_changes_nothing(books: Books) -> None:
+    books.take(order(0, placer="P1", patient=JOHN, steps=CT))
+    assert books.take(merge(1)) == [None]
+    before = books.items()
+    assert books.take(merge(2)) == [None]
+    assert books.items() == before
+
+
 def test_an_undone_merge_leaves_each_patient_what_was_said_of_it(books: Books) -> None:
     books.take(order(0, placer="P1", patient=JOHN, person={"PatientName": ("DOE^JOHN",)}, steps=CT))
     before = books.items()
@@ -169,3 +188,29 @@ def test_what_names_no_order_is_refused(books: Books) -> None:
     assert said is not None
     assert "names no order" in said
     assert books.items() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (order(0, placer=" ", steps=CT), "order number is empty"),
+        (order(0, placer="P" * 200), "order number is longer than 199"),
+        (order(0, placer="P\0"), "NUL"),
+        (order(0, placer="P1", patient=Number("")), "patient identifier is empty"),
+        (order(0, placer="P1", patient=Number("1", "H" * 199)), "patient identifier is longer"),
+        (order(0, placer="P1", steps={"S" * 65: {}}), "step's identifier is longer than 64"),
+        (about(0, Number("")), "patient identifier is empty"),
+        (merge(0, JANE, Number(" ")), "patient identifier is empty"),
+        (merge(0, Number("\0"), JANE), "NUL"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_with_the_reason(books: Books, change: Change, why: str) -> None:
+    [said] = books.take(change)
+    assert why in (said or "")
+    assert books.items() == []
+
+
+def test_the_longest_numbers_are_kept(books: Books) -> None:
+    patient = Number("1" * 199, "H" * 198)
+    assert books.take(order(0, placer="P" * 199, patient=patient, steps={"S" * 64: {}})) == [None]
+    assert len(books.items()) == 1

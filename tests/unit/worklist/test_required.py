@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.worklist import item, required, telling
+from services.worklist.attributes import Attributes
 from services.worklist.body import plain
 from services.worklist.order import fold
 from tests.unit.worklist.said import ZONE, Books, order, value
@@ -59,8 +60,12 @@ def test_one_of_description_and_code_is_there_of_the_procedure_and_of_the_step(
     ],
 )
 def test_what_only_its_source_can_say_is_told_to_be_lacking(lacks: str, words: str) -> None:
-    step = {"Modality": ("CT",), "ScheduledStationAETitle": ("CT1",), "ScheduledProcedureStepStartDate": ("20261121",)}
-    whole = {"PatientName": ("DOE^JANE",), "ScheduledProcedureStepSequence": (step,)}
+    step: Attributes = {
+        "Modality": ("CT",),
+        "ScheduledStationAETitle": ("CT1",),
+        "ScheduledProcedureStepStartDate": ("20261121",),
+    }
+    whole: Attributes = {"PatientName": ("DOE^JANE",), "ScheduledProcedureStepSequence": (step,)}
     assert required.lacking(whole) == []
     for empty in ((), ("",), ("^",)):
         without = {**step, lacks: empty} if lacks in step else step
