@@ -37,6 +37,7 @@ def item(
         # Neither has a name: the study alone says which.
         (Reference("1.1"), [item(1, step_id="")], Link(1, "study")),
         (Reference("1.1", "", "S9"), [item(1), item(2, step_id="S2")], None),
+        (Reference("1.1", "", "S9"), [item(1), item(2, step_id="S2", modality="MR")], None),
         # Patients merge: the study is trusted, and people are told.
         (Reference("1.1", "A1", "S1"), [item(1, patient="200")], Link(1, "step", contradicts=True)),
         # The modality has made a study of its own.

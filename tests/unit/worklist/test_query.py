@@ -121,6 +121,7 @@ def test_wild_cards_in_dates_and_times_do_what_is_meant() -> None:
     assert matches("DA", "2026.11.2?", "20261123")
     assert not matches("DA", "202612*", "20261123")
     assert matches("TM", "10*", "10:15")
+    assert matching.matcher("DA", ("202610*", "202611*"), "exact")(("20261123",))
     item = {STEPS: ({"ScheduledProcedureStepStartDate": ("20261123",), "ScheduledProcedureStepStartTime": ("1015",)},)}
     both = Query([step(text(DA, "DA", "2026112*"), text(TM, "TM", "09-11"))])
     assert both.matches(item)
