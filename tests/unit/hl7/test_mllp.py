@@ -94,3 +94,9 @@ def test_wide_characters_hold_the_bytes_of_frames() -> None:
     assert b"\x0b" in message
     assert b"\x1c" in message
     assert fed(framed(message))[0] == [message]
+
+
+def test_a_frame_right_behind_noise_is_given() -> None:
+    frames = Frames(1000)
+    assert frames.feed(b"noise" + framed(b"MSH|1") + framed(b"MSH|2")) == [b"MSH|1", b"MSH|2"]
+    assert frames.oddities == ["noise"]
