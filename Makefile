@@ -42,6 +42,8 @@ bench: dev ## Measure; make bench ONLY=ingest runs one
 soak: dev ## Kill ingest, egress and worklist 200 times each under load, take the object store away; about two hours
 	@tests/support/prerequisites.sh
 	KIVUKO_TEST_KILLS=20 $(BIN)/pytest tests/e2e/test_crash.py
+	$(BIN)/pytest -m soak
+	KIVUKO_TEST_EXAMPLES=1000 $(BIN)/pytest tests/unit
 	$(BIN)/python -m tests.soak
 	$(BIN)/python -m tests.soak.egress --kills 200
 	$(BIN)/python -m tests.soak.worklist --kills 100

@@ -24,7 +24,6 @@ from libs.clock import utc_now
 from libs.dicom import header, part10
 from libs.messaging.outbox import Outbox
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from libs.storage.objects import open_store
 from libs.telemetry import log
 from libs.telemetry.metric import REGISTRY
@@ -36,6 +35,7 @@ from services.ingest.settings import IngestSettings
 from services.ingest.spool import Spool
 from services.ingest.work import Work
 from tests.bench.figure import Figure, beside
+from tests.support.migrated import migrate
 from tests.support.postgresql import PostgreSQL
 from tests.support.synthetic import make_ct
 

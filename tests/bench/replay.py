@@ -25,10 +25,10 @@ from sqlalchemy import make_url
 
 from contracts.definition import Definition
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from services.rules.replaying import Order
 from tests.bench.figure import Figure, at_most, measured
 from tests.bench.gauge import Gauge
+from tests.support.migrated import migrate
 from tests.support.postgresql import PostgreSQL
 
 STUDIES: Final = 1_000_000

@@ -18,11 +18,11 @@ from libs.service import Platform
 from libs.settings import Settings
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from services.worklist.attributes import Attributes
 from services.worklist.caller import Steps
 from services.worklist.models import counters, items, messaging, orders, patients
 from services.worklist.port import Port
+from tests.support.migrated import migrate
 from tests.support.port import free_port
 from tests.support.process import Program, answers, program, wait_until
 

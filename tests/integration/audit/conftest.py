@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import func, select
 
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from services.audit.models import records
+from tests.support.migrated import migrate
 from tests.support.postgresql import PostgreSQL
 
 

@@ -25,7 +25,6 @@ from libs.service import Platform
 from libs.settings import Settings
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from libs.storage.objects import open_store
 from libs.web.access import AccessEntry, AccessList, AccessView, token_hash
 from libs.web.app import make_app
@@ -33,6 +32,7 @@ from services.audit.app import build
 from services.audit.models import messaging
 from services.audit.repository import count_in
 from tests.integration.audit.conftest import SettableClock, until_recorded
+from tests.support.migrated import migrate
 
 pytestmark = pytest.mark.integration
 

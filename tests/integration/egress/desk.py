@@ -10,7 +10,6 @@ from typing import Any
 from contracts.definition import Snapshot
 from contracts.delivery import DeliveryItem
 from contracts.manifest import set_hash
-from libs.storage.migration import migrate
 from services.egress.calling import Ending
 from services.egress.claim import Stretch, ended
 from services.egress.outcome import NO_ANSWER, Outcome, Verdict
@@ -18,6 +17,7 @@ from services.egress.parcel import Parcel
 from services.egress.patience import Patience
 from services.egress.settings import EgressSettings
 from tests.integration.egress.stand import QUICK, Stand
+from tests.support.migrated import migrate
 from tests.support.synthetic import CT_IMAGE_STORAGE, EXPLICIT_LITTLE_ENDIAN
 
 SETTINGS = QUICK.model_copy(update={"backoff_first": 100.0, "backoff_cap": 100.0, "refusals": 1})

@@ -20,7 +20,6 @@ from libs.service import Service
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.storage.folder import FolderStore
-from libs.storage.migration import migrate
 from libs.storage.objects import ObjectStore, StoreUnavailableError
 from libs.web.access import AccessEntry, AccessList, AccessView, token_hash
 from libs.web.app import make_app
@@ -32,6 +31,7 @@ from services.egress.models import deliveries as table
 from services.egress.models import items, messaging
 from tests.integration.egress.peer import keep
 from tests.integration.egress.stand import QUICK, TENANT, item, request
+from tests.support.migrated import migrate
 
 STUDY = "1.2.3"
 KEY = delivery_id(TENANT, STUDY, "partner:telerad")

@@ -20,7 +20,6 @@ from libs.messaging.outbox import Outbox
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.storage.folder import FolderStore
-from libs.storage.migration import migrate
 from services.egress.awaited import Awaited
 from services.egress.calling import Timeouts
 from services.egress.comparer import Comparer
@@ -39,6 +38,7 @@ from services.egress.transforming import Transforming
 from services.egress.transforms.workers import Workers
 from services.egress.work import Work
 from tests.integration.egress.peer import keep
+from tests.support.migrated import migrate
 
 TENANT = "default"
 #: Nothing waits for long, and each answer is written down at once.

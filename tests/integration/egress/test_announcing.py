@@ -21,13 +21,13 @@ from libs.messaging.outbox import Outbox
 from libs.messaging.relay import Relay
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from services.egress.announcing import ANNOUNCED, Announcer
 from services.egress.deliveries import Deliveries
 from services.egress.models import deliveries as table
 from services.egress.models import items, messaging
 from services.egress.work import Work
 from tests.integration.egress.stand import QUICK, TENANT, request
+from tests.support.migrated import migrate
 from tests.support.rabbitmq import RabbitMQ
 
 pytestmark = pytest.mark.integration

@@ -20,13 +20,13 @@ from libs.settings import Settings
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.storage.folder import FolderStore
-from libs.storage.migration import migrate
 from libs.telemetry import trace
 from libs.web.access import AccessEntry, AccessList, AccessView, token_hash
 from libs.web.app import make_app
 from services.egress.app import build
 from tests.integration.egress.peer import keep, receiver
 from tests.integration.egress.stand import TENANT, archive, item, request
+from tests.support.migrated import migrate
 from tests.support.synthetic import make_study
 
 pytestmark = pytest.mark.integration

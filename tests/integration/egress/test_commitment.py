@@ -15,7 +15,6 @@ from pynetdicom import AE, evt
 
 from contracts.commitment import CommitmentReported
 from libs.dimse.commitment import SOP_CLASS
-from libs.storage.migration import migrate
 from services.egress.calling import Ending
 from services.egress.claim import Stretch
 from services.egress.orders import Given
@@ -24,6 +23,7 @@ from services.egress.patience import Patience
 from tests.integration.egress.keeper import Keeper, Request, keeper
 from tests.integration.egress.peer import receiver
 from tests.integration.egress.stand import QUICK, Stand, archive, stand
+from tests.support.migrated import migrate
 from tests.support.orthanc import Orthanc
 from tests.support.postgresql import PostgreSQL
 from tests.support.synthetic import CT_IMAGE_STORAGE, make_study

@@ -20,7 +20,6 @@ from contracts.commitment import CommitmentReported
 from contracts.delivery import DeliveryItem
 from contracts.manifest import set_hash
 from libs.dimse.commitment import Reference
-from libs.storage.migration import migrate
 from services.egress.asking import Asked, Question
 from services.egress.calling import Ending
 from services.egress.claim import Stretch, ended
@@ -28,6 +27,7 @@ from services.egress.models import deliveries
 from services.egress.outcome import ARRIVED, NO_ANSWER, Outcome, Verdict
 from services.egress.parcel import Parcel
 from tests.integration.egress.stand import QUICK, Stand, archive
+from tests.support.migrated import migrate
 from tests.support.synthetic import CT_IMAGE_STORAGE, EXPLICIT_LITTLE_ENDIAN
 
 pytestmark = pytest.mark.integration

@@ -9,13 +9,13 @@ from sqlalchemy import select
 
 from contracts.delivery import DeliveryItem
 from libs.clock import utc_now
-from libs.storage.migration import migrate
 from services.egress.claim import Stretch
 from services.egress.models import deliveries
 from services.egress.outcome import Outcome, Verdict
 from services.egress.parcel import Parcel
 from tests.integration.egress.peer import receiver
 from tests.integration.egress.stand import Stand, archive, request, stand
+from tests.support.migrated import migrate
 from tests.support.synthetic import make_study
 
 pytestmark = pytest.mark.integration

@@ -23,7 +23,6 @@ from sqlalchemy import Row, select
 
 from contracts.delivery import DeliveryItem
 from contracts.manifest import set_hash
-from libs.storage.migration import migrate
 from services.egress.calling import Ending
 from services.egress.claim import Stretch, ended
 from services.egress.models import deliveries
@@ -32,6 +31,7 @@ from services.egress.outcome import ARRIVED, NO_ANSWER, Outcome, Verdict
 from services.egress.parcel import Parcel
 from services.egress.patience import Patience
 from tests.integration.egress.stand import QUICK, Stand, network
+from tests.support.migrated import migrate
 from tests.support.synthetic import CT_IMAGE_STORAGE, EXPLICIT_LITTLE_ENDIAN
 
 pytestmark = pytest.mark.integration

@@ -16,7 +16,6 @@ from contracts.manifest import set_hash
 from libs.clock import utc_now
 from libs.service import Service
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from libs.web.access import AccessEntry, AccessList, AccessView, token_hash
 from libs.web.app import make_app
 from services.egress.models import deliveries, items
@@ -24,6 +23,7 @@ from services.egress.receipt import public_pem, read, read_keys
 from services.egress.receipt_api import make_receipt_router
 from services.egress.signing import FILE, ReceiptKey
 from services.egress.verification import verify
+from tests.support.migrated import migrate
 from tests.support.postgresql import PostgreSQL
 
 pytestmark = pytest.mark.integration

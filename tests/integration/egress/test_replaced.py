@@ -10,12 +10,12 @@ from sqlalchemy import select
 
 from contracts.delivery import DeliveryItem
 from contracts.manifest import set_hash
-from libs.storage.migration import migrate
 from services.egress.calling import Ending
 from services.egress.claim import Stretch
 from services.egress.models import deliveries, items
 from services.egress.outcome import Outcome, Verdict
 from tests.integration.egress.stand import Stand, archive, request
+from tests.support.migrated import migrate
 
 pytestmark = pytest.mark.integration
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from libs.storage.migration import migrate
 from services.egress.calls import lock_circuit
 from services.egress.claim import parcel_of
 from services.egress.journal import Journal
 from services.egress.outcome import Outcome, Verdict
 from tests.integration.egress.peer import receiver
 from tests.integration.egress.stand import QUICK, Stand, archive, stand
+from tests.support.migrated import migrate
 from tests.support.postgresql import PostgreSQL
 from tests.support.synthetic import make_study
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from contracts.delivery import DeliveryItem
-from libs.storage.migration import migrate
 from services.egress.models import deliveries, items, metadata
 from tests.integration.egress.stand import Stand, request
+from tests.support.migrated import migrate
 from tests.support.postgresql import PostgreSQL
 from tests.support.schema import assert_migrated
 

@@ -17,10 +17,10 @@ from libs.service import Platform, Service
 from libs.settings import Settings
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from libs.storage.objects import ObjectStore, open_store
 from services.ingest import app
 from services.ingest.models import messaging
+from tests.support.migrated import migrate
 from tests.support.postgresql import PostgreSQL
 
 NETWORK: dict[str, Any] = {

@@ -25,7 +25,6 @@ from contracts.manifest import Manifest, set_hash
 from contracts.study import StudyAmended, StudyCompleted
 from libs.messaging.outbox import Outbox
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from libs.storage.objects import ObjectStore, open_store
 from services.ingest import repository, versions
 from services.ingest.arrival import Arrival, Entry, arrival_id
@@ -36,6 +35,7 @@ from services.ingest.models import messaging, studies
 from services.ingest.sorting import sort_out
 from services.ingest.tally import of_batch
 from services.ingest.work import Work
+from tests.support.migrated import migrate
 
 pytestmark = pytest.mark.integration
 START = datetime(2026, 1, 1, tzinfo=UTC)

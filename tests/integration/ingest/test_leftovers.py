@@ -14,7 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from libs.clock import utc_now
 from libs.storage.database import Database
 from libs.storage.folder import FolderStore
-from libs.storage.migration import migrate
 from libs.storage.objects import StoreUnavailableError
 from services.ingest import repository
 from services.ingest.leftovers import Leftovers, batch_of
@@ -22,6 +21,7 @@ from services.ingest.models import batches, instances, studies
 from services.ingest.spool import Spool
 from tests.integration.ingest.conftest import Running, running
 from tests.integration.ingest.peer import send
+from tests.support.migrated import migrate
 from tests.support.postgresql import PostgreSQL
 from tests.support.synthetic import make_study
 

@@ -22,7 +22,6 @@ from sqlalchemy import func, select, update
 from libs.clock import utc_now
 from libs.storage.bucket import Bucket
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from libs.storage.objects import open_store
 from services.ingest.models import batches, instances, open_work, received
 from services.ingest.storecalls import StoreCalls
@@ -31,6 +30,7 @@ from services.ingest.work import Work
 from tests.integration.ingest.conftest import Running, running
 from tests.integration.ingest.peer import send
 from tests.support.bulk import bulk
+from tests.support.migrated import migrate
 from tests.support.postgresql import PostgreSQL
 from tests.support.process import wait_until
 from tests.support.proxy import Proxy

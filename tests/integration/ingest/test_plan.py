@@ -11,9 +11,9 @@ from contracts.fact import ObjectRef
 from contracts.instances import StoredInstance
 from libs.clock import utc_now
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from services.ingest import repository
 from services.ingest.evidence import Patience
+from tests.support.migrated import migrate
 from tests.unit.ingest.entries import make_entry
 
 pytestmark = pytest.mark.integration

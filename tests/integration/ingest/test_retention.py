@@ -15,7 +15,6 @@ from sqlalchemy.event import listens_for
 from contracts.definition import Retention
 from contracts.instances import InstancesStored
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from services.ingest import holdings
 from services.ingest.evidence import Patience
 from services.ingest.expiry import Expiry
@@ -37,6 +36,7 @@ from services.ingest.work import Work
 from tests.integration.ingest.conftest import NETWORK, Running, running
 from tests.integration.ingest.peer import send
 from tests.integration.ingest.test_api import EVERYTHING, NORTH, client
+from tests.support.migrated import migrate
 from tests.support.synthetic import make_ct, make_study
 from tests.unit.ingest.entries import make_entry
 

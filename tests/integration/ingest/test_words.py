@@ -14,9 +14,9 @@ from libs.clock import utc_now
 from libs.messaging.broker import make_broker
 from libs.messaging.topology import EVENTS, declare
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from services.ingest import handlers
 from services.ingest.models import deliveries
+from tests.support.migrated import migrate
 
 pytestmark = pytest.mark.integration
 _WHICH: dict[str, Any] = {"delivery_id": "d", "study_instance_uid": "1.2", "destination": "archive"}

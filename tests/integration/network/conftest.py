@@ -18,7 +18,6 @@ from contracts.definition import Snapshot
 from libs.messaging.outbox import Outbox
 from libs.service import Service
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from libs.web.access import AccessView
 from libs.web.app import make_app
 from libs.web.gate import LISTENER, SOCKET
@@ -27,6 +26,7 @@ from services.network.api import make_router
 from services.network.models import messaging
 from services.network.register import Register
 from services.network.token import TokenRegister
+from tests.support.migrated import migrate
 
 SERVICE_TOKEN = "the-services-know-it"
 

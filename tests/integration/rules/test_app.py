@@ -29,11 +29,11 @@ from libs.settings import Settings
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.storage.folder import FolderStore
-from libs.storage.migration import migrate
 from libs.web.access import AccessEntry, AccessList, AccessView, token_hash
 from libs.web.app import make_app
 from services.rules.app import build
 from services.rules.models import messaging
+from tests.support.migrated import migrate
 from tests.unit.rules.scene import STUDY, completed, definition, instance, rule, stored
 
 pytestmark = pytest.mark.integration

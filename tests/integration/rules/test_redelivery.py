@@ -79,7 +79,7 @@ async def taken(scene: Scene, expected: set[str]) -> None:
         await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("luck", [1, 2])
+@pytest.mark.parametrize("luck", [1, pytest.param(2, marks=pytest.mark.soak)])
 async def test_all_events_again_and_again_in_any_order_while_consumers_and_broker_die(
     rabbitmq: RabbitMQ, postgresql: PostgreSQL, tmp_path: Path, luck: int
 ) -> None:

@@ -20,13 +20,13 @@ from libs.service import Platform, Service
 from libs.settings import Settings
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from libs.storage.objects import open_store
 from libs.web.access import AccessEntry, AccessList, AccessView, token_hash
 from libs.web.app import make_app
 from libs.web.dead_letters import dead_letter_router
 from libs.web.permission import PERMISSIONS, Public, Requires
 from libs.web.routes import declared
+from tests.support.migrated import migrate
 
 pytestmark = pytest.mark.integration
 

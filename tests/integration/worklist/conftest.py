@@ -14,11 +14,11 @@ from sqlalchemy import select
 
 from libs.messaging.outbox import Outbox
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from services.worklist.change import Change
 from services.worklist.meeting import Meeting
 from services.worklist.models import items, messaging
 from services.worklist.orders import Orders, Received, Taken
+from tests.support.migrated import migrate
 from tests.support.postgresql import PostgreSQL
 from tests.unit.worklist.said import NOON
 

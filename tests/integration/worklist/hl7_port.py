@@ -16,13 +16,13 @@ from libs.dimse.tls import Certificates, Files, server_context
 from libs.messaging.outbox import Outbox
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from services.worklist.hl7_intake import Intake
 from services.worklist.hl7_settings import Hl7Settings
 from services.worklist.listener_hl7 import Hl7Listener
 from services.worklist.meeting import Meeting
 from services.worklist.models import items, messages, messaging
 from services.worklist.orders import Orders
+from tests.support.migrated import migrate
 
 NETWORK: Mapping[str, Any] = {
     "kivuko": 1,

@@ -26,10 +26,10 @@ from libs.service import Platform, Service
 from libs.settings import Settings
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from libs.storage.objects import open_store
 from services.worklist import app, dataset
 from services.worklist.attributes import Attributes
+from tests.support.migrated import migrate
 
 
 def network(ris: int | None = None, **more: Any) -> dict[str, Any]:

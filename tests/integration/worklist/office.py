@@ -19,11 +19,11 @@ from libs.settings import Settings
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
 from libs.storage.folder import FolderStore
-from libs.storage.migration import migrate
 from libs.web.access import AccessEntry, AccessList, AccessView, token_hash
 from libs.web.app import make_app
 from services.worklist.app import build
 from services.worklist.models import items
+from tests.support.migrated import migrate
 from tests.unit.worklist.said import NOON
 
 NETWORK: Mapping[str, Any] = {

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.crash, pytest.mark.timeout(60
 KILLS = 3
 
 
-@pytest.fixture(params=["alone", "among others"])
+@pytest.fixture(params=["alone", pytest.param("among others", marks=pytest.mark.soak)])
 def storm(request: pytest.FixtureRequest, tmp_path: Path) -> Storm:
     """A worklist of each profile, and its senders; its seed is printed when the test fails."""
     seed = int(os.environ.get("KIVUKO_TEST_SEED", str(random.SystemRandom().randrange(2**32))))

@@ -25,12 +25,12 @@ from contracts.topics import BY_MODEL
 from libs.messaging.outbox import Outbox
 from libs.snapshot import NetworkView
 from libs.storage.database import Database
-from libs.storage.migration import migrate
 from libs.storage.objects import ObjectStore, open_store
 from services.rules import action_rows
 from services.rules.decider import Decider
 from services.rules.models import messaging
 from services.rules.timers import Timers
+from tests.support.migrated import migrate
 
 T = TypeVar("T", bound=Fact)
 

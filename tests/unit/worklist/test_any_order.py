@@ -74,7 +74,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Change], list[Change]]:
 
 
 @given(histories())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_end_is_the_same_in_any_order(history: tuple[list[Change], list[Change]]) -> None:
     straight, shuffled = Books(), Books()
     for change in history[0]:
