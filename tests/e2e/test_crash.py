@@ -26,7 +26,7 @@ from tests.support.synthetic import make_ct
 pytestmark = [pytest.mark.e2e, pytest.mark.crash, pytest.mark.timeout(900)]
 
 #: `make soak` asks for twenty.
-KILLS = int(os.environ.get("KIVUKO_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("KIVUKO_TEST_KILLS", "2"))
 INSTANCES = max(250, 25 * KILLS)
 STUDIES = 10
 assert INSTANCES % STUDIES == 0, f"KIVUKO_TEST_KILLS={KILLS} makes studies of different sizes: take an even number"

@@ -64,7 +64,7 @@ async def outcome(history: list[Event[Any] | None]) -> list[DeliveryRequested]:
         return requests
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(histories())
 def test_any_order_and_repetition_gives_the_same_requests_and_one_closing(history: list[Event[Any] | None]) -> None:
     requests = asyncio.run(outcome(history))

@@ -73,7 +73,7 @@ async def outcome(events: list[Event[Any]]) -> tuple[list[Any], list[Any]]:
         return found
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(after())
 def test_what_came_again_is_a_version_of_its_own_and_every_destination_keeps_what_it_had(
     drawn: tuple[list[StoredInstance], list[Event[Any]]],

@@ -123,7 +123,7 @@ def replayed(record: Record, under: Definition) -> Outcome:
     return Simulation(RuleSet(under)).outcome(TENANT, record)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(histories(), definitions(), definitions())
 def test_a_replay_gives_what_the_service_decides(events: list[Event[Any]], one: Definition, two: Definition) -> None:
     lives = {under.model_dump_json(): asyncio.run(lived(events, under)) for under in (one, two)}
