@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from libs.hl7.charset import Decoded
 from libs.hl7.delimiter import DEFAULT, Delimiters
@@ -18,19 +18,26 @@ _MARKS: Final = b"\xef\xbb\xbf \t\r\n"
 MOST_SEGMENTS: Final = 100_000
 #: A field that says that there is nothing, where one that is not there says nothing.
 NULL: Final = '""'
+_REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 class MalformedError(Exception):
     """The bytes are no HL7 message. The text says what is wrong, and repeats nothing of it."""
 
 
-@dataclass(frozen=True, eq=False)
-class Segment:
-    """One segment; fields are numbered as HL7 does, so that `fields[0]` is its name and MSH-1 the field separator."""
+class Segment(NamedTuple):
+    """One segment; fields are numbered as HL7 does, so that `fields[0]` is its name and MSH-1 the field separator.
+
+    Attributes
+    ----------
+    clean
+        Whether all of its characters can be printed and were decoded, and none is a quotation mark.
+    """
 
     name: str
     fields: Sequence[str]
     delimiters: Delimiters
+    clean: bool
 
     def field(self, number: int) -> str:
         """Give a field as it stands; empty where the segment is shorter."""
@@ -51,7 +58,7 @@ class Segment:
         """Give this segment as if a field had this one repetition."""
         fields = [*self.fields]
         fields[number] = repetition
-        return Segment(self.name, fields, self.delimiters)
+        return Segment(self.name, fields, self.delimiters, self.clean)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +169,8 @@ def _segment(line: str, delimiters: Delimiters) -> Segment:
     if fields[0] == "MSH":
         fields.insert(1, delimiters.field)
     fields[0] = fields[0].strip()
-    return Segment(fields[0], fields, delimiters)
+    clean = line.isprintable() and '"' not in line and _REPLACED not in line
+    return Segment(fields[0], fields, delimiters, clean)
 
 
 def _delimiters(text: str) -> Delimiters:

@@ -8,7 +8,6 @@ from typing import Any
 from uuid import uuid4
 
 from opentelemetry import propagate
-from sqlalchemy import insert as plain_insert
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -18,6 +17,7 @@ from contracts.topics import BY_MODEL, EXCHANGE
 from libs.clock import Clock
 from libs.messaging.inbox import insert
 from libs.messaging.tables import MessagingTables
+from libs.storage import bulk
 from libs.storage.database import before_commit
 
 #: Set on a session that has put something into the outbox: the relay looks for it when the session commits.
@@ -48,7 +48,7 @@ async def put(
     """Write messages into the outbox, in their order, and see to it that a relay wakes when the transaction commits."""
     now = clock()
     rows = [{**vars(one), "headers": dict(one.headers), "created_at": now, "available_at": now} for one in messages]
-    await tx.execute(plain_insert(tables.outbox), rows)
+    await bulk.insert(tx, tables.outbox, rows)
     if PENDING not in tx.info and tx.get_bind().dialect.name == "postgresql":
         await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": channel(service)})
     tx.info[PENDING] = True

@@ -15,8 +15,9 @@ from libs.hl7.message import NULL, Message, Segment
 from services.worklist.attributes import Attributes
 from services.worklist.change import Change, Number, OrderChange, Origin, PatientChange, PatientMerge, StepChange
 from services.worklist.conversion import LostError, moment
-from services.worklist.mapping import Found, Reading, Rule, Surroundings
+from services.worklist.mapping import Reading, Surroundings
 from services.worklist.place import Place, Scope
+from services.worklist.rule import Found, Rule
 
 _ORDERS: Final = frozenset({"ORM^O01", "OMG^O19", "OMI^O23"})
 _APPOINTMENTS: Final = frozenset({"SIU^S12", "SIU^S13", "SIU^S14", "SIU^S15"})
@@ -24,21 +25,9 @@ _PATIENTS: Final = frozenset({"ADT^A01", "ADT^A04", "ADT^A05", "ADT^A08", "ADT^A
 _MERGES: Final = frozenset({"ADT^A40", "ADT^A47"})
 _KNOWN: Final = _ORDERS | _APPOINTMENTS | _PATIENTS | _MERGES
 _VERSION: Final = re.compile(r"2\.[1-8](\.\d+)?")
-#: What an item of the Scheduled Procedure Step Sequence has, PS3.3 section C.4.10 and PS3.4 table K.6-1.
-STEP: Final = frozenset(
-    {
-        *("ScheduledStationAETitle", "ScheduledStationName", "ScheduledProcedureStepLocation"),
-        *("ScheduledProcedureStepStartDate", "ScheduledProcedureStepStartTime", "ScheduledProcedureStepEndDate"),
-        *("ScheduledProcedureStepEndTime", "ScheduledPerformingPhysicianName", "Modality", "AnatomicalOrientationType"),
-        *("ScheduledProcedureStepDescription", "ScheduledProtocolCodeSequence", "ScheduledProcedureStepID"),
-        *("ScheduledPerformingPhysicianIdentificationSequence", "RequestedContrastAgent", "PreMedication"),
-        *("CommentsOnTheScheduledProcedureStep", "ScheduledSpecimenSequence"),
-    }
-)
 _STEP_ID: Final = "ScheduledProcedureStepID"
 #: Without these a modality's usual query does not find the item.
 _SOUGHT: Final = ("Modality", "ScheduledStationAETitle", "ScheduledProcedureStepStartDate")
-_PATIENT_GROUPS: Final = frozenset({0x0010, 0x0038})
 #: A clock that runs ahead would make all that comes later older than it.
 _AHEAD: Final = timedelta(minutes=15)
 #: Segments that hold for all orders of a message.
@@ -279,12 +268,11 @@ class _Reader:
         about_patient: dict[str, tuple[str | Attributes, ...]] = {}
         about_order: dict[str, tuple[str | Attributes, ...]] = {}
         for keyword, rule in self._sender.rules.items():
-            if keyword in STEP:
+            if rule.about == "step":
                 continue
-            of_patient = rule.element.tag >> 16 in _PATIENT_GROUPS
-            found = self._noted(reading, keyword, "patient" if of_patient else "order")
+            found = self._noted(reading, keyword, rule.about)
             if found.values is not None:
-                (about_patient if of_patient else about_order)[keyword] = found.values
+                (about_patient if rule.about == "patient" else about_order)[keyword] = found.values
         return about_patient, about_order
 
     def _steps(self, scope: Scope, *, counted: bool) -> tuple[StepChange, ...]:
@@ -296,8 +284,8 @@ class _Reader:
     def _step(self, scope: Scope, number: int, *, counted: bool) -> StepChange:
         reading = self._reading(scope)
         attributes: dict[str, tuple[str | Attributes, ...]] = {}
-        for keyword in self._sender.rules:
-            if keyword not in STEP:
+        for keyword, rule in self._sender.rules.items():
+            if rule.about != "step":
                 continue
             found = self._noted(reading, keyword, f"step {number}")
             if found.values is not None:

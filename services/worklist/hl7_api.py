@@ -21,8 +21,8 @@ from libs.web.problem import Problem
 from services.worklist import hl7
 from services.worklist.body import plain
 from services.worklist.hl7_intake import read
-from services.worklist.mapping import element
 from services.worklist.models import messages
+from services.worklist.rule import element
 from services.worklist.sender import Senders, charset_of
 
 Caller = Annotated[Principal, Depends(principal)]

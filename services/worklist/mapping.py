@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from fnmatch import fnmatchcase
-from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from contracts.definition import Hl7Value
-from libs.dicom import dictionary
 from libs.hl7.delimiter import Delimiters
 from libs.hl7.message import NULL, Segment
 from services.worklist.attributes import Attributes
 from services.worklist.conversion import IDENTIFIERS, LostError, added, fit, measure, moment, person
-from services.worklist.place import Condition, Place, Scope, nth, place
+from services.worklist.place import Place, Scope, nth, place
+from services.worklist.rule import NOTHING, OFFSET, Found, Rule
+from services.worklist.verbatim import verbatim
 
 #: Longest Code Value (0008,0100); longer ones have an attribute of their own, PS3.3 section 8.1.
 _LONGEST_CODE: Final = 16
@@ -23,12 +23,7 @@ _LOCAL: Final = "L"
 _GROUPS: Final = {"A": 0, "I": 1, "P": 2}
 _REPRESENTATION: Final = 8
 _REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
-#: Of these all that a message says becomes one text.
-_JOINED: Final = frozenset({"LT", "ST", "UT"})
-#: Of these a short text is taken as it stands.
-_TEXTS: Final[Mapping[str, int]] = {"LO": 64, "SH": 16, "LT": 10240, "ST": 1024, "UT": 1 << 20}
 _TIMES: Final = frozenset({"DA", "TM", "DT"})
-_OFFSET: Final = "TimezoneOffsetFromUTC"
 
 
 @dataclass(frozen=True)
@@ -50,96 +45,8 @@ class Surroundings:
     stations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Element:
-    """An attribute as the dictionary has it (PS3.6 section 6)."""
-
-    tag: int
-    vr: str
-    single: bool
-
-
-@lru_cache(maxsize=1024)
-def element(keyword: str) -> Element:
-    """Look a keyword up. Raises KeyError."""
-    tag = dictionary.tags_of(frozenset({keyword}))[keyword]
-    return Element(tag, dictionary.known_vr(tag), dictionary.is_single(tag))
-
-
-class Found(NamedTuple):
-    """What was found for an attribute.
-
-    Attributes
-    ----------
-    values
-        None where the message says nothing of it; none in the tuple where it says that it is empty.
-    origin
-        The place, or what else it comes from.
-    notes
-        What was done to make it fit, and what was lost, one half sentence each, without the value.
-    """
-
-    values: tuple[str | Attributes, ...] | None
-    origin: str = ""
-    notes: tuple[str, ...] = ()
-
-
-_NOTHING: Final = Found(None)
 #: Origins of what no message says.
 _FIXED: Final = frozenset({"value", "default"})
-
-
-@dataclass(frozen=True, eq=False)
-class Rule:
-    """What a mapping says of one attribute, made ready: messages come by the hundred a second.
-
-    Attributes
-    ----------
-    said
-        As the definition has it.
-    sources
-        Each with its place; None for a keyword, or what is known of the sender.
-    """
-
-    keyword: str
-    element: Element
-    said: Hl7Value
-    sources: Sequence[tuple[str, Place | None]]
-    by: Sequence[tuple[str, Place | None]]
-    where: Sequence[Condition]
-    unless: Sequence[Place]
-    items: "Mapping[str, Rule] | None"
-    otherwise: "Rule | None"
-    #: Whether it takes the text of a place, and looks for nothing around it.
-    plain: bool
-    #: Longest text that is taken as it stands; 0 where more has to be done with each.
-    short: int
-    #: Whether all that a message says of it becomes one text.
-    joins: bool
-
-
-def rules(said: Mapping[str, Hl7Value | None]) -> dict[str, Rule]:
-    """Make a mapping's attributes ready."""
-    return {keyword: _rule(keyword, value) for keyword, value in said.items() if value is not None}
-
-
-def _rule(keyword: str, said: Hl7Value) -> Rule:
-    where = [(place(key), values) for key, values in said.where.items()]
-    plain = said.as_ == "text" and said.unit is None and not where
-    return Rule(
-        keyword=keyword,
-        element=element(keyword),
-        said=said,
-        sources=[(source, place(source)) for source in said.from_],
-        by=[(source, place(source)) for source in said.by],
-        where=[Condition(at, frozenset(map(str.upper, values))) for at, values in where if at is not None],
-        unless=[at for at in map(place, said.unless) if at is not None],
-        items=None if said.set is None else rules(said.set),
-        otherwise=None if said.otherwise is None else _rule(keyword, said.otherwise),
-        plain=plain,
-        short=_TEXTS.get(element(keyword).vr, 0) if plain and said.table is None and keyword != _OFFSET else 0,
-        joins=element(keyword).vr in _JOINED,
-    )
 
 
 class Reading:
@@ -154,19 +61,23 @@ class Reading:
     def found(self, keyword: str) -> Found:
         """Give what the mapping makes of an attribute."""
         known = self._known.get(keyword)
+        if known is not None:
+            return known
+        rule = self._rules.get(keyword)
+        if rule is not None and rule.verbatim:
+            known = verbatim(rule, self._scope.layers)
         if known is None:
-            rule = self._rules.get(keyword)
             # While it is read it is nothing to itself: a definition is checked for such loops.
-            self._known[keyword] = _NOTHING
-            known = _NOTHING if rule is None else self._read(rule)
-            self._known[keyword] = known
+            self._known[keyword] = NOTHING
+            known = NOTHING if rule is None else self._read(rule)
+        self._known[keyword] = known
         return known
 
     def _read(self, rule: Rule) -> Found:
         scope = self._scope
         if not rule.unless and rule.otherwise is None:
             return self._own(rule, scope)
-        found = _NOTHING
+        found = NOTHING
         if not any(scope.has(each) for each in rule.unless):
             found = self._own(rule, scope)
         if found.values is None and rule.otherwise is not None:
@@ -203,7 +114,7 @@ class Reading:
             if found.values is not None:
                 return Found(found.values, found.origin, (*notes, *found.notes)) if notes else found
             notes = (*notes, *found.notes)
-        return Found(None, "", notes) if notes else _NOTHING
+        return Found(None, "", notes) if notes else NOTHING
 
     def _source(self, rule: Rule, source: str, at: Place | None, scope: Scope) -> Found:
         kind = rule.said.as_
@@ -217,13 +128,13 @@ class Reading:
             read = _READERS[kind]
             fields = scope.fields(at, rule.where)
             if not fields:
-                return _NOTHING
+                return NOTHING
             texts = [read(scope, each, at) for each in fields]
             if kind == "name" and len(texts) > 1:
                 texts = _represented(scope, rule, at, texts)
         given = [text for text in texts if text]
         if not given:
-            return Found((), source) if None in texts else _NOTHING
+            return Found((), source) if None in texts else NOTHING
         return self._fitted(rule, source, given)
 
     def _named(self, source: str) -> Sequence[str]:
@@ -260,9 +171,9 @@ class Reading:
             value, note = self._value(rule.keyword, rule.element.vr, rule.said, text)
         except LostError as error:
             return Found(None, "", (f"{source}: not taken over, because {error}",))
-        if not value and rule.keyword == _OFFSET:
+        if not value and rule.keyword == OFFSET:
             # A time that says no zone says nothing of it.
-            return _NOTHING
+            return NOTHING
         return Found((value,) if value else (), source, (f"{source}: {note}",) if note else ())
 
     def _value(self, keyword: str, vr: str, rule: Hl7Value, text: str) -> tuple[str, str]:
@@ -276,7 +187,7 @@ class Reading:
                 raise LostError("the code is not in the table of the mapping")
         if _REPLACED in text and (keyword in IDENTIFIERS or vr in ("UI", "AE", "CS", "DA", "TM")):
             raise LostError("it has characters that are not of the character set of the message")
-        if vr in _TIMES or keyword == _OFFSET:
+        if vr in _TIMES or keyword == OFFSET:
             return self._time(keyword, vr, rule, text)
         fitted = fit(keyword, vr, text)
         if _REPLACED in text:
@@ -288,7 +199,7 @@ class Reading:
     def _time(self, keyword: str, vr: str, rule: Hl7Value, text: str) -> tuple[str, str]:
         # A day of birth is a day wherever one is.
         found = moment(text[:8] if keyword == "PatientBirthDate" else text, self._surroundings.zone, added(rule.offset))
-        if keyword == _OFFSET:
+        if keyword == OFFSET:
             return found.offset, ""
         if vr == "DT":
             return found.date + found.time, ""
@@ -306,7 +217,7 @@ class Reading:
             )
             keys.append(next((text for text in texts if text), ""))
         if not any(keys):
-            return _NOTHING
+            return NOTHING
         key, origin = "/".join(keys), ", ".join(said.by)
         table = said.table or {}
         for listed, value in table.items():
@@ -470,7 +381,7 @@ def _measured(scope: Scope, rule: Rule, at: Place, source: str) -> Found:
     named = rule.said.unit
     unit_at = None if named is None else place(named.from_)
     if named is None or unit_at is None:
-        return _NOTHING
+        return NOTHING
     notes: list[str] = []
     for segment in scope.segments(at.segment):
         # The unit of the same segment, not of another.

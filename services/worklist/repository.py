@@ -1,14 +1,17 @@
 """SQL of orders, patients and items. Every function works in its caller's transaction."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
-from sqlalchemy import Row, bindparam, delete, insert, or_, select, tuple_, update
+from sqlalchemy import Column, Row, Select, Table, bindparam, delete, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.messaging.inbox import insert as insert_or
+from libs.storage import bulk
+from libs.storage.keys import join, of
 from services.worklist import body
 from services.worklist.change import Change, Number, OrderChange, Origin, PatientMerge
 from services.worklist.ledger import Entry, Item, Key, Patient, keys_of
@@ -38,6 +41,50 @@ class Counters:
         return self.rows
 
 
+class _Statements(NamedTuple):
+    """What is read of many at once."""
+
+    answered: Select[Any]
+    patients: Select[Any]
+    patients_by_id: Select[Any]
+    merged_into: Select[Any]
+    orders_with: Select[Any]
+    open_of: Select[Any]
+    numbers: Select[Any]
+    orders: Select[Any]
+    changes: Select[Any]
+    items: Select[Any]
+
+
+@cache
+def _made(dialect: str) -> _Statements:
+    """Make the statements once: to make one takes longer than to run it."""
+
+    def those(table: Table, *columns: Column[Any], give: Sequence[Any] = ()) -> Select[Any]:
+        return select(*(give or (table,))).select_from(join(dialect, table, *columns))
+
+    message, patient, number = messages.c, patients.c, order_numbers.c
+    name = (message.source, message.control_id, message.digest)
+    named = (number.tenant, number.kind, number.value, number.scope)
+    is_open = orders.c.state.in_(OPEN) & orders.c.joined_into.is_(None)
+    return _Statements(
+        answered=those(messages, *name, give=(*name, message.outcomes)),
+        patients=those(patients, patient.tenant, patient.value, patient.issuer),
+        patients_by_id=those(patients, patient.id),
+        merged_into=those(patients, patient.merged_into),
+        orders_with=those(order_numbers, *named, give=(number.order_id,)),
+        open_of=those(orders, orders.c.patient_id, give=(orders.c.id,)).where(is_open),
+        numbers=those(order_numbers, number.order_id),
+        orders=those(orders, orders.c.id),
+        changes=those(changes, changes.c.order_id),
+        items=those(items, items.c.order_id).order_by(items.c.id),
+    )
+
+
+def _statements(tx: AsyncSession) -> _Statements:
+    return _made(tx.get_bind().dialect.name)
+
+
 async def lock(tx: AsyncSession) -> Counters:
     """Become the only one that writes orders, patients and items, until the transaction ends."""
     statement = insert_or(tx, counters)
@@ -61,8 +108,7 @@ async def give_back(tx: AsyncSession, given: Counters) -> None:
 
 async def answered(tx: AsyncSession, keys: Iterable[tuple[str, str, str]]) -> Mapping[tuple[str, str, str], Any]:
     """Give what was received before, by source, control identifier and digest."""
-    key = (messages.c.source, messages.c.control_id, messages.c.digest)
-    rows = await tx.execute(select(*key, messages.c.outcomes).where(tuple_(*key).in_(sorted(set(keys)))))
+    rows = await tx.execute(_statements(tx).answered, of(keys))
     return {(row.source, row.control_id, row.digest): row for row in rows}
 
 
@@ -76,8 +122,7 @@ async def load(tx: AsyncSession, said: Sequence[Change]) -> tuple[list[Patient],
     keys = {key for change in said if isinstance(change, OrderChange) for key in _with_counterparts(keys_of(change))}
     ids = await _orders_with(tx, keys)
     if rows:
-        concerned = orders.c.patient_id.in_(list(rows)) & orders.c.state.in_(OPEN) & orders.c.joined_into.is_(None)
-        ids |= set(await tx.scalars(select(orders.c.id).where(concerned)))
+        ids |= set(await tx.scalars(_statements(tx).open_of, _ids(rows)))
     names = await _numbers(tx, ids)
     floating: set[Key] = {
         (key[0], "floating", key[2], key[3]) for those in names.values() for key in those if key[1] == "accession"
@@ -103,22 +148,23 @@ def _with_counterparts(keys: Iterable[Key]) -> set[Key]:
     return found
 
 
-async def _patients(tx: AsyncSession, named: Iterable[tuple[str, str, str]]) -> dict[int, Row[Any]]:
-    wanted = sorted(named)
-    if not wanted:
+async def _patients(tx: AsyncSession, named: Collection[tuple[str, str, str]]) -> dict[int, Row[Any]]:
+    if not named:
         return {}
-    key = tuple_(patients.c.tenant, patients.c.value, patients.c.issuer)
-    return {row.id: row for row in await tx.execute(select(patients).where(key.in_(wanted)))}
+    return {row.id: row for row in await tx.execute(_statements(tx).patients, of(named))}
 
 
 async def _families(tx: AsyncSession, rows: dict[int, Row[Any]]) -> dict[int, Row[Any]]:
     """Add all that are the same patients as these."""
     found = dict(rows)
     new = list(rows.values())
+    statements = _statements(tx)
     while new:
         ups = {row.merged_into for row in new if row.merged_into is not None} - found.keys()
-        condition = or_(patients.c.merged_into.in_([row.id for row in new]), patients.c.id.in_(ups))
-        new = [row for row in await tx.execute(select(patients).where(condition)) if row.id not in found]
+        near = list(await tx.execute(statements.merged_into, _ids(row.id for row in new)))
+        if ups:
+            near += await tx.execute(statements.patients_by_id, _ids(ups))
+        new = [row for row in near if row.id not in found]
         found |= {row.id: row for row in new}
     return found
 
@@ -127,39 +173,39 @@ def _patient(row: Row[Any]) -> Patient:
     return Patient(row.id, row.tenant, Number(row.value, row.issuer), body.read_said(row.said), row.merged_into)
 
 
-async def _orders_with(tx: AsyncSession, keys: Iterable[Key]) -> set[int]:
-    wanted = sorted(keys)
+async def _orders_with(tx: AsyncSession, wanted: Collection[Key]) -> set[int]:
     if not wanted:
         return set()
-    table = order_numbers.c
-    key = tuple_(table.tenant, table.kind, table.value, table.scope)
-    return set(await tx.scalars(select(table.order_id).where(key.in_(wanted))))
+    return set(await tx.scalars(_statements(tx).orders_with, of(wanted)))
 
 
-async def _numbers(tx: AsyncSession, ids: Iterable[int]) -> dict[int, set[Key]]:
-    wanted = sorted(ids)
-    found: dict[int, set[Key]] = {each: set() for each in wanted}
-    if wanted:
-        for row in await tx.execute(select(order_numbers).where(order_numbers.c.order_id.in_(wanted))):
+async def _numbers(tx: AsyncSession, ids: Collection[int]) -> dict[int, set[Key]]:
+    found: dict[int, set[Key]] = {each: set() for each in ids}
+    if ids:
+        for row in await tx.execute(_statements(tx).numbers, _ids(ids)):
             found[row.order_id].add((row.tenant, row.kind, row.value, row.scope))
     return found
 
 
-async def _entries(tx: AsyncSession, ids: Iterable[int], numbers: Mapping[int, set[Key]]) -> list[Entry]:
-    wanted = sorted(ids)
-    if not wanted:
+async def _entries(tx: AsyncSession, ids: Collection[int], numbers: Mapping[int, set[Key]]) -> list[Entry]:
+    if not ids:
         return []
     entries = {}
-    for row in await tx.execute(select(orders).where(orders.c.id.in_(wanted))):
+    statements, wanted = _statements(tx), _ids(ids)
+    for row in await tx.execute(statements.orders, wanted):
         columns = row._asdict()
         entries[row.id] = Entry(row.id, row.tenant, numbers=set(numbers[row.id]), columns=columns)
-    for row in await tx.execute(select(changes).where(changes.c.order_id.in_(wanted))):
+    for row in await tx.execute(statements.changes, wanted):
         change = body.read_order(row.body, row.tenant, Origin(row.source, row.message, row.part, row.stamp))
         entries[row.order_id].changes[place(change.origin)] = change
-    for row in await tx.execute(select(items).where(items.c.order_id.in_(wanted)).order_by(items.c.id)):
+    for row in await tx.execute(statements.items, wanted):
         columns = {name: getattr(row, name) for name in ITEM_COLUMNS}
         entries[row.order_id].items.append(Item(row.id, row.step_id, row.performed, columns))
     return list(entries.values())
+
+
+def _ids(those: Iterable[int]) -> dict[str, str]:
+    return of((each,) for each in those)
 
 
 async def save_patients(tx: AsyncSession, those: Iterable[Patient], new: Iterable[Patient], now: datetime) -> None:
@@ -179,8 +225,7 @@ async def save_patients(tx: AsyncSession, those: Iterable[Patient], new: Iterabl
     ]
     # A merged patient refers to the one that is kept, which may be new too.
     inserts = [{**row, "merged_into": None} for row in rows if row["id"] in made]
-    if inserts:
-        await tx.execute(insert(patients), inserts)
+    await bulk.insert(tx, patients, inserts)
     changed = [
         {"row": row["id"], "says": row["said"], "into": row["merged_into"], "at": now}
         for row in rows
@@ -244,15 +289,13 @@ async def close_merge(tx: AsyncSession, merge_id: int, now: datetime, who: str, 
 
 async def save_orders(tx: AsyncSession, new: Sequence[Mapping[str, Any]], old: Sequence[Mapping[str, Any]]) -> None:
     """Write orders."""
-    if new:
-        await tx.execute(insert(orders), new)
+    await bulk.insert(tx, orders, new)
     await _update(tx, orders, old)
 
 
 async def save_items(tx: AsyncSession, new: Sequence[Mapping[str, Any]], old: Sequence[Mapping[str, Any]]) -> None:
     """Write items."""
-    if new:
-        await tx.execute(insert(items), new)
+    await bulk.insert(tx, items, new)
     await _update(tx, items, old)
 
 
@@ -273,8 +316,7 @@ async def save_numbers(tx: AsyncSession, added: Iterable[tuple[int, Key]], gone:
     rows = [
         {"tenant": key[0], "kind": key[1], "value": key[2], "scope": key[3], "order_id": each} for each, key in added
     ]
-    if rows:
-        await tx.execute(insert(order_numbers), rows)
+    await bulk.insert(tx, order_numbers, rows)
 
 
 async def move_changes(tx: AsyncSession, moves: Mapping[int, int]) -> None:
@@ -285,8 +327,7 @@ async def move_changes(tx: AsyncSession, moves: Mapping[int, int]) -> None:
 
 async def save_changes(tx: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the journal of what was said."""
-    if rows:
-        await tx.execute(insert(changes), rows)
+    await bulk.insert(tx, changes, rows)
 
 
 async def forget_messages(tx: AsyncSession, keys: Iterable[tuple[str, str, str]]) -> None:
@@ -299,8 +340,7 @@ async def forget_messages(tx: AsyncSession, keys: Iterable[tuple[str, str, str]]
 
 async def save_messages(tx: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write what was received and answered."""
-    if rows:
-        await tx.execute(insert(messages), rows)
+    await bulk.insert(tx, messages, rows)
 
 
 async def changed_items(tx: AsyncSession, after_revision: int, limit: int) -> Sequence[Row[Any]]:

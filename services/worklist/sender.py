@@ -13,7 +13,8 @@ from libs.definition.mappings import resolved as mapping_of
 from libs.dimse.admission import UNKNOWN_NODE, Resolved, nodes_at
 from libs.dimse.certificate import Certificate
 from services.worklist.hl7 import Sender
-from services.worklist.mapping import Rule, Surroundings, rules
+from services.worklist.mapping import Surroundings
+from services.worklist.rule import Rule, rules
 
 _PLAIN: Final = NodeHl7()
 

@@ -71,11 +71,16 @@ def event(now: OrderPlaced, before: OrderPlaced | None) -> OrderPlaced | OrderCh
     """Give the event that tells what an order is now, and was before."""
     if now.state in ("cancelled", "discontinued"):
         return OrderCancelled(**dict(now))
-    return OrderPlaced(**dict(now)) if before is None else OrderChanged(**dict(now))
+    if before is not None:
+        return OrderChanged(**dict(now))
+    return now if type(now) is OrderPlaced else OrderPlaced(**dict(now))
 
 
 def _instant(start: str, zone: ZoneInfo) -> datetime | None:
+    if len(start) != len("YYYYMMDDHHMMSS"):
+        return None
     try:
-        return datetime.strptime(start, "%Y%m%d%H%M%S").replace(tzinfo=zone).astimezone(UTC)
+        month, day, hour, minute, second = (int(start[at : at + 2]) for at in range(4, len(start), 2))
+        return datetime(int(start[:4]), month, day, hour, minute, second, tzinfo=zone).astimezone(UTC)
     except (ValueError, OverflowError):
         return None

@@ -12,7 +12,8 @@ from libs.hl7.message import parse, trimmed
 from services.worklist.attributes import Attributes
 from services.worklist.change import OrderChange
 from services.worklist.hl7 import Interpretation, Sender, interpret
-from services.worklist.mapping import Surroundings, rules
+from services.worklist.mapping import Surroundings
+from services.worklist.rule import rules
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from libs.definition.mappings import BUILT_IN
-from services.worklist.mapping import element
+from services.worklist.rule import element
 from tests.support.hl7 import order
 from tests.unit.worklist.hl7_reading import change, everything, interpreted, sender
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from libs.hl7.charset import decode
 from libs.hl7.message import MalformedError, parse
 from services.worklist.change import Number, OrderChange, PatientChange, PatientMerge
-from services.worklist.hl7 import STEP, interpret
+from services.worklist.hl7 import interpret
+from services.worklist.rule import STEP
 from tests.support.hl7 import header, message, order
 from tests.unit.worklist.hl7_reading import NOON, change, everything, interpreted, sender
 
