@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.worklist.hl7 import Sender
 from services.worklist.rule import Rule
-from tests.support.hl7 import message, order
+from tests.support.hl7 import order
 from tests.unit.worklist.hl7_reading import interpreted, sender
 
 pytestmark = pytest.mark.unit
@@ -26,7 +26,9 @@ def long(rule: Rule) -> Rule:
 LONG = replace(SHORT, rules={keyword: long(rule) for keyword, rule in SHORT.rules.items()})
 #: What the two ways could differ in: delimiters, escapes, nothing and "nothing", blanks, what no DICOM text may hold.
 FIELD = st.lists(
-    st.sampled_from(["A", "é", "^", "~", "&", '""', '"', "\\", "\\T\\", "\\X41\\", " ", "\t", "\ufffd", "x" * 70, "1.2"]),
+    st.sampled_from(
+        ["A", "é", "^", "~", "&", '""', '"', "\\", "\\T\\", "\\X41\\", " ", "\t", "\ufffd", "x" * 70, "1.2"]
+    ),
     max_size=6,
 ).map("".join)
 FIELDS = st.lists(FIELD, max_size=48)
@@ -56,7 +58,9 @@ def test_both_ways_lead_to_the_same(
 
 
 @pytest.mark.parametrize("marks", ["^~\\&", "^", "^~", "$%*!"])
-@pytest.mark.parametrize("text", ["A", " A ", "A*T*B", "A\\T\\B", "A\\B", "A ^ B ", "A ~ B", "^B", "A%B", "A$B", "x" * 70])
+@pytest.mark.parametrize(
+    "text", ["A", " A ", "A*T*B", "A\\T\\B", "A\\B", "A ^ B ", "A ~ B", "^B", "A%B", "A$B", "x" * 70]
+)
 def test_whatever_the_delimiters(marks: str, text: str) -> None:
     raw = order(PV1="|".join(["PV1", *[""] * 18, text]), ORC="|".join(["ORC", "NW", "PL1", *[""] * 14, text])).decode()
     raw = raw.replace("^~\\&", marks, 1)
