@@ -21,7 +21,12 @@ Key = tuple[str, str]
 
 def insert(tx: AsyncSession, table: Table) -> Any:
     """Begin an INSERT that knows ON CONFLICT, in the dialect of the transaction's database."""
-    return (postgresql if tx.get_bind().dialect.name == "postgresql" else sqlite).insert(table)
+    return insert_of(tx.get_bind().dialect.name, table)
+
+
+def insert_of(dialect: str, table: Table) -> Any:
+    """Begin an INSERT that knows ON CONFLICT, in a dialect."""
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
 
 
 async def record(

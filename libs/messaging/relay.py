@@ -89,11 +89,13 @@ class Relay:
         is_due = or_(outbox.c.available_at <= bindparam("now"), outbox.c.available_at > bindparam("furthest"))
         free = select(outbox.c.id).where(is_due).order_by(outbox.c.id).limit(IN_FLIGHT)
         # Made once: to make a statement takes longer than to run it.
-        self._free = free.with_for_update(skip_locked=True)
-        self._due = (
-            select(outbox).where(is_due).order_by(outbox.c.id).limit(IN_FLIGHT)
-            if database.dialect == "sqlite"
-            else free.limit(1)
+        self._due = select(outbox).where(is_due).order_by(outbox.c.id).limit(IN_FLIGHT)
+        chosen = free.with_for_update(skip_locked=True).cte("free")
+        self._take = (
+            update(outbox)
+            .where(outbox.c.id == chosen.c.id)
+            .values(available_at=bindparam("until"), leased_by=self._owner)
+            .returning(*outbox.c)
         )
         self._delete = delete(outbox).where(outbox.c.id.in_(bindparam("ids", expanding=True)))
         database.on_commit(self._committed)
@@ -167,22 +169,14 @@ class Relay:
             self._wake.set()
 
     async def _lease(self) -> Sequence[Row[Any]]:
-        outbox = self._tables.outbox
         now = self._clock()
         times = {"now": now, "furthest": now + _FURTHEST}
-        async with self._database.reading() as tx:
-            due = (await tx.execute(self._due, times)).all()
-        if not due or self._database.dialect == "sqlite":
+        if self._database.dialect == "sqlite":
             # There is one relay: nobody else can take them.
-            return due
+            async with self._database.reading() as tx:
+                return (await tx.execute(self._due, times)).all()
         async with self._database.transaction() as tx:
-            ids = (await tx.execute(self._free, times)).scalars().all()
-            leased = await tx.execute(
-                update(outbox)
-                .where(outbox.c.id.in_(ids))
-                .values(available_at=now + LEASE, leased_by=self._owner)
-                .returning(*outbox.c)
-            )
+            leased = await tx.execute(self._take, {**times, "until": now + LEASE})
             return sorted(leased.all(), key=lambda row: int(row.id))
 
     async def _offer(self, row: Row[Any], done: _Pass) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 @dataclass(frozen=True)
 class _Insert:
-    """A statement, what takes its parameters out of a row, and what turns some of them into what the driver takes."""
+    """A statement, what takes its values out of a row, and what turns some of them into what the driver takes."""
 
     sql: str
     values: Callable[[Mapping[str, Any]], Sequence[Any]]
@@ -24,7 +24,7 @@ class _Insert:
 
 
 async def insert(tx: AsyncSession, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows, all with the same columns; none is no error."""
+    """Insert rows in their order, all with the same columns, two or more; none is no error."""
     if not rows:
         return
     connection = await tx.connection()

@@ -6,11 +6,11 @@ from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, delete, insert, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.fact import Attributes
 from contracts.order import OrderCancelled, OrderChanged, OrderPlaced
+from libs.messaging.inbox import insert_of
 from services.rules.models import completions, order_links, orders, studies
 
 Told = OrderPlaced | OrderChanged | OrderCancelled
@@ -39,7 +39,7 @@ def fields(told: Told) -> dict[str, str]:
 @cache
 def _keeping(dialect: str) -> Any:
     """Give the statement that keeps an order: made once, for to make it takes longer than to run it."""
-    statement = (postgresql if dialect == "postgresql" else sqlite).insert(orders)
+    statement = insert_of(dialect, orders)
     known = ("tenant", "study_instance_uid")
     return statement.on_conflict_do_update(
         index_elements=known,

@@ -13,6 +13,7 @@ from libs.storage.database import Database
 from libs.telemetry import log
 from services.worklist import item_rows, metric
 from services.worklist.index import Entry, Index, entry, is_shown
+from services.worklist.repository import CHANGED
 
 _LOG = log.get(__name__)
 _AT_ONCE: Final = 1000
@@ -98,8 +99,9 @@ class Feed:
             self._index.put(entries, gone)
             metric.ITEMS.set(len(self._index))
 
-    def _committed(self, _session: AsyncSession) -> None:
-        self._changed.set()
+    def _committed(self, session: AsyncSession) -> None:
+        if session.info.get(CHANGED):
+            self._changed.set()
 
     def _fed(self) -> None:
         self._fed_at = self._monotonic()

@@ -4,14 +4,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Column, Row, Select, Table, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import Row, Select, bindparam, delete, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from libs.messaging.inbox import insert as insert_or
+from libs.messaging.inbox import insert_of
 from libs.storage import bulk
-from libs.storage.keys import join, of
+from libs.storage.keys import find, of
 from services.worklist import body
 from services.worklist.change import Change, Number, OrderChange, Origin, PatientMerge
 from services.worklist.ledger import Entry, Item, Key, Patient, keys_of
@@ -19,6 +19,8 @@ from services.worklist.models import changes, counters, items, merges, messages,
 from services.worklist.order import OPEN
 from services.worklist.patient import place
 
+#: Set on a session that has changed items: who follows them looks when it commits.
+CHANGED = "kivuko.worklist.items"
 #: Columns of `items` that a revision is for.
 ITEM_COLUMNS = ("tenant", "site", "order_id", "step_id", "state", "start", "station_aets", "modality", "attributes")
 
@@ -59,25 +61,21 @@ class _Statements(NamedTuple):
 @cache
 def _made(dialect: str) -> _Statements:
     """Make the statements once: to make one takes longer than to run it."""
-
-    def those(table: Table, *columns: Column[Any], give: Sequence[Any] = ()) -> Select[Any]:
-        return select(*(give or (table,))).select_from(join(dialect, table, *columns))
-
     message, patient, number = messages.c, patients.c, order_numbers.c
     name = (message.source, message.control_id, message.digest)
     named = (number.tenant, number.kind, number.value, number.scope)
     is_open = orders.c.state.in_(OPEN) & orders.c.joined_into.is_(None)
     return _Statements(
-        answered=those(messages, *name, give=(*name, message.outcomes)),
-        patients=those(patients, patient.tenant, patient.value, patient.issuer),
-        patients_by_id=those(patients, patient.id),
-        merged_into=those(patients, patient.merged_into),
-        orders_with=those(order_numbers, *named, give=(number.order_id,)),
-        open_of=those(orders, orders.c.patient_id, give=(orders.c.id,)).where(is_open),
-        numbers=those(order_numbers, number.order_id),
-        orders=those(orders, orders.c.id),
-        changes=those(changes, changes.c.order_id),
-        items=those(items, items.c.order_id).order_by(items.c.id),
+        answered=find(dialect, messages, *name, give=(*name, message.outcomes)),
+        patients=find(dialect, patients, patient.tenant, patient.value, patient.issuer),
+        patients_by_id=find(dialect, patients, patient.id),
+        merged_into=find(dialect, patients, patient.merged_into),
+        orders_with=find(dialect, order_numbers, *named, give=(number.order_id,)),
+        open_of=find(dialect, orders, orders.c.patient_id, give=(orders.c.id,), where=is_open),
+        numbers=find(dialect, order_numbers, number.order_id),
+        orders=find(dialect, orders, orders.c.id),
+        changes=find(dialect, changes, changes.c.order_id),
+        items=find(dialect, items, items.c.order_id),
     )
 
 
@@ -87,23 +85,32 @@ def _statements(tx: AsyncSession) -> _Statements:
 
 async def lock(tx: AsyncSession) -> Counters:
     """Become the only one that writes orders, patients and items, until the transaction ends."""
-    statement = insert_or(tx, counters)
-    locked = statement.on_conflict_do_update(
-        index_elements=["name"], set_={"value": counters.c.value + statement.excluded.value}
-    ).returning(counters.c.name, counters.c.value)
-    # One after the other: two replicas never wait for each other crosswise.
-    revision = (await tx.execute(locked, {"name": "revision", "value": 0})).one().value
-    rows = (await tx.execute(select(counters.c.value).where(counters.c.name == "rows"))).scalar_one_or_none()
-    return Counters(revision, rows or 0)
+    # In one order: two replicas never wait for each other crosswise.
+    rows = await tx.execute(_counting(tx.get_bind().dialect.name, "add"), _counts(0, 0))
+    found = {row.name: row.value for row in rows}
+    return Counters(found["revision"], found["rows"])
 
 
 async def give_back(tx: AsyncSession, given: Counters) -> None:
     """Write down which numbers were given out."""
-    statement = insert_or(tx, counters)
-    await tx.execute(
-        statement.on_conflict_do_update(index_elements=["name"], set_={"value": statement.excluded.value}),
-        [{"name": "revision", "value": given.revision}, {"name": "rows", "value": given.rows}],
+    await tx.execute(_counting(tx.get_bind().dialect.name, "set"), _counts(given.revision, given.rows))
+    tx.info[CHANGED] = True
+
+
+@cache
+def _counting(dialect: str, how: Literal["add", "set"]) -> Any:
+    named: list[dict[str, Any]] = [
+        {"name": bindparam(f"{name}_name"), "value": bindparam(name)} for name in ("revision", "rows")
+    ]
+    statement = insert_of(dialect, counters).values(named)
+    value = counters.c.value + statement.excluded.value if how == "add" else statement.excluded.value
+    return statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}).returning(
+        counters.c.name, counters.c.value
     )
+
+
+def _counts(revision: int, rows: int) -> dict[str, Any]:
+    return {"revision_name": "revision", "revision": revision, "rows_name": "rows", "rows": rows}
 
 
 async def answered(tx: AsyncSession, keys: Iterable[tuple[str, str, str]]) -> Mapping[tuple[str, str, str], Any]:
@@ -198,7 +205,7 @@ async def _entries(tx: AsyncSession, ids: Collection[int], numbers: Mapping[int,
     for row in await tx.execute(statements.changes, wanted):
         change = body.read_order(row.body, row.tenant, Origin(row.source, row.message, row.part, row.stamp))
         entries[row.order_id].changes[place(change.origin)] = change
-    for row in await tx.execute(statements.items, wanted):
+    for row in sorted(await tx.execute(statements.items, wanted), key=lambda row: int(row.id)):
         columns = {name: getattr(row, name) for name in ITEM_COLUMNS}
         entries[row.order_id].items.append(Item(row.id, row.step_id, row.performed, columns))
     return list(entries.values())

@@ -41,7 +41,7 @@ def thing(number: int, owner: str = "A") -> dict[str, Any]:
 
 
 async def found(database: Database, columns: Sequence[Column[Any]], wanted: Sequence[Sequence[str | int]]) -> list[int]:
-    statement = select(things.c.id).select_from(keys.join(database.dialect, things, *columns))
+    statement = keys.find(database.dialect, things, *columns, give=[things.c.id])
     async with database.reading() as tx:
         return sorted(await tx.scalars(statement, keys.of(wanted)))
 
