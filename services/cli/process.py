@@ -42,6 +42,8 @@ _REASONS = (
 )  # fmt: skip
 
 #: The database, or another server that an address names, is away.
+#: New objects between two looks for garbage: a group of messages makes more than Python's 700, and none of them is.
+_NEW = 10_000
 _NO_SERVER = (SQLAlchemyError, PostgresError, ConnectionError, TimeoutError, socket.gaierror)
 
 #: Makes the host of a process; what has to be closed after it goes on the stack.
@@ -149,6 +151,7 @@ async def _serve(compose: Compose, *, json_output: bool) -> None:
         host = await compose(stack)
         # Everything is loaded: from here on garbage is looked for, but not in what will never be any.
         gc.freeze()
+        gc.set_threshold(_NEW, 20, 50)
         gc.enable()
         await host.run(announce, stop)
 
