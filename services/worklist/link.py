@@ -4,7 +4,7 @@ PS3.4 section F.7.2.1.2: a step may be done for several scheduled ones, with one
 that the modality has made; it may have no scheduled one at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +30,8 @@ class Candidate:
 
     Attributes
     ----------
+    patients
+        All identifiers of its patient: a modality may have been told one that was merged since.
     cancelled
         It is not to be done: another one with the same name comes first.
     key
@@ -42,7 +44,7 @@ class Candidate:
     study_instance_uid: str
     accession: str
     step_id: str
-    patient: str
+    patients: frozenset[str]
     modality: str
     cancelled: bool = False
     key: str = ""
@@ -116,8 +118,8 @@ def choose(reference: Reference, candidates: Sequence[Candidate], patient: str, 
     found = _one(of_study, reference.step_id, modality)
     if found is not None:
         exact = bool(reference.step_id) and found.step_id == reference.step_id
-        return Link(found.item_id, "step" if exact else "study", _differ(found.patient, patient))
-    same_patient = [each for each in candidates if not _differ(each.patient, patient)]
+        return Link(found.item_id, "step" if exact else "study", _differ(found.patients, patient))
+    same_patient = [each for each in candidates if not _differ(each.patients, patient)]
     named = [each for each in same_patient if each.is_of_accession(reference.accession)]
     found = _one(named, reference.step_id, modality)
     if found is not None:
@@ -141,7 +143,7 @@ def follow(
     """
     same = [each for each in candidates if each.key == key]
     if len(same) == 1:
-        return Link(same[0].item_id, by, _differ(same[0].patient, patient))
+        return Link(same[0].item_id, by, _differ(same[0].patients, patient))
     return choose(reference, candidates, patient, modality)
 
 
@@ -164,5 +166,5 @@ def _only(those: Sequence[Candidate]) -> Candidate | None:
     return None
 
 
-def _differ(one: str, other: str) -> bool:
-    return bool(one) and bool(other) and one != other
+def _differ(known: Collection[str], named: str) -> bool:
+    return bool(known) and bool(named) and named not in known

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from libs.messaging.inbox import insert as insert_or
 from services.worklist.match import Candidate, Found
 from services.worklist.models import items, orders, patients, studies
+from services.worklist.patient_rows import families
 
 #: Orders that a study is expected of.
 _EXPECTED = ("scheduled", "arrived", "started", "completed")
@@ -41,7 +42,7 @@ async def unmatched_for(
 async def candidates(tx: AsyncSession, study: Row[Any]) -> list[Candidate]:
     """Give the orders that a study may belong to."""
     same = (patients.c.tenant == study.tenant) & (patients.c.value == study.patient)
-    family = await _family(tx, same) if study.patient else []
+    family = await families(tx, same) if study.patient else []
     keys = [orders.c.study_instance_uid == study.study_instance_uid]
     if study.accession:
         keys.append(orders.c.accession == study.accession)
@@ -80,20 +81,6 @@ def local(start: str) -> datetime | None:
         return datetime.strptime(start, "%Y%m%d%H%M%S")  # noqa: DTZ007 - by the clock of the site
     except ValueError:
         return None
-
-
-async def _family(tx: AsyncSession, wanted: ColumnElement[bool]) -> Sequence[Any]:
-    """Give patients, and all that are the same as these."""
-    columns = (patients.c.id, patients.c.value, patients.c.merged_into)
-    found = {row.id: row for row in await tx.execute(select(*columns).where(wanted))}
-    new = set(found)
-    while new:
-        ups = {found[each].merged_into for each in new if found[each].merged_into is not None}
-        more = select(*columns).where(or_(patients.c.id.in_(ups), patients.c.merged_into.in_(new)))
-        rows = {row.id: row for row in await tx.execute(more) if row.id not in found}
-        found |= rows
-        new = set(rows)
-    return list(found.values())
 
 
 async def _named(tx: AsyncSession, ids: Iterable[int]) -> Sequence[Any]:
@@ -146,12 +133,12 @@ async def orders_without(
 async def patients_of(tx: AsyncSession, order_id: int) -> set[str]:
     """Give all identifiers of an order's patient, without issuers."""
     own = await tx.scalar(select(orders.c.patient_id).where(orders.c.id == order_id))
-    return {row.value for row in await _family(tx, patients.c.id == own)}
+    return {row.value for row in await families(tx, patients.c.id == own)}
 
 
 async def matched_of(tx: AsyncSession, patient_ids: Iterable[int]) -> Sequence[Row[Any]]:
     """Give studies that matching has given to orders of patients, or of any that are the same as these."""
-    family = await _family(tx, patients.c.id.in_(sorted(patient_ids)))
+    family = await families(tx, patients.c.id.in_(sorted(patient_ids)))
     mine = orders.c.patient_id.in_([row.id for row in family])
     wanted = select(studies).join(orders, orders.c.id == studies.c.order_id).where(mine, studies.c.matched_by != "hand")
     return (await tx.execute(wanted)).all()

@@ -24,6 +24,7 @@ from services.worklist.filing import Desk, Zones, file
 from services.worklist.ledger import LONGEST, Key, Ledger, flaw
 from services.worklist.linking import tell
 from services.worklist.meeting import Meeting
+from services.worklist.step_rows import compare
 
 _LOG = log.get(__name__)
 #: Most messages of one transaction.
@@ -170,7 +171,7 @@ class Orders:
             ledger.unmerge(merge.merged_id)
             ledger.settle()
             await self._save(tx, counters, ledger, numbered)
-            await self._meeting.merged(tx, {merge.merged_id, merge.kept_id})
+            await self._merged(tx, {merge.merged_id, merge.kept_id})
             await repository.close_merge(tx, merge_id, self._clock(), who, reason)
             await repository.give_back(tx, counters)
         return True
@@ -273,10 +274,16 @@ class Orders:
             those = [event for event, whose, _ in filing.events if whose == tenant]
             uids, accessions = ({getattr(one, name) for one in those} for name in _NAMES)
             moved |= await self._meeting.placed(tx, tenant, sorted(uids), sorted(accessions))
-        await self._meeting.merged(tx, {each for _, _, *both in ledger.new_merges for each in both})
+        await self._merged(tx, {each for _, _, *both in ledger.new_merges for each in both})
         await tell(tx, self._outbox, moved, counters, now)
         written = (*filing.new_orders, *filing.old_orders)
         return [(row["tenant"], row["study_instance_uid"], row["accession"]) for row in written], filing.gone
+
+    async def _merged(self, tx: AsyncSession, patient_ids: set[int]) -> None:
+        """See anew what contradicts what, as patients were merged or parted."""
+        if patient_ids:
+            await self._meeting.merged(tx, patient_ids)
+            await compare(tx, patient_ids)
 
 
 def _applied(

@@ -9,7 +9,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.worklist import step
 from services.worklist.link import Candidate, Link, Reference
-from services.worklist.models import items, mpps, mpps_forwards, mpps_items, mpps_messages, order_numbers, orders
+from services.worklist.models import (
+    items,
+    mpps,
+    mpps_forwards,
+    mpps_items,
+    mpps_messages,
+    order_numbers,
+    orders,
+    patients,
+)
+from services.worklist.patient_rows import families, names_of
 from services.worklist.repository import set_performed
 from services.worklist.step import State
 
@@ -77,13 +87,15 @@ async def candidates(tx: AsyncSession, tenant: str, references: Collection[Refer
     rows = await tx.execute(
         select(
             *(items.c.id, items.c.step_id, items.c.attributes, items.c.modality, items.c.state, items.c.order_id),
-            *(_O.study_instance_uid, _O.accession),
+            *(_O.study_instance_uid, _O.accession, _O.patient_id),
         )
         .join(orders, _O.id == items.c.order_id)
         .where(items.c.order_id.in_(ids))
         .order_by(items.c.id)
     )
-    return [_candidate(row, former.get(row.order_id, set())) for row in rows]
+    those = list(rows)
+    names = await names_of(tx, {row.patient_id for row in those})
+    return [_candidate(row, names[row.patient_id], former.get(row.order_id, set())) for row in those]
 
 
 async def _orders(tx: AsyncSession, tenant: str, condition: ColumnElement[bool]) -> Sequence[Row[Any]]:
@@ -120,14 +132,14 @@ async def _sharing(tx: AsyncSession, floating: Collection[int]) -> set[tuple[int
     return {(row[0], row[1]) for row in await tx.execute(select(own.order_id, other.order_id).where(same, wanted))}
 
 
-def _candidate(row: Any, former: Collection[tuple[str, str]]) -> Candidate:
+def _candidate(row: Any, names: frozenset[str], former: Collection[tuple[str, str]]) -> Candidate:
     scheduled = next(iter(step.items(row.attributes, "ScheduledProcedureStepSequence")), {})
     return Candidate(
         row.id,
         row.study_instance_uid,
         row.accession,
         step.text(scheduled, "ScheduledProcedureStepID"),
-        step.text(row.attributes, "PatientID"),
+        names,
         row.modality,
         row.state == "cancelled",
         row.step_id,
@@ -171,6 +183,25 @@ async def linked(tx: AsyncSession, item_ids: Collection[int]) -> list[Row[Any]]:
     """Give the references that are these items, with their steps, and what the item's order calls it."""
     query = _references().add_columns(items.c.step_id.label("key")).join(items, items.c.id == mpps_items.c.item_id)
     return list(await tx.execute(query.where(mpps_items.c.item_id.in_(item_ids))))
+
+
+async def compare(tx: AsyncSession, patient_ids: Collection[int]) -> None:
+    """See anew which steps and their orders name different patients, as these were merged or parted."""
+    same = [row.id for row in await families(tx, patients.c.id.in_(patient_ids))]
+    wanted = (
+        select(mpps_items.c.mpps_id, mpps_items.c.number, mpps_items.c.contradicts, mpps.c.patient, _O.patient_id)
+        .join(mpps, mpps.c.id == mpps_items.c.mpps_id)
+        .join(items, items.c.id == mpps_items.c.item_id)
+        .join(orders, _O.id == items.c.order_id)
+        .where(_O.patient_id.in_(same))
+    )
+    rows = list(await tx.execute(wanted))
+    names = await names_of(tx, {row.patient_id for row in rows})
+    for row in rows:
+        contradicts = bool(row.patient) and row.patient not in names[row.patient_id]
+        if contradicts != row.contradicts:
+            reference = (mpps_items.c.mpps_id == row.mpps_id) & (mpps_items.c.number == row.number)
+            await tx.execute(update(mpps_items).where(reference).values(contradicts=contradicts))
 
 
 def _references() -> Select[Any]:

@@ -6,13 +6,13 @@ import pytest
 
 from contracts.definition import Snapshot
 from services.worklist import dataset, step
-from services.worklist.models import items, mpps_forwards, mpps_items, mpps_messages
+from services.worklist.models import items, merges, mpps_forwards, mpps_items, mpps_messages
 from services.worklist.models import mpps as steps_table
 from services.worklist.mpps import forwarded_to
 from tests.integration.worklist.conftest import Desk
 from tests.integration.worklist.room import Room, caller, definition, open_room, ordered
 from tests.unit.worklist.performed import MPPS, STUDY, created, ended, made, reason, scheduled
-from tests.unit.worklist.said import order
+from tests.unit.worklist.said import JOHN, merge, order
 
 pytestmark = pytest.mark.integration
 
@@ -120,6 +120,21 @@ async def test_a_step_that_names_another_patient_is_linked_by_its_study_and_show
     await ordered(room, "S1")
     await room.create(created(scheduled(step_id="S1"), patient="OTHER"))
     assert [row["contradicts"] for row in await room.rows(mpps_items)] == [True]
+
+
+async def test_patients_who_are_merged_do_not_contradict_each_other(room: Room) -> None:
+    """Whether the modality names the one that was merged before, or since it asked."""
+    await ordered(room, "S1")
+    await room.create(created(scheduled(step_id="S1"), patient=JOHN.value))
+    assert [row["contradicts"] for row in await room.rows(mpps_items)] == [True]
+    await room.desk.take(merge(1))
+    assert [row["contradicts"] for row in await room.rows(mpps_items)] == [False]
+    # Its study is not the order's: the accession number is trusted for the patient.
+    await room.create(created(scheduled(study="1.2.3", step_id="S1", accession="A1"), patient=JOHN.value), OTHER)
+    assert [row["matched_by"] for row in await room.rows(mpps_items)] == ["step", "accession"]
+    [row] = await room.rows(merges)
+    assert await room.desk.orders.unmerge(row["id"], "minsabs", "ana", "two people")
+    assert [row["contradicts"] for row in await room.rows(mpps_items)] == [True, True]
 
 
 async def test_an_accession_number_is_not_enough_for_another_patient(room: Room) -> None:

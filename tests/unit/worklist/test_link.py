@@ -21,7 +21,7 @@ def item(
     modality: str = "CT",
     **more: Any,
 ) -> Candidate:
-    return Candidate(item_id, study, accession, step_id, patient, modality, **more)
+    return Candidate(item_id, study, accession, step_id, frozenset(patient.split()), modality, **more)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,9 @@ def item(
         # The modality has made a study of its own.
         (Reference("1.9", "A1", "S1"), [item(1), item(2, step_id="S2")], Link(1, "accession")),
         (Reference("1.9", "A1", "S1"), [item(1, patient="200")], None),
+        # It asked before its patient was merged, or after.
+        (Reference("1.1", "A1", "S1"), [item(1, patient="200 100")], Link(1, "step")),
+        (Reference("1.9", "A1", "S1"), [item(1, patient="200 100")], Link(1, "accession")),
         (Reference("1.9", "A1", "S1"), [item(1, patient="")], Link(1, "accession")),
         (Reference("1.9", "", "S1", ("1.1",)), [item(1), item(2, study="1.2")], Link(1, "referenced")),
         (Reference("1.9", "", "S1", ("1.1",)), [item(1, patient="200")], None),
@@ -57,7 +60,15 @@ def test_the_item_of_a_step(reference: Reference, items: list[Candidate], expect
 
 words = st.sampled_from(["", "x", "y"])
 candidates = st.lists(
-    st.builds(Candidate, st.integers(1, 5), st.sampled_from(["1.1", "1.2"]), words, words, words, words),
+    st.builds(
+        Candidate,
+        st.integers(1, 5),
+        st.sampled_from(["1.1", "1.2"]),
+        words,
+        words,
+        st.frozensets(st.sampled_from("xy")),
+        words,
+    ),
     max_size=4,
     unique_by=lambda each: each.item_id,
 )
@@ -71,7 +82,7 @@ def test_no_link_without_a_study_or_the_patients_accession_number(
     if found is None:
         return
     (chosen,) = (each for each in those if each.item_id == found.item_id)
-    same = not chosen.patient or not patient or chosen.patient == patient
+    same = not chosen.patients or not patient or patient in chosen.patients
     if chosen.study_instance_uid != reference.study_instance_uid:
         assert reference.accession
         assert chosen.accession == reference.accession
