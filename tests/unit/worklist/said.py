@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from contracts.order import OrderCancelled, OrderChanged, OrderPlaced
 from services.worklist.body import plain
 from services.worklist.change import (
     Action,
@@ -75,6 +76,8 @@ class Books:
     def __init__(self) -> None:
         ids, revisions = count(1), count(1)
         self.ledger = Ledger((), (), lambda: next(ids))
+        #: What was told, in its order: the kind of event, and what it says.
+        self.told: list[tuple[str, OrderPlaced | OrderChanged | OrderCancelled]] = []
         self._desk = Desk(lambda: next(revisions), lambda: next(ids), lambda _: ZONE, NOON)
 
     def take(self, *changes: Change) -> list[str | None]:
@@ -93,6 +96,7 @@ class Books:
     def _settle(self) -> None:
         self.ledger.settle()
         filing = file(self.ledger, {}, self._desk)
+        self.told += [(type(event).__name__, event) for event, _, _ in filing.events]
         for row in (*filing.new_items, *filing.old_items):
             entries = self.ledger.entries.values()
             for entry in entries:

@@ -44,6 +44,44 @@ def test_two_orders_that_turn_out_to_be_one_make_one_item(books: Books) -> None:
     assert value(item, "FillerOrderNumberImagingServiceRequest") == "F1"
 
 
+def test_of_two_orders_that_turn_out_to_be_one_the_other_is_told_as_cancelled(books: Books) -> None:
+    books.take(order(0, placer="P1", steps=CT))
+    books.take(order(1, filler="F1", steps=CT))
+    items = {one.id for entry in books.ledger.entries.values() for one in entry.items}
+    books.take(order(2, "update", placer="P1", filler="F1"))
+    first, second, *joined = books.told
+    assert [kind for kind, _ in joined] == ["OrderChanged", "OrderCancelled"]
+    assert joined[0][1].study_instance_uid == first[1].study_instance_uid
+    assert (joined[1][1].study_instance_uid, joined[1][1].state) == (second[1].study_instance_uid, "cancelled")
+    assert joined[1][1].revision not in {each.revision for _, each in (first, second, joined[0])}
+    # A modality may have been shown either: none is made anew.
+    assert {one.id for entry in books.ledger.entries.values() for one in entry.items} == items
+
+
+@pytest.mark.parametrize(("study", "kind"), [("1.2.3", "OrderChanged"), (None, "OrderCancelled")])
+def test_of_a_part_nothing_is_told_that_was_over_or_has_the_study_of_the_whole(
+    books: Books, study: str | None, kind: str
+) -> None:
+    about = {"StudyInstanceUID": (study,)} if study else {}
+    books.take(order(0, placer="P1", about=about, steps=CT))
+    books.take(order(1, filler="F1", about=about, steps=CT))
+    if study is None:
+        books.take(order(2, "cancel", filler="F1"))
+    before = len(books.told)
+    books.take(order(3, "update", placer="P1", filler="F1", about={"RequestingService": ("ER",)}))
+    [(told, of_whole)] = books.told[before:]
+    assert (told, of_whole.study_instance_uid) == (kind, books.told[0][1].study_instance_uid)
+
+
+def test_parts_that_join_bring_the_steps_that_the_whole_has_not(books: Books) -> None:
+    books.take(order(0, placer="P1", steps={"S1": TWO["S1"]}))
+    books.take(order(1, filler="F1", steps={"S2": TWO["S2"]}))
+    known = {one.step_id: one.id for entry in books.ledger.entries.values() for one in entry.items}
+    books.take(order(2, "update", placer="P1", filler="F1"))
+    [whole] = [entry for entry in books.ledger.entries.values() if entry.joined_into is None]
+    assert {one.step_id: one.id for one in whole.items} == known
+
+
 def test_a_number_without_an_issuer_is_a_sites_own(books: Books) -> None:
     books.take(order(0, accession="A1", site="malabo", steps=CT))
     books.take(order(1, accession="A1", site="bata", steps=CT))
@@ -166,12 +204,31 @@ def test_a_merge_that_makes_no_sense_is_refused_and_changes_nothing(
     assert books.items() == before
 
 
+def test_two_merges_of_one_message_that_contradict_each_other_are_refused(books: Books) -> None:
+    said = books.take(merge(0, JANE, JOHN), merge(0, JOHN, JANE))
+    assert said[0] is None
+    assert "inverse" in (said[1] or "")
+    assert books.ledger.new_merges == []
+
+
 def test_a_merge_that_is_told_once_more_is_taken_and_changes_nothing(books: Books) -> None:
     books.take(order(0, placer="P1", patient=JOHN, steps=CT))
     assert books.take(merge(1)) == [None]
     before = books.items()
     assert books.take(merge(2)) == [None]
     assert books.items() == before
+
+
+def test_who_is_merged_gives_what_is_not_known_of_who_stays_but_no_identifier(books: Books) -> None:
+    books.take(about(0, JOHN, PatientName=("DOE^JOHN",), PatientSex=("M",), OtherPatientIDs=("7",)))
+    books.take(about(0, JANE, PatientName=("DOE^JANE",)))
+    books.take(merge(1))
+    books.take(order(2, placer="P1", steps=CT))
+    [item] = books.items()
+    found = [item["attributes"].get(keyword) for keyword in ("PatientName", "PatientSex", "OtherPatientIDs")]
+    assert found == [["DOE^JANE"], ["M"], None]
+    books.take(about(3, JANE, OtherPatientIDs=("8",)))
+    assert books.items()[0]["attributes"]["OtherPatientIDs"] == ["8"]
 
 
 def test_an_undone_merge_leaves_each_patient_what_was_said_of_it(books: Books) -> None:
