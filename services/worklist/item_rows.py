@@ -1,15 +1,18 @@
 """SQL of items as the port reads them: attributes as the text that they are kept as."""
 
-from collections.abc import Sequence
-from typing import Any
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
-from pydantic_core import to_json
 from sqlalchemy import ColumnElement, Row, Select, Text, cast, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.worklist import listing
 from services.worklist.index import ENDED, SHOWN
 from services.worklist.models import counters, items, orders
+
+#: Names that are read at once.
+_NAMES: Final = 5000
 
 
 async def newest_revision(tx: AsyncSession) -> int:
@@ -63,12 +66,20 @@ async def of_patient(tx: AsyncSession, patient: str, limit: int) -> Sequence[Row
     return await _newest(tx, items.c.order_id.in_(select(orders.c.id).where(listing.of_patient(patient))), limit)
 
 
-async def named_like(tx: AsyncSession, name: str, limit: int) -> Sequence[Row[Any]]:
-    """Give items that may be of a patient with a part of a name, the newest first. It reads the whole table."""
-    # As JSON writes it: with a backslash before quotation marks and backslashes.
-    written = to_json(name).decode()[1:-1]
-    pattern = f'%"PatientName":["%{listing.like(written)}%'
-    return await _newest(tx, cast(items.c.attributes, Text).ilike(pattern, escape="\\"), limit)
+async def named_like(tx: AsyncSession, is_meant: Callable[[str], bool], limit: int) -> Sequence[Row[Any]]:
+    """Give items of patients by name, the newest first. It reads the names of the whole table."""
+    name = items.c.attributes[("PatientName", 0)].as_string()
+    page = select(items.c.id, name.label("name")).order_by(items.c.id.desc()).limit(_NAMES)
+    found: list[int] = []
+    rows: Sequence[Row[Any]] = (await tx.execute(page)).all()
+    while rows and len(found) < limit:
+        found += await asyncio.to_thread(_meant, rows, is_meant)
+        rows = (await tx.execute(page.where(items.c.id < rows[-1].id))).all() if len(rows) == _NAMES else ()
+    return await _newest(tx, items.c.id.in_(found[:limit]), limit)
+
+
+def _meant(rows: Sequence[Row[Any]], is_meant: Callable[[str], bool]) -> list[int]:
+    return [row.id for row in rows if row.name and is_meant(row.name)]
 
 
 async def _newest(tx: AsyncSession, condition: ColumnElement[bool], limit: int) -> Sequence[Row[Any]]:

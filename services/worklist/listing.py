@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, and_, literal, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.web.principal import Principal
@@ -48,11 +48,12 @@ async def list_orders(
 
 
 def of_patient(value: str) -> ColumnElement[bool]:
-    """Tell whether an order is of a patient by identifier, merged ones included."""
-    kept = patients.alias()
-    own: Select[Any] = select(patients.c.id).where(patients.c.value == value)
-    merged = select(patients.c.id).join(kept, patients.c.merged_into == kept.c.id).where(kept.c.value == value)
-    return or_(orders.c.patient_id.in_(own), orders.c.patient_id.in_(merged))
+    """Tell whether an order is of a patient by identifier, or by one that is the same patient's by merges."""
+    named = select(patients.c.id, patients.c.merged_into).where(patients.c.value == value).cte(recursive=True)
+    other = patients.alias()
+    near = or_(other.c.merged_into == named.c.id, other.c.id == named.c.merged_into)
+    same = named.union(select(other.c.id, other.c.merged_into).join(named, near))
+    return orders.c.patient_id.in_(select(same.c.id))
 
 
 async def find_order(tx: AsyncSession, caller: Principal, order_id: int) -> Row[Any] | None:

@@ -163,8 +163,7 @@ async def _of_patient(tx: Any, patient: str) -> list[Row[Any]]:
     if rows:
         return rows
     wanted = matching.fold(patient)
-    found = await item_rows.named_like(tx, patient, _MOST_ITEMS)
-    return [row for row in found if wanted in matching.fold(_entry(row).name)]
+    return list(await item_rows.named_like(tx, lambda name: wanted in matching.fold(name), _MOST_ITEMS))
 
 
 def _entry(row: Row[Any]) -> Any:

@@ -164,6 +164,7 @@ def test_the_lists_of_a_quiet_night_are_sentences(worklist: Cli) -> None:
     assert worklist("merges").stdout.strip() == "No patients were merged."
     assert "No query" in worklist("queries").stdout
     assert "Every study has its order." in worklist("unmatched").stdout
+    answer(worklist, "add", *JANE, "--start", "2026-11-21 10:15", "--order", "QUIET")
     said = worklist("explain", "--ae", "US1", "--patient", "4711").stdout
     assert ("DOE^JANE" in said, "No query of this node is recorded" in said) == (True, True)
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from sqlalchemy import func, select
 
 from libs.storage import database
-from services.worklist import repository
+from services.worklist import listing, repository
 from services.worklist.change import Change, Number
 from services.worklist.models import changes, items, merges, messages, metadata, orders
 from services.worklist.orders import NotTakenError
@@ -127,6 +127,23 @@ async def test_news_of_a_patient_and_merges_reach_open_items_and_a_person_undoes
     assert await desk.items() == before
     assert (await desk.take(merge(4))).outcomes[0].result == "applied"
     assert value((await desk.items())[0], "PatientID") == "100"
+
+
+async def test_orders_are_found_by_every_identifier_of_their_patient(desk: Desk) -> None:
+    old, older, other = (Number(value, "HIS") for value in ("099", "098", "097"))
+    for minute, (kept, merged) in enumerate([(JANE, JOHN), (JOHN, old), (old, older)]):
+        await desk.take(merge(minute, kept, merged))
+    for minute, patient in enumerate([JANE, older, other], start=10):
+        await desk.take(order(minute, placer=f"P{minute}", patient=patient, steps=CT))
+
+    async def found(value: str) -> set[str]:
+        async with desk.database.reading() as tx:
+            return {row.placer for row in await listing.list_orders(tx, [listing.of_patient(value)], None, 10)}
+
+    for value in ("100", "200", "099", "098"):
+        assert await found(value) == {"P10", "P11"}, value
+    assert await found("097") == {"P12"}
+    assert await found("") == set()
 
 
 async def test_orders_join_and_keep_their_items(desk: Desk) -> None:
