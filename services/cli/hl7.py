@@ -1,4 +1,4 @@
-"""`kivuko worklist map` and `messages`: what a mapping makes of an HL7 message, and what came over HL7."""
+"""`kivuko worklist map`, `messages`, `read-again`: what a mapping makes of an HL7 message, and what came over HL7."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +11,7 @@ from services.cli.output import Json, fail, in_bytes, local_time, out, print_jso
 
 MAP = "Example: kivuko worklist map order.hl7 --source RIS"
 MESSAGES = "Example: kivuko worklist messages --answer AE"
+READ_AGAIN = "Example: kivuko worklist read-again 17 18"
 _PATH = "/v1/worklist"
 _HEADERS = {"content-type": "application/octet-stream"}
 
@@ -87,6 +88,29 @@ def messages(
     print_table("Messages", columns, rows, empty="No message fits.")
     if found["before"]:
         out.print(f"The latest {len(rows)}; filters or --limit show others.")
+
+
+def read_again(
+    numbers: Annotated[list[int], typer.Argument(metavar="ID...", help="As `kivuko worklist messages` lists them.")],
+    *,
+    json_output: Json = False,
+) -> None:
+    """Read messages anew that could not be read when they came, once their mapping is mended.
+
+    They count by their own time, so that what was said since stays. Their senders hear nothing of it.
+    """
+    client = connect(json_output=json_output)
+    done = []
+    for number in numbers:
+        found = client.post(f"{_PATH}/messages/{number}/read-again")
+        done.append({"id": number, **found})
+        if not json_output:
+            why = f": {'; '.join(found['faults'])}" if found["faults"] else ""
+            out.print(f"{number}: {'taken' if found['answer'] == 'AA' else 'refused again'}{escape(why)}")
+    if json_output:
+        print_json({"messages": done})
+    if any(each["answer"] != "AA" for each in done):
+        raise typer.Exit(EXIT_REFUSED)
 
 
 def _show(found: dict[str, Any]) -> None:

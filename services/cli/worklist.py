@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command(epilog=worklist_query.QUERIES)(worklist_query.queries)
 app.command("map", epilog=hl7.MAP)(hl7.map_message)
 app.command(epilog=hl7.MESSAGES)(hl7.messages)
+app.command("read-again", epilog=hl7.READ_AGAIN)(hl7.read_again)
 app.command(epilog=worklist_query.EXPLAIN)(worklist_query.explain)
 app.command(epilog=steps.EXAMPLE)(steps.steps)
 app.command("import", epilog=sheet.IMPORT)(sheet.import_file)

@@ -56,7 +56,7 @@ def build(platform: Platform) -> Service:
     router.include_router(make_step_router(database, performing.forwarding, platform.clock))
     port = Port(platform, database, outbox, performing.steps)
     hl7 = Hl7Port(platform, orders, port.resolved)
-    add_routes(router, database, platform.network, platform.clock)
+    add_routes(router, database, platform.network, orders, platform.clock)
 
     async def start() -> None:
         await port.start()

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 from sqlalchemy import Row, Select, Text, cast, select
 
-from contracts.definition import Definition
+from contracts.definition import Definition, Snapshot
 from libs.clock import Clock
 from libs.dimse.admission import UNKNOWN_NODE
 from libs.hl7.charset import UnknownCharsetError, decode
@@ -20,7 +20,7 @@ from libs.web.principal import Principal, principal
 from libs.web.problem import Problem
 from services.worklist import hl7
 from services.worklist.body import plain
-from services.worklist.hl7_intake import read
+from services.worklist.hl7_intake import Intake, Taking, read
 from services.worklist.models import messages
 from services.worklist.rule import element
 from services.worklist.sender import Senders, charset_of
@@ -86,10 +86,18 @@ class Shown(Received):
     text: str = Field(description="Empty once it is removed.")
 
 
-def add_routes(router: APIRouter, database: Database, network: NetworkView, clock: Clock) -> None:
+class ReadAgain(BaseModel):
+    """What became of a message that was read anew."""
+
+    answer: Literal["AA", "AE"] = Field(description="AA: its orders are on the worklist now; AE: refused again.")
+    faults: list[str] = Field(description="Why it is refused.")
+
+
+def add_routes(router: APIRouter, database: Database, network: NetworkView, orders: Taking, clock: Clock) -> None:
     """Add the routes under `/messages` and `/map`."""
     _trying(router, network, clock)
     _messages(router, database, network)
+    _again(router, database, network, Intake(network, orders, clock))
 
 
 def _trying(router: APIRouter, network: NetworkView, clock: Clock) -> None:
@@ -102,11 +110,7 @@ def _trying(router: APIRouter, network: NetworkView, clock: Clock) -> None:
         source: Annotated[str | None, Query(description="Node that it counts as from; the only one with hl7.")] = None,
     ) -> list[Mapped]:
         """Show what the definition in force makes of a message, field by field. Nothing is kept."""
-        snapshot = network.current
-        if snapshot is None:
-            raise Problem(
-                409, "No definition", "There is no network definition yet.", advice="Run `kivuko apply FILE`."
-            )
+        snapshot = _in_force(network)
         node = _source(snapshot.definition, source, caller)
         raw = await request.body()
         if not raw or len(raw) > _LONGEST:
@@ -151,13 +155,61 @@ def _messages(router: APIRouter, database: Database, network: NetworkView) -> No
     @router.get("/messages/{message}", dependencies=[requires("messages.read")])
     async def show_message(message: int, caller: Caller) -> Shown:
         """Show one message as it came, what it says of the patient included."""
-        async with database.reading() as tx:
-            row = (await tx.execute(_visible(network, caller).where(messages.c.id == message))).one_or_none()
-        if row is None:
-            raise Problem(
-                404, "Not found", f"There is no message {message}.", advice="`kivuko worklist messages` shows them."
-            )
+        row = await _one(database, network, caller, message)
         return Shown(**_columns(row), text=_text(network, row))
+
+
+def _again(router: APIRouter, database: Database, network: NetworkView, intake: Intake) -> None:
+    @router.post("/messages/{message}/read-again", dependencies=[requires("orders.manage")])
+    async def read_message_again(message: int, caller: Caller) -> ReadAgain:
+        """Read a message anew that could not be read when it came, by the mapping in force: as if it came now again.
+
+        It counts by its own time, so that what was said since stays. Its sender hears nothing of it.
+        """
+        row = await _one(database, network, caller, message)
+        snapshot = _in_force(network)
+        _check_again(snapshot.definition, row)
+        answer, faults = await intake.again(bytes(row.raw), snapshot, row.source, row.received_at)
+        if answer == "AR":
+            raise Problem(503, "Not kept", "It could not be kept just now.", advice="Try again.")
+        return ReadAgain(answer=answer, faults=[f"{fault.place}: {fault.said}" for fault in faults])
+
+
+def _check_again(definition: Definition, row: Row[Any]) -> None:
+    """Tell whether a message can be read anew. Raises Problem."""
+    if row.answer == "AA":
+        raise Problem(409, "Taken", "It was taken when it came.", advice="`kivuko worklist list` shows its orders.")
+    if row.outcomes:
+        raise Problem(
+            409,
+            "Refused",
+            f"It was read, and what it says was refused: {row.said}.",
+            advice="Do by hand what it should have done: `kivuko worklist edit`, `merges` or `unmerge`.",
+        )
+    if row.removed_size is not None:
+        raise Problem(410, "Removed", "Its text was removed: it is older than such are kept.", advice="Have it sent.")
+    node = definition.nodes.get(row.source)
+    if row.source != UNKNOWN_NODE and (node is None or node.hl7 is None):
+        why = f"The node {row.source} sends no HL7 in the network definition in force."
+        raise Problem(409, "No sender", why, advice="Give it `hl7`, run `kivuko apply FILE`, then try again.")
+
+
+async def _one(database: Database, network: NetworkView, caller: Principal, message: int) -> Row[Any]:
+    async with database.reading() as tx:
+        row: Row[Any] | None = (
+            await tx.execute(_visible(network, caller).where(messages.c.id == message))
+        ).one_or_none()
+    if row is None:
+        raise Problem(
+            404, "Not found", f"There is no message {message}.", advice="`kivuko worklist messages` shows them."
+        )
+    return row
+
+
+def _in_force(network: NetworkView) -> Snapshot:
+    if network.current is None:
+        raise Problem(409, "No definition", "There is no network definition yet.", advice="Run `kivuko apply FILE`.")
+    return network.current
 
 
 def _source(definition: Definition, asked: str | None, caller: Principal) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
-from contracts.definition import Definition
+from contracts.definition import Definition, Snapshot
 from libs.clock import Clock
 from libs.hl7.acknowledgement import Answer, Asked, Fault, answers, asked, is_answer
 from libs.hl7.charset import UnknownCharsetError, decode
@@ -117,9 +117,28 @@ class Intake:
             metric.MESSAGES.labels(kind="answer", outcome="ignored").inc()
             _LOG.info("an acknowledgement came without a question: it is not answered", node=node)
             return []
+        answer, faults = await self._kept(raw, found, sender, received_at)
+        return self._answers(found.asked, answer, faults)
+
+    async def again(
+        self, raw: bytes, snapshot: Snapshot, node: str, received_at: datetime
+    ) -> tuple[Answer, tuple[Fault, ...]]:
+        """Read a message anew that could not be read when it came; nobody is answered.
+
+        Parameters
+        ----------
+        node
+            It came from there.
+        received_at
+            When it came, in UTC.
+        """
+        sender = self._senders.sender(snapshot, node)
+        found = await asyncio.to_thread(read, raw, snapshot.definition, sender, received_at)
         return await self._kept(raw, found, sender, received_at)
 
-    async def _kept(self, raw: bytes, found: Read, sender: Sender, received_at: datetime) -> list[bytes]:
+    async def _kept(
+        self, raw: bytes, found: Read, sender: Sender, received_at: datetime
+    ) -> tuple[Answer, tuple[Fault, ...]]:
         interpretation = found.interpretation
         kind = "other" if found.message is None else kind_of(found.message)
         received = Received(
@@ -149,7 +168,7 @@ class Intake:
             metric.WARNINGS.labels(node=sender.node).inc()
         if answer == "AE":
             _LOG.warning("HL7 message refused", node=sender.node, type=kind, reason="; ".join(f.place for f in faults))
-        return self._answers(found.asked, answer, faults)
+        return answer, faults
 
     def _refused(self, raw: bytes, stranger: Known | Stranger, address: str) -> list[bytes]:
         reason = stranger.reason if isinstance(stranger, Stranger) else "there is no network definition"

@@ -218,7 +218,7 @@ class Orders:
             counters = await repository.lock(tx)
             before = await repository.answered(tx, map(_key, group))
             # What could not be read may be read now: people have mended the mapping, and have it sent again.
-            unread = [key for key, row in before.items() if not row.outcomes]
+            unread = {key for key, row in before.items() if not row.outcomes}
             answers = {key: _read(row.outcomes) for key, row in before.items() if row.outcomes}
             fresh = {_key(one): one for one in group if _key(one) not in answers}
             if fresh:
@@ -229,8 +229,7 @@ class Orders:
                 answers |= outcomes
                 written, gone = await self._save(tx, counters, ledger, numbered)
                 await repository.save_changes(tx, rows)
-                await repository.forget_messages(tx, unread)
-                await repository.save_messages(tx, [_row(one, outcomes[key]) for key, one in fresh.items()])
+                await repository.save_messages(tx, [_row(one, outcomes[key]) for key, one in fresh.items()], unread)
                 await repository.give_back(tx, counters)
                 await follow(tx, gone, self._clock())
                 await claim(tx, written, self._clock())

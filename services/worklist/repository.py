@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Row, Select, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import Row, Select, bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.messaging.inbox import insert_of
@@ -337,17 +337,20 @@ async def save_changes(tx: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> N
     await bulk.insert(tx, changes, rows)
 
 
-async def forget_messages(tx: AsyncSession, keys: Iterable[tuple[str, str, str]]) -> None:
-    """Delete what was received, to be written anew."""
-    those = sorted(set(keys))
-    if those:
-        key = tuple_(messages.c.source, messages.c.control_id, messages.c.digest)
-        await tx.execute(delete(messages).where(key.in_(those)))
-
-
-async def save_messages(tx: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write what was received and answered."""
-    await bulk.insert(tx, messages, rows)
+async def save_messages(
+    tx: AsyncSession, rows: Sequence[Mapping[str, Any]], known: Collection[tuple[str, str, str]]
+) -> None:
+    """Write what was received and answered; of what is known, what became of it now."""
+    new = []
+    for row in rows:
+        if (row["source"], row["control_id"], row["digest"]) not in known:
+            new.append(row)
+            continue
+        message = messages.c
+        same = (message.source == row["source"]) & (message.control_id == row["control_id"])
+        same &= message.digest == row["digest"]
+        await tx.execute(update(messages).where(same).values(**row, removed_size=None))
+    await bulk.insert(tx, messages, new)
 
 
 async def changed_items(tx: AsyncSession, after_revision: int, limit: int) -> Sequence[Row[Any]]:

@@ -77,8 +77,6 @@ def event(now: OrderPlaced, before: OrderPlaced | None) -> OrderPlaced | OrderCh
 
 
 def _instant(start: str, zone: ZoneInfo) -> datetime | None:
-    if len(start) != len("YYYYMMDDHHMMSS"):
-        return None
     try:
         month, day, hour, minute, second = (int(start[at : at + 2]) for at in range(4, len(start), 2))
         return datetime(int(start[:4]), month, day, hour, minute, second, tzinfo=zone).astimezone(UTC)

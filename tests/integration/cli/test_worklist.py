@@ -10,12 +10,13 @@ import pytest
 
 from tests.integration.cli.conftest import Cli, command
 from tests.integration.ingest.peer import send
+from tests.support.hl7 import Line, fields
 from tests.support.kivuko import Process
 from tests.support.process import wait_until
 from tests.support.synthetic import make_study, new_uid
 
 pytestmark = pytest.mark.integration
-NETWORK = {
+NETWORK: dict[str, Any] = {
     "kivuko": 1,
     "name": "Clinic",
     "timezone": "Africa/Malabo",
@@ -158,6 +159,26 @@ def test_a_message_is_tried_with_its_mapping(worklist: Cli, tmp_path: Path) -> N
     refused = worklist("map", str(file))
     assert (refused.returncode, "refused:" in refused.stdout) == (1, True)
     assert answer(worklist, "list", "--number", "P9")["orders"] == []
+
+
+def test_what_could_not_be_read_is_read_again_once_the_mapping_is_mended(worklist: Cli, kivuko: Process) -> None:
+    line = Line(kivuko.addresses["hl7"])
+    assert fields(line.ask(HL7.replace(b"ORC|NW|P9", b"ORC|ZZ|P10").replace(b"|P9|", b"|P10|")))[1] == "AE"
+    line.close()
+    [refused] = answer(worklist, "messages", "--answer", "AE")["messages"]
+    number = str(refused["id"])
+    again = worklist("read-again", number)
+    assert (again.returncode, "refused again: ORC-1" in again.stdout) == (1, True)
+    ris = {**NETWORK["nodes"]["RIS"], "hl7": {"mapping": "own"}}
+    mended = {"hl7-mappings": {"own": {"extends": "default", "control": {"ZZ": "schedule"}}}}
+    network = {**NETWORK, "nodes": {**NETWORK["nodes"], "RIS": ris}, **mended}
+    assert kivuko.cli("apply", "-", stdin=json.dumps(network)).returncode == 0
+    wait_until(lambda: worklist("read-again", number).returncode == 0, "the mended mapping to be in force")
+    [order] = answer(worklist, "list", "--number", "P10")["orders"]
+    assert order["patient"] == "9"
+    gone = worklist("read-again", number)
+    assert (gone.returncode, "It was taken when it came." in gone.stderr) == (1, True)
+    assert "There is no message 999." in worklist("read-again", "999").stderr
 
 
 def test_the_lists_of_a_quiet_night_are_sentences(worklist: Cli) -> None:

@@ -71,6 +71,16 @@ class Office:
     client: httpx.AsyncClient
     clock: Clock
     uses: list[AccessUsed]
+    network: NetworkView
+    #: The last of these is in force.
+    applied: list[Snapshot]
+
+    async def apply(self, **more: Any) -> None:
+        """Apply the definition with other parts."""
+        made = Definition.model_validate({**NETWORK, **more})
+        number = len(self.applied) + 1
+        self.applied.append(Snapshot(version=number, document_hash=str(number), definition=made))
+        await self.network.refresh()
 
     async def get(self, path: str, who: str = "night", **query: Any) -> Any:
         """Ask; give the decoded answer to what was understood."""
@@ -116,13 +126,13 @@ async def office(url: str, folder: Path) -> AsyncIterator[Office]:
     """Open it on an empty database."""
     database = Database(url, "worklist")
     await migrate(database, "services.worklist")
-    snapshot = Snapshot(version=1, document_hash="1", definition=Definition.model_validate(NETWORK))
+    applied = [Snapshot(version=1, document_hash="1", definition=Definition.model_validate(NETWORK))]
     settings = Settings(home=folder, instance="test")
     clock = Clock()
     uses: list[AccessUsed] = []
 
     async def fetch() -> Snapshot:
-        return snapshot
+        return applied[-1]
 
     async def people() -> AccessList:
         return AccessList(
@@ -148,5 +158,5 @@ async def office(url: str, folder: Path) -> AsyncIterator[Office]:
     await access.refresh()
     app = make_app([build(platform)], access, record, clock, version="1")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://kivuko") as client:
-        yield Office(database, client, clock, uses)
+        yield Office(database, client, clock, uses, platform.network, applied)
     await database.close()

@@ -115,3 +115,41 @@ async def test_a_mapping_is_tried_for_a_node_in_the_scope_of_who_asks(people: Of
     ):
         assert (await tried(content, who, **query))[0] == expected
     assert (await people.get("/messages"))["messages"] == []
+
+
+UNREAD = b"MSH|^~\\&|RIS|HGB|||20261120101530||OMI^O23|u1|P|2.5\rPID|||P7||MBA^ANA\rORC|ZZ|P7\rOBR|1|P7||CTH^CT Head\r"
+
+
+async def test_what_could_not_be_read_is_read_again_by_a_mapping_that_was_mended(hl7: Desk, people: Office) -> None:
+    unread = Received("RIS", "u1", UNREAD, NOON, (), (), tenant="minsabs", refusal="ORC-1: not one of `control`")
+    await hl7.orders.take(unread)
+    [row] = (await people.get("/messages"))["messages"]
+    again = await people.post(f"/messages/{row['id']}/read-again")
+    assert (again["answer"], again["faults"][0].partition(":")[0]) == ("AE", "ORC-1")
+    ris = {"site": "bata", "host": "10.1.0.4", "issuer": "HGB", "hl7": {"mapping": "own"}}
+    mended = {"own": {"extends": "default", "control": {"ZZ": "schedule"}}}
+    await people.apply(**{"nodes": {"RIS": ris}, "hl7-mappings": mended})
+    for who, status in (("looker", 403), ("stranger", 404), ("malabo", 404)):
+        refused = await people.refused(f"/messages/{row['id']}/read-again", who=who)
+        assert refused["status"] == status, who
+    again = await people.post(f"/messages/{row['id']}/read-again")
+    assert again == {"answer": "AA", "faults": []}
+    [order_] = (await people.get("/orders"))["orders"]
+    assert (order_["patient"], order_["placer"]) == ("P7", "P7")
+    [taken] = (await people.get("/messages"))["messages"]
+    assert (taken["id"], taken["answer"], taken["received_at"][:16]) == (row["id"], "AA", "2026-11-20T12:00")
+    # By its own time, not that of who reads it: what was said since stays.
+    assert (await people.refused(f"/messages/{row['id']}/read-again"))["title"] == "Taken"
+
+
+async def test_what_cannot_be_read_again_is_said(hl7: Desk, people: Office) -> None:
+    await came(hl7, 0, refused=True)
+    long = order(1, placer="P" * 300, site="bata", source="RIS")
+    await hl7.orders.take(Received("RIS", "m9", b"MSH|^~\\&|RIS", NOON, (long,)))
+    await hl7.orders.take(Received("GONE", "m8", b"MSH|^~\\&|X", NOON, (), (), tenant="minsabs", refusal="MSH-9"))
+    gone, said, old = (one["id"] for one in (await people.get("/messages"))["messages"])
+    assert (await people.refused(f"/messages/{gone}/read-again"))["title"] == "No sender"
+    assert (await people.refused(f"/messages/{said}/read-again"))["title"] == "Refused"
+    assert await Keeping(hl7.database, lambda: NOON + timedelta(days=91), days=90).remove() == 3
+    assert (await people.refused(f"/messages/{old}/read-again"))["status"] == 410
+    assert (await people.refused("/messages/999/read-again"))["status"] == 404

@@ -136,12 +136,12 @@ async def test_orders_are_found_by_every_identifier_of_their_patient(desk: Desk)
     for minute, patient in enumerate([JANE, older, other], start=10):
         await desk.take(order(minute, placer=f"P{minute}", patient=patient, steps=CT))
 
-    async def found(value: str) -> set[str]:
+    async def found(identifier: str) -> set[str]:
         async with desk.database.reading() as tx:
-            return {row.placer for row in await listing.list_orders(tx, [listing.of_patient(value)], None, 10)}
+            return {row.placer for row in await listing.list_orders(tx, [listing.of_patient(identifier)], None, 10)}
 
-    for value in ("100", "200", "099", "098"):
-        assert await found(value) == {"P10", "P11"}, value
+    for each in ("100", "200", "099", "098"):
+        assert await found(each) == {"P10", "P11"}, each
     assert await found("097") == {"P12"}
     assert await found("") == set()
 
