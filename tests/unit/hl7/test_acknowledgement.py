@@ -101,3 +101,15 @@ def test_an_answer_is_never_answered() -> None:
     assert not is_answer(read(header("ORM^O01")))
     [own] = answered(asked(read(header("ORM^O01", msh15="AL"))))
     assert is_answer(parse(decode(own, "ASCII")))
+
+
+@pytest.mark.parametrize(
+    ("said", "modes", "processing"),
+    [({}, [], "P"), ({"msh11": ""}, [], "P"), ({"msh11": "T"}, [], "T"), ({"msh15": "AL"}, ["NE", "NE"], "P"),
+     ({"msh16": "AL"}, ["NE", "NE"], "P")],
+)  # fmt: skip
+def test_an_answer_asks_for_none_where_the_sender_knows_such(
+    said: dict[str, str], modes: list[str], processing: str
+) -> None:
+    found = fields(answered(asked(read(header("ORM^O01", "M7", "2.4", **said))))[-1], "MSH")
+    assert (found[10], [each for each in found[14:16] if each]) == (processing, modes)

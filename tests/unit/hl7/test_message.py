@@ -186,3 +186,16 @@ def test_a_set_that_always_counts_wins() -> None:
 def test_a_set_that_is_not_known_is_said() -> None:
     with pytest.raises(UnknownCharsetError, match="KLINGON"):
         read(rb"MSH|^~\&|A|||||||||||||||KLINGON" + b"\r")
+
+
+@pytest.mark.parametrize(("marks", "meant"), [("^~\\&#", "~ # &"), ("^", "\\R\\ \\P\\ \\T\\"), ("^$!%", "$ # %")])
+def test_an_escape_stands_for_what_the_message_says(marks: str, meant: str) -> None:
+    escape_ = marks[2] if len(marks) > 2 else "\\"
+    text = r"\R\ \P\ \T\ ".strip().replace("\\", escape_)
+    message = parse(decode(f"MSH|{marks}|RIS|{text}".encode(), "ASCII"))
+    assert message.plain(message.header.field(4)) == meant
+
+
+def test_what_names_no_set_is_ascii() -> None:
+    assert decode(b"MSH|^~\\&" + b"|" * 16 + b"~", "ASCII").codec == "ascii"
+    assert decode("MSH|^~\\&".encode("utf-16"), "ASCII").stated == ""
