@@ -118,6 +118,7 @@ class Intake:
             _LOG.info("an acknowledgement came without a question: it is not answered", node=node)
             return []
         answer, faults = await self._kept(raw, found, sender, received_at)
+        metric.SECONDS.observe((self._clock() - received_at).total_seconds())
         return self._answers(found.asked, answer, faults)
 
     async def again(
@@ -163,7 +164,6 @@ class Intake:
         else:
             answer, faults = verdict(interpretation, taken)
         metric.MESSAGES.labels(kind=kind if kind in metric.KINDS else "other", outcome=answer).inc()
-        metric.SECONDS.observe((self._clock() - received_at).total_seconds())
         if interpretation.warnings:
             metric.WARNINGS.labels(node=sender.node).inc()
         if answer == "AE":

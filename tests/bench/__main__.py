@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -103,7 +104,8 @@ def main(names: list[str]) -> int:
             figures = BENCHMARKS[name](progress)
         save(name, figures)
         console.print(table(name, figures))
-    _PAGE.write_text(_METHOD + _machine() + "".join(_section(name) for name in BENCHMARKS))
+    before = _PAGE.read_text()
+    _PAGE.write_text(_METHOD + _machine() + "".join(_section(name, before) for name in BENCHMARKS))
     return 0
 
 
@@ -115,10 +117,12 @@ def _machine() -> str:
     )
 
 
-def _section(name: str) -> str:
+def _section(name: str, before: str) -> str:
+    """Give the section of a benchmark; as the page had it where this checkout has not run it."""
     path = FOLDER / f"{name}.json"
     if not path.exists():
-        return f"\n## {name}\nNot run on this machine yet.\n"
+        known = re.search(rf"^## {name}\n.*?(?=^## |\Z)", before, re.MULTILINE | re.DOTALL)
+        return f"\n{known[0].rstrip()}\n" if known else f"\n## {name}\nNot run yet.\n"
     lines = ["| " + " | ".join(row) + " |" for row in (COLUMNS, ("---",) * len(COLUMNS), *rows(load(path)))]
     return f"\n## {name}\n" + "\n".join(lines) + "\n"
 
