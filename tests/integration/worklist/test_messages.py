@@ -1,5 +1,6 @@
 """What came, as people see it, and how long its bytes are kept, on both databases."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -115,6 +116,20 @@ async def test_a_mapping_is_tried_for_a_node_in_the_scope_of_who_asks(people: Of
     ):
         assert (await tried(content, who, **query))[0] == expected
     assert (await people.get("/messages"))["messages"] == []
+
+
+async def test_replicas_that_remove_bytes_at_the_same_time_remove_each_once(
+    hl7: Desk, people: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "_SLICE", 2)
+    for number in range(6):
+        await came(hl7, number)
+    before = (await people.get("/messages"))["messages"]
+    replicas = [Keeping(hl7.database, lambda: NOON + timedelta(days=91), days=90) for _ in range(4)]
+    await asyncio.gather(*(each.remove() for each in replicas))
+    after = (await people.get("/messages"))["messages"]
+    assert [one["size"] for one in after] == [one["size"] for one in before]
+    assert all(one["removed"] for one in after)
 
 
 UNREAD = b"MSH|^~\\&|RIS|HGB|||20261120101530||OMI^O23|u1|P|2.5\rPID|||P7||MBA^ANA\rORC|ZZ|P7\rOBR|1|P7||CTH^CT Head\r"
