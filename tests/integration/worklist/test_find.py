@@ -225,7 +225,7 @@ DIFFERENT = {
     "wild card alone, in a time": _NOT_WILD,
     "wild card in an AE title": _SINGLE,
     "a list of modalities": _SINGLE,
-    "a name with empty components at its end": "PS3.5 section 6.2.1.1: delimiters of empty components at the end may "
+    "a name with empty components at its end": "PS3.5 section 6.2.1: delimiters of empty components at the end may "
     "be left out, so that both are the same name",
 }
 #: Requested Procedure Code Sequence.
