@@ -282,7 +282,13 @@ class Orders:
         """See anew what contradicts what, as patients were merged or parted."""
         if patient_ids:
             await self._meeting.merged(tx, patient_ids)
-            await compare(tx, patient_ids)
+            count = await compare(tx, patient_ids)
+            if count:
+                _LOG.warning(
+                    "performed procedure steps name other patients than their orders, as patients were parted",
+                    count=count,
+                    advice="compare modality and order: see `kivuko worklist steps`",
+                )
 
 
 def _applied(

@@ -185,8 +185,14 @@ async def linked(tx: AsyncSession, item_ids: Collection[int]) -> list[Row[Any]]:
     return list(await tx.execute(query.where(mpps_items.c.item_id.in_(item_ids))))
 
 
-async def compare(tx: AsyncSession, patient_ids: Collection[int]) -> None:
-    """See anew which steps and their orders name different patients, as these were merged or parted."""
+async def compare(tx: AsyncSession, patient_ids: Collection[int]) -> int:
+    """See anew which steps and their orders name different patients, as these were merged or parted.
+
+    Returns
+    -------
+    int
+        How many do since now.
+    """
     same = [row.id for row in await families(tx, patients.c.id.in_(patient_ids))]
     wanted = (
         select(mpps_items.c.mpps_id, mpps_items.c.number, mpps_items.c.contradicts, mpps.c.patient, _O.patient_id)
@@ -197,11 +203,14 @@ async def compare(tx: AsyncSession, patient_ids: Collection[int]) -> None:
     )
     rows = list(await tx.execute(wanted))
     names = await names_of(tx, {row.patient_id for row in rows})
+    more = 0
     for row in rows:
         contradicts = bool(row.patient) and row.patient not in names[row.patient_id]
         if contradicts != row.contradicts:
             reference = (mpps_items.c.mpps_id == row.mpps_id) & (mpps_items.c.number == row.number)
             await tx.execute(update(mpps_items).where(reference).values(contradicts=contradicts))
+            more += contradicts
+    return more
 
 
 def _references() -> Select[Any]:

@@ -73,4 +73,7 @@ async def test_rows_by_keys(database: Database) -> None:
     assert await found(database, of_both, [("B", 'n"3\\é'), ("A", 'n"3\\é'), ("A", 'n"0\\é')]) == [1, 4]
     assert await found(database, of_id, [(7,), (9,), (0,), (2**40,)]) == [7, 9]
     assert await found(database, of_id, []) == []
+    own = keys.find(database.dialect, things, things.c.id, give=[things.c.id], where=things.c.owner == "B")
+    async with database.reading() as tx:
+        assert sorted(await tx.scalars(own, keys.of([(1,), (2,), (3,), (4,)]))) == [2, 4]
     assert await found(database, of_id, [(number,) for number in range(1, 301)]) == list(range(1, 301))
