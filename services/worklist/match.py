@@ -17,7 +17,9 @@ class Candidate:
     Attributes
     ----------
     patients
-        All identifiers of its patient, without issuers.
+        All identifiers of its patient, each with its issuer; empty where none is known.
+    site
+        Where it was placed.
     start
         Start by the clock of its site; none if none is known.
     taken
@@ -29,7 +31,8 @@ class Candidate:
     order_id: int
     study_instance_uid: str
     accession: str
-    patients: Collection[str]
+    patients: Collection[tuple[str, str]]
+    site: str
     modalities: Collection[str]
     start: datetime | None
     taken: bool = False
@@ -43,6 +46,8 @@ class Came:
     study_instance_uid: str
     accession: str
     patient: str
+    issuer: str
+    site: str
     modality: str
     at: datetime
 
@@ -56,26 +61,39 @@ class Found:
     contradicts: bool
 
 
+def is_named(patient: str, issuer: str, patients: Collection[tuple[str, str]]) -> bool:
+    """Tell whether an identifier is one of these; an issuer that is not known is no other one."""
+    return any(patient == value and (not issuer or not known or issuer == known) for value, known in patients)
+
+
 def match(study: Came, candidates: Sequence[Candidate]) -> Found | None:
     """Find the order of a study: by its UID, else its accession number, else its patient.
 
-    A UID or an accession number counts though the patients differ, which people must then look at. Of several orders
-    with one accession number the patient's counts; if that does not decide, none. The patient alone counts only where
-    exactly one order of the same modality, for which no study came, is scheduled within a day.
+    A UID counts though the patients differ, which people must then look at; so does an accession number, but of the
+    same site: others count by themselves, and reach the same numbers. Of several orders with one accession number the
+    patient's counts; if that does not decide, none. The patient alone counts only where exactly one order of the same
+    modality, for which no study came, is scheduled within a day, and who it is, is plain: at the same site, or by the
+    same issuer.
     """
+
+    def its_patient(one: Candidate) -> bool:
+        return is_named(study.patient, study.issuer, one.patients)
+
+    with_number = [one for one in candidates if study.accession and one.accession == study.accession]
     for how, same in (
         ("study-uid", [one for one in candidates if one.study_instance_uid == study.study_instance_uid]),
-        ("accession", [one for one in candidates if study.accession and one.accession == study.accession]),
+        ("accession", [one for one in with_number if one.site == study.site or its_patient(one)]),
     ):
-        its_own = [one for one in same if study.patient in one.patients] or same
+        its_own = [one for one in same if its_patient(one)] or same
         alive = [one for one in its_own if not one.over] or its_own
         if len(alive) == 1:
-            contradicts = bool(study.patient) and study.patient not in alive[0].patients
+            contradicts = bool(study.patient) and not its_patient(alive[0])
             return Found(alive[0].order_id, "study-uid" if how == "study-uid" else "accession", contradicts)
     near = [
         one
         for one in candidates
-        if study.patient in one.patients
+        if its_patient(one)
+        and (one.site == study.site or (study.patient, study.issuer or None) in one.patients)
         and study.modality in one.modalities
         and not one.taken
         and not one.over

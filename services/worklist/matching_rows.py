@@ -1,6 +1,6 @@
 """SQL of orders that meet studies. Every function works in its caller's transaction."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from libs.messaging.inbox import insert as insert_or
 from services.worklist.match import Candidate, Found
 from services.worklist.models import items, orders, patients, studies
-from services.worklist.patient_rows import families
+from services.worklist.patient_rows import families, numbers_of
 
 #: Orders that a study is expected of.
 _EXPECTED = ("scheduled", "arrived", "started", "completed")
@@ -57,15 +57,14 @@ async def candidates(tx: AsyncSession, study: Row[Any]) -> list[Candidate]:
     taken = set(
         await tx.scalars(select(studies.c.order_id).where(studies.c.order_id.in_(ids), studies.c.id != study.id))
     )
-    own = {row.id for row in family}
-    names = {row.value for row in family}
-    others = {row.id: row.value for row in await _named(tx, {row.patient_id for row in rows} - own)}
+    numbers = await numbers_of(tx, {row.patient_id for row in rows})
     return [
         Candidate(
             row.id,
             row.study_instance_uid,
             row.accession,
-            names if row.patient_id in own else {others.get(row.patient_id, "")},
+            numbers[row.patient_id],
+            row.site,
             modalities[row.id],
             local(row.start),
             taken=row.id in taken,
@@ -81,13 +80,6 @@ def local(start: str) -> datetime | None:
         return datetime.strptime(start, "%Y%m%d%H%M%S")  # noqa: DTZ007 - by the clock of the site
     except ValueError:
         return None
-
-
-async def _named(tx: AsyncSession, ids: Iterable[int]) -> Sequence[Any]:
-    wanted = list(ids)
-    if not wanted:
-        return []
-    return (await tx.execute(select(patients.c.id, patients.c.value).where(patients.c.id.in_(wanted)))).all()
 
 
 async def link(tx: AsyncSession, study_id: int, found: Found) -> None:
@@ -130,10 +122,10 @@ async def orders_without(
     return (await tx.execute(select(orders).where(*wanted).order_by(orders.c.start.desc()).limit(limit))).all()
 
 
-async def patients_of(tx: AsyncSession, order_id: int) -> set[str]:
-    """Give all identifiers of an order's patient, without issuers."""
+async def patients_of(tx: AsyncSession, order_id: int) -> Collection[tuple[str, str]]:
+    """Give all identifiers of an order's patient, each with its issuer."""
     own = await tx.scalar(select(orders.c.patient_id).where(orders.c.id == order_id))
-    return {row.value for row in await families(tx, patients.c.id == own)}
+    return {number for those in (await numbers_of(tx, [own] if own else [])).values() for number in those}
 
 
 async def matched_of(tx: AsyncSession, patient_ids: Iterable[int]) -> Sequence[Row[Any]]:

@@ -19,7 +19,7 @@ from libs.telemetry import log, metric
 from services.worklist import link_rows, matching_rows, repository
 from services.worklist.filing import Zones
 from services.worklist.linking import tell
-from services.worklist.match import Came, match
+from services.worklist.match import Came, is_named, match
 
 _LOG = log.get(__name__)
 _ASTRAY = metric.gauge(
@@ -117,7 +117,8 @@ class Meeting:
     async def _look_again(self, tx: AsyncSession, row: Row[Any]) -> None:
         if row.matched_by == "hand":
             return
-        contradicts = bool(row.patient) and row.patient not in await matching_rows.patients_of(tx, row.order_id)
+        known = await matching_rows.patients_of(tx, row.order_id)
+        contradicts = bool(row.patient) and not is_named(row.patient, row.issuer, known)
         if contradicts == row.contradicts:
             return
         await matching_rows.contradict(tx, row.id, contradicts)
@@ -128,7 +129,7 @@ class Meeting:
         """Find the order of a study; give the orders that have others than before."""
         zone = self._zones(row.site or "")
         at = row.first_seen_at.astimezone(zone).replace(tzinfo=None)
-        came = Came(row.study_instance_uid, row.accession, row.patient, row.modality, at)
+        came = Came(row.study_instance_uid, row.accession, row.patient, row.issuer, row.site or "", row.modality, at)
         taken_from = await link_rows.orders_without(tx, row.tenant, row.study_instance_uid)
         candidates = [one for one in await matching_rows.candidates(tx, row) if one.order_id not in taken_from]
         found = match(came, candidates)

@@ -11,8 +11,8 @@ from services.worklist.models import patients
 
 
 async def families(tx: AsyncSession, wanted: ColumnElement[bool]) -> Sequence[Any]:
-    """Give patients, and all that are the same as these: identifier, value and what each was merged into."""
-    columns = (patients.c.id, patients.c.value, patients.c.merged_into)
+    """Give patients, and all that are the same as these, each with its number and what it was merged into."""
+    columns = (patients.c.id, patients.c.value, patients.c.issuer, patients.c.merged_into)
     found = {row.id: row for row in await tx.execute(select(*columns).where(wanted))}
     new = set(found)
     while new:
@@ -24,11 +24,21 @@ async def families(tx: AsyncSession, wanted: ColumnElement[bool]) -> Sequence[An
     return list(found.values())
 
 
-async def names_of(tx: AsyncSession, patient_ids: Iterable[int]) -> Mapping[int, frozenset[str]]:
-    """Give for each of these patients all of its identifiers, without issuers."""
+async def numbers_of(tx: AsyncSession, patient_ids: Iterable[int]) -> Mapping[int, frozenset[tuple[str, str]]]:
+    """Give for each of these patients all of its identifiers, each with its issuer."""
     wanted = sorted(set(patient_ids))
     if not wanted:
         return {}
     rows = {row.id: row for row in await families(tx, patients.c.id.in_(wanted))}
     forward = {row.id: int(row.merged_into) for row in rows.values() if row.merged_into is not None}
-    return {each: frozenset(rows[one].value for one in family(each, forward)) for each in wanted if each in rows}
+    return {
+        each: frozenset((rows[one].value, rows[one].issuer) for one in family(each, forward))
+        for each in wanted
+        if each in rows
+    }
+
+
+async def names_of(tx: AsyncSession, patient_ids: Iterable[int]) -> Mapping[int, frozenset[str]]:
+    """Give for each of these patients all of its identifiers, without issuers."""
+    numbers = await numbers_of(tx, patient_ids)
+    return {each: frozenset(value for value, _ in those) for each, those in numbers.items()}
