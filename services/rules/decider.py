@@ -203,7 +203,7 @@ class Decider:
     async def told_of_order(self, event: Event[Any], tx: AsyncSession, *, cancelled: bool) -> None:
         """Keep what was told of an order, and let rules look again at its study, if that is complete already."""
         told = event.data
-        if not await ordered.keep(tx, event.tenant, told, cancelled=cancelled, at=self._clock()):
+        if not await ordered.keep(tx, event.tenant, event.site, told, cancelled=cancelled, at=self._clock()):
             return
         in_force = self.in_force()
         if cancelled or in_force is None or "order" not in in_force.needs.triggers:
@@ -333,7 +333,9 @@ class Decider:
             for source in sources
         }
         if "instance" in in_force.needs.orders:
-            order = await ordered.of_study(tx, study.tenant, study.study_instance_uid, undecided[0].attributes)
+            order = await ordered.of_study(
+                tx, study.tenant, study.study_instance_uid, undecided[0].source.site, undecided[0].attributes
+            )
             surrounding = {source: one.having(order=order) for source, one in surrounding.items()}
         made: list[Requested] = []
         read = sorted(in_force.rules.attributes("instance"))

@@ -199,6 +199,8 @@ orders = Table(
     # What conditions read of it: `order.priority` and so on.
     Column("fields", JSON, nullable=False),
     Column("changed_at", Instant, nullable=False),
+    # Where it was placed; none of those that were told before this was kept.
+    Column("site", String(63), nullable=True),
     Index("orders_accession", "tenant", "accession"),
     Index("orders_changed", "changed_at"),
 )

@@ -48,7 +48,7 @@ def _keeping(dialect: str) -> Any:
     ).returning(orders.c.revision)
 
 
-async def keep(tx: AsyncSession, tenant: str, told: Told, cancelled: bool, at: datetime) -> bool:
+async def keep(tx: AsyncSession, tenant: str, site: str | None, told: Told, *, cancelled: bool, at: datetime) -> bool:
     """Keep what was told of an order; False: something newer is known."""
     values = {
         "tenant": tenant,
@@ -59,6 +59,7 @@ async def keep(tx: AsyncSession, tenant: str, told: Told, cancelled: bool, at: d
         "revision": told.revision or 0,
         "fields": fields(told),
         "changed_at": at,
+        "site": site,
     }
     if (await tx.execute(_keeping(tx.get_bind().dialect.name), values)).first() is None:
         return False
@@ -85,12 +86,14 @@ async def _keep_links(tx: AsyncSession, tenant: str, told: Told, known_as: Seque
         await tx.execute(insert(order_links), rows)
 
 
-async def of_study(tx: AsyncSession, tenant: str, uid: str, attributes: Attributes) -> Mapping[str, str]:
+async def of_study(
+    tx: AsyncSession, tenant: str, uid: str, site: str | None, attributes: Attributes
+) -> Mapping[str, str]:
     """Give what conditions read of a study's order; nothing without one.
 
-    It is the one that it is linked to without a number, else that with its UID, else that with its accession number
-    (of several that of the study's patient). An order of which a person has said that the study is not its own is none
-    of these.
+    It is the one that it is linked to without a number, else that with its UID, else that with its accession number: of
+    several that of the study's patient, of another site only that, as sites count by themselves. An order of which a
+    person has said that the study is not its own is none of these.
     """
     alive = (orders.c.tenant == tenant) & (orders.c.state != "cancelled")
     wanted = (order_links.c.tenant == tenant) & (order_links.c.study_instance_uid == uid)
@@ -104,8 +107,9 @@ async def of_study(tx: AsyncSession, tenant: str, uid: str, attributes: Attribut
         for row in await tx.execute(select(orders).where(alive, or_(*keys)).limit(40))
         if links.get(row.study_instance_uid, True)
     ]
-    same = [row for row in rows if accession and row.accession == accession]
     patient = _text(attributes, "PatientID")
+    near = [row for row in rows if row.site in (site, None) or row.patient_id == patient]
+    same = [row for row in near if accession and row.accession == accession]
     for found in (
         [row for row in rows if row.study_instance_uid in links],
         [row for row in rows if row.study_instance_uid == uid],

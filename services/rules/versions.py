@@ -78,7 +78,8 @@ class Versions:
         order: Mapping[str, str] = {}
         if needs.orders:
             study = case.study
-            order = await ordered.of_study(tx, study.tenant, study.study_instance_uid, case.said.attributes)
+            uid, site = study.study_instance_uid, case.said.source.site
+            order = await ordered.of_study(tx, study.tenant, uid, site, case.said.attributes)
         looks = await self._occasions(tx, case, ordered=bool(order))
         # All that the object store is needed for comes before anything is written.
         attributes = [await self._reading.looked_at(tx, case.study, case.said, look, case.in_force) for look in looks]

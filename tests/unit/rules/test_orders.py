@@ -32,6 +32,7 @@ def ordered(
     model: type[OrderPlaced | OrderChanged | OrderCancelled] = OrderPlaced,
     revision: int = 1,
     uid: str = STUDY,
+    site: str = "malabo",
     **more: Any,
 ) -> Event[Any]:
     told = model(
@@ -54,7 +55,7 @@ def ordered(
         subject=uid,
         time=NOW,
         tenant=TENANT,
-        site="malabo",
+        site=site,
         sequence=1,
         data=told,
     )
@@ -85,6 +86,20 @@ async def test_conditions_of_images_and_studies_read_the_order_by_uid_or_accessi
     await tell(scene, ordered(uid=uid))
     await scene.take(stored(ONE), completed(ONE, AccessionNumber="A1"))
     assert destinations(await scene.requested()) == {"pacs", "telerad"}
+
+
+@pytest.mark.parametrize(
+    ("site", "patient", "found"),
+    [("malabo", "100", True), ("malabo", "200", True), ("bata", "100", True), ("bata", "200", False)],
+)
+async def test_an_accession_number_of_another_site_counts_for_its_patient_only(
+    scene: Scene, site: str, patient: str, found: bool
+) -> None:
+    await scene.apply(definition(rule("s", "telerad", "study", when='order.priority == "STAT"')))
+    await tell(scene, ordered(uid="9.9", site=site, patient_id=patient))
+    one = instance(1, AccessionNumber="A1", PatientID="100")
+    await scene.take(stored(one), completed(one, AccessionNumber="A1", PatientID="100"))
+    assert (destinations(await scene.requested()) == {"telerad"}) is found
 
 
 async def test_without_an_order_it_is_empty_and_a_cancelled_one_is_none(scene: Scene) -> None:
