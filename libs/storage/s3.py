@@ -112,9 +112,11 @@ class S3Store:
             parts = itertools.chain([first], iter(lambda: read_part(data, length), b""))
             with self.classified():
                 put_parts(self._client(), self._bucket.name, key, parts, metadata=metadata, condition=condition)
+            # Some stores look whether the key is free before they put parts together, and not once more while they do:
+            # of two at the same moment both are let through, and the later one is what stays.
+            return not if_absent or self._written_by(key, writer)
         except _TakenError:
             return self._written_by(key, writer)
-        return True
 
     def adopt(self, key: str, path: Path, *, if_absent: bool = False) -> bool:
         """Take over a synced file: see `ObjectStore.adopt`."""
