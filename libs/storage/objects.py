@@ -86,7 +86,9 @@ class ObjectStore(Protocol):
         data
             The bytes, or a file that is read from its present position to its end, a part at a time.
         if_absent
-            Leave an object that is there already as it is. Of several writers exactly one gets True.
+            Leave an object that is there already as it is. Of several writers exactly one gets True; of two at the same
+            moment with a large object both may, where a store in S3 looks for one before it puts parts together only:
+            then the later one stays.
 
         Returns
         -------

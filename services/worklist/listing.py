@@ -32,11 +32,6 @@ def within(caller: Principal, table: Any = orders) -> ColumnElement[bool]:
     return and_(*inside)
 
 
-def like(text: str) -> str:
-    """Give a pattern that finds a text as it stands."""
-    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-
-
 async def list_orders(
     tx: AsyncSession, conditions: Sequence[ColumnElement[bool]], before: int | None, limit: int
 ) -> Sequence[Row[Any]]:
