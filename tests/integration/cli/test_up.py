@@ -123,7 +123,10 @@ def test_it_ends_in_order_when_asked_and_starts_again(tmp_path: Path) -> None:
 
 def test_it_ends_in_order_when_asked_before_it_is_ready(tmp_path: Path) -> None:
     environment = {**os.environ, "KIVUKO_HOME": str(tmp_path), "KIVUKO_DICOM_PORT": "0", "KIVUKO_HTTP_PORT": "0"}
-    with subprocess.Popen([KIVUKO, "up"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # Without a buffer: communicate() would pass over what readline() left in it.
+    with subprocess.Popen(
+        [KIVUKO, "up"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    ) as process:
         assert process.stderr is not None
         assert b"revision applied" in process.stderr.readline()
         process.terminate()
