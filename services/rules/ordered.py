@@ -14,6 +14,8 @@ from libs.messaging.inbox import insert_of
 from services.rules.models import completions, order_links, orders, studies
 
 Told = OrderPlaced | OrderChanged | OrderCancelled
+#: Most orders that are looked at for a study.
+MOST: Final = 40
 #: Requested Procedure Priority (0040,1003) of a lane, where the order says none.
 _WORDS: Final = {"stat": "STAT", "urgent": "HIGH", "routine": "ROUTINE", "bulk": "LOW"}
 
@@ -99,14 +101,15 @@ async def of_study(
     wanted = (order_links.c.tenant == tenant) & (order_links.c.study_instance_uid == uid)
     links = {row.order_uid: row.bound for row in await tx.execute(select(order_links).where(wanted))}
     accession = _text(attributes, "AccessionNumber")
-    keys: list[ColumnElement[bool]] = [orders.c.study_instance_uid.in_([uid, *links])]
+    named = orders.c.study_instance_uid.in_([uid, *links])
+    keys: list[ColumnElement[bool]] = [named]
     if accession:
         keys.append(orders.c.accession == accession)
-    rows = [
-        row
-        for row in await tx.execute(select(orders).where(alive, or_(*keys)).limit(40))
-        if links.get(row.study_instance_uid, True)
-    ]
+    rows = (await tx.execute(select(orders).where(alive, or_(*keys)).order_by(named.desc()).limit(MOST))).all()
+    if len(rows) == MOST:
+        # One number stands for many, perhaps for all that have none: whether one of them is the only one isn't known.
+        rows = [row for row in rows if row.study_instance_uid in (uid, *links)]
+    rows = [row for row in rows if links.get(row.study_instance_uid, True)]
     patient = _text(attributes, "PatientID")
     near = [row for row in rows if row.site in (site, None) or row.patient_id == patient]
     same = [row for row in near if accession and row.accession == accession]

@@ -1,19 +1,23 @@
 """SQL of orders that meet studies. Every function works in its caller's transaction."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.messaging.inbox import insert as insert_or
-from services.worklist.match import Candidate, Found
+from services.worklist.match import NEAR, Candidate, Found
 from services.worklist.models import items, orders, patients, studies
 from services.worklist.patient_rows import families, numbers_of
 
 #: Orders that a study is expected of.
 _EXPECTED = ("scheduled", "arrived", "started", "completed")
+#: Most orders that are looked at for a study.
+MOST: Final = 200
+#: How far from a study's arrival, in UTC, an order of its patient may start: wider than `match.NEAR` in any time zone.
+_AROUND: Final = NEAR + timedelta(days=1)
 
 
 async def keep_study(tx: AsyncSession, values: Mapping[str, Any]) -> Row[Any]:
@@ -40,16 +44,25 @@ async def unmatched_for(
 
 
 async def candidates(tx: AsyncSession, study: Row[Any]) -> list[Candidate]:
-    """Give the orders that a study may belong to."""
+    """Give the orders that a study may belong to.
+
+    Of more than can be looked at, as where one accession number stands for all that have none, only those with the
+    study's own UID: whether another is the only one of its kind isn't known then.
+    """
     same = (patients.c.tenant == study.tenant) & (patients.c.value == study.patient)
     family = await families(tx, same) if study.patient else []
-    keys = [orders.c.study_instance_uid == study.study_instance_uid]
+    named = orders.c.study_instance_uid == study.study_instance_uid
+    keys = [named]
     if study.accession:
         keys.append(orders.c.accession == study.accession)
     if family:
-        keys.append(orders.c.patient_id.in_([row.id for row in family]) & orders.c.state.in_(_EXPECTED))
+        start, end = ((study.first_seen_at + days).strftime("%Y%m%d%H%M%S") for days in (-_AROUND, _AROUND))
+        mine = orders.c.patient_id.in_([row.id for row in family])
+        keys.append(mine & orders.c.state.in_(_EXPECTED) & orders.c.start.between(start, end))
     wanted = and_(orders.c.tenant == study.tenant, orders.c.joined_into.is_(None), or_(*keys))
-    rows = (await tx.execute(select(orders).where(wanted).limit(200))).all()
+    rows = (await tx.execute(select(orders).where(wanted).order_by(named.desc()).limit(MOST))).all()
+    if len(rows) == MOST:
+        rows = [row for row in rows if row.study_instance_uid == study.study_instance_uid]
     ids = [row.id for row in rows]
     modalities: dict[int, set[str]] = {each: set() for each in ids}
     for item in await tx.execute(select(items.c.order_id, items.c.modality).where(items.c.order_id.in_(ids))):

@@ -107,3 +107,21 @@ async def test_what_stays_alone_is_listed_and_counted_after_its_time(desk: Desk)
     assert (study.study_instance_uid, alone.placer) == ("1.1", "P1")
     await desk.take(order(1, "cancel", placer="P1"))
     assert await desk.meeting.look(desk.database) == (1, 0)
+
+
+async def test_an_accession_number_of_very_many_orders_hides_no_study_s_own_and_decides_nothing(desk: Desk) -> None:
+    those = [
+        order(
+            0, placer=f"P{number}", accession="NONE", message=f"m{number}", about={"StudyInstanceUID": (uid,)}, steps=CT
+        )
+        for number, uid in enumerate([*(f"2.{each}" for each in range(matching_rows.MOST)), "1.1"])
+    ]
+    for one in those:
+        await desk.take(one)
+    await complete(
+        desk, completed("1.1", PatientID="100", AccessionNumber="NONE"), completed("1.2", AccessionNumber="NONE")
+    )
+    assert await linked(desk) == {
+        "1.1": (f"P{matching_rows.MOST}", "study-uid", False),
+        "1.2": (None, None, False),
+    }

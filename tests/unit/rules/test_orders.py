@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from contracts.envelope import Event
 from contracts.order import OrderCancelled, OrderChanged, OrderPlaced
+from services.rules import ordered as ordered_rows
 from services.rules.models import order_links
 from services.rules.ordered import forget
 from tests.unit.rules.scene import (
@@ -97,6 +98,20 @@ async def test_an_accession_number_of_another_site_counts_for_its_patient_only(
 ) -> None:
     await scene.apply(definition(rule("s", "telerad", "study", when='order.priority == "STAT"')))
     await tell(scene, ordered(uid="9.9", site=site, patient_id=patient))
+    one = instance(1, AccessionNumber="A1", PatientID="100")
+    await scene.take(stored(one), completed(one, AccessionNumber="A1", PatientID="100"))
+    assert (destinations(await scene.requested()) == {"telerad"}) is found
+
+
+@pytest.mark.parametrize(("uid", "found"), [(STUDY, True), ("8.8", False)])
+async def test_an_accession_number_of_very_many_orders_hides_no_study_s_own_and_decides_nothing(
+    scene: Scene, uid: str, found: bool
+) -> None:
+    await scene.apply(definition(rule("s", "telerad", "study", when='order.code == "OWN"')))
+    many = [ordered(uid=f"9.{number}", site="bata", patient_id="200") for number in range(ordered_rows.MOST)]
+    # Where it would be looked at last, or first.
+    own = ordered(uid=uid, code="OWN")
+    await tell(scene, *([*many, own] if found else [own, *many]))
     one = instance(1, AccessionNumber="A1", PatientID="100")
     await scene.take(stored(one), completed(one, AccessionNumber="A1", PatientID="100"))
     assert (destinations(await scene.requested()) == {"telerad"}) is found
