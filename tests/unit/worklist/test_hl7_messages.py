@@ -175,6 +175,19 @@ def test_merges_of_several_patients_and_issuers() -> None:
 
 
 @pytest.mark.parametrize(
+    ("assigned", "issuer"),
+    [(r"HGM&1.2.3&ISO", "HGM"), (r"&1.2.3&ISO", "1.2.3"), (r"H\T\M&1.2.3&ISO", "H&M")],
+)
+def test_a_merge_and_an_order_name_the_same_issuer_by_all_that_assigned_it(assigned: str, issuer: str) -> None:
+    pid = PID.replace("P1^^^HGM", f"P1^^^{assigned}")
+    merge, _ = interpreted(message([header("ADT^A40"), pid, f"MRG|P2^^^{assigned}"])).changes
+    assert isinstance(merge, PatientMerge)
+    assert (merge.kept, merge.merged) == (Number("P1", issuer), Number("P2", issuer))
+    (placed,) = interpreted(order(PID=pid)).changes
+    assert placed.patient == merge.kept
+
+
+@pytest.mark.parametrize(
     ("raw", "code", "place"),
     [
         (order(PID="PID|||"), 101, "PID-3"),
