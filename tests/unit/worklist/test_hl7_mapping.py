@@ -109,6 +109,7 @@ def obr(**fields: str) -> str:
         ("PatientWeight", {"OBX": "OBX|1|NM|^Body weight||72500|g^gram"}, ("72.5",)),
         ("PatientWeight", {"OBX": "OBX|1|NM|3142-7||160|[lb_av]"}, ("72.5748",)),
         ("PatientWeight", {"OBX": "OBX|1|NM|3142-7||72"}, ("72",)),
+        ("PatientWeight", {"OBX": 'OBX|1|NM|3142-7||""|kg'}, ()),
         ("PatientWeight", {"OBX": "OBX|1|NM|3142-7||72|stone"}, None),
         ("PatientWeight", {"OBX": "OBX|1|NM|3142-7||72000"}, None),
         ("PatientSize", {"OBX": "OBX|1|NM|8302-2||172|cm"}, ("1.72",)),
