@@ -1,7 +1,7 @@
 """`kivuko worklist`: orders, as people see, add, change and cancel them, and merges of patients."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Annotated, Any
 
@@ -292,8 +292,8 @@ def merges(
     rows = [
         (
             one["id"],
-            one["kept"],
-            one["merged"],
+            _identifier(one, "kept"),
+            _identifier(one, "merged"),
             one["source"],
             local_time(one["merged_at"]),
             f"by {one['undone_by']}, {local_time(one['undone_at'])}" if one["undone_at"] else "",
@@ -301,6 +301,12 @@ def merges(
         for one in found["merges"]
     ]
     print_table("Merges", ("id", "kept", "given up", "said by", "at", "undone"), rows, empty="No patients were merged.")
+
+
+def _identifier(merge: Mapping[str, str], which: str) -> str:
+    """Give an identifier with who issued it, or the site whose own it is."""
+    issuer, site = merge[f"{which}_issuer"], merge[f"{which}_site"]
+    return " ".join(filter(None, (merge[which], issuer and f"of {issuer}", site and f"at {site}")))
 
 
 @app.command(epilog=_UNMERGE)

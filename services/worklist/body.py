@@ -1,6 +1,6 @@
 """Changes as JSON, for the journal. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from services.worklist.attributes import Attributes
@@ -13,6 +13,7 @@ from services.worklist.change import (
     PatientChange,
     PatientMerge,
     StepChange,
+    patient_number,
 )
 from services.worklist.patient import Said
 
@@ -48,7 +49,7 @@ def read_order(body: Mapping[str, Any], tenant: str, origin: Origin) -> OrderCha
         tenant=tenant,
         site=body["site"],
         action=body["action"],
-        patient=Number(*body["patient"]),
+        patient=_patient(body["patient"], body["site"]),
         placer=Number(*body["placer"]) if body["placer"] else None,
         filler=Number(*body["filler"]) if body["filler"] else None,
         accession=Number(*body["accession"]) if body["accession"] else None,
@@ -83,4 +84,10 @@ def plain(value: Any) -> Any:
 
 
 def _number(number: Number) -> list[str]:
-    return [number.value, number.issuer]
+    return [number.value, number.issuer, number.site] if number.site else [number.value, number.issuer]
+
+
+def _patient(number: Sequence[str], site: str) -> Number:
+    value, issuer, *own = number
+    # Before identifiers without an issuer were a site's own, none was written.
+    return patient_number(value, issuer, own[0] if own else site)

@@ -17,10 +17,23 @@ Action = Literal["schedule", "update", "arrive", "start", "complete", "discontin
 
 @dataclass(frozen=True)
 class Number:
-    """An order number, a visit number or a patient's identifier, and who issued it; issuer empty: not said."""
+    """An order number, a visit number or a patient's identifier, and who issued it; issuer empty: not said.
+
+    Attributes
+    ----------
+    site
+        Of a patient's identifier without an issuer: the site whose own it is. Two hospitals give the same identifier to
+        two people.
+    """
 
     value: str
     issuer: str = ""
+    site: str = ""
+
+
+def patient_number(value: str, issuer: str, site: str) -> Number:
+    """Give a patient's identifier as it was said at a site."""
+    return Number(value, issuer, "" if issuer else site)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from contracts.fact import AeTitle, Slug, Uid
 from services.worklist.attributes import Attributes
-from services.worklist.change import Action, Number, OrderChange, Origin, StepChange
+from services.worklist.change import Action, Number, OrderChange, Origin, StepChange, patient_number
 
 _PRINTED: Final = r"^[^\x00-\x1f\x7f\\]*$"
 _TIMES: Final = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d", "%Y%m%d%H%M%S", "%Y%m%d%H%M", "%Y%m%d")
@@ -193,6 +193,11 @@ def content(form: Said) -> bytes:
     return form.model_dump_json(exclude_none=True).encode()
 
 
+def patient_of(form: Added) -> Number:
+    """Give the identifier of its patient."""
+    return patient_number(form.patient_id, form.issuer or "", form.site)
+
+
 def own_number(form: Added) -> Number:
     """Give the number by which an order is the same when it is added again: its own, or one made of what it says."""
     # The same line of a file again is the same order: people import a list once more after mending a line of it.
@@ -215,7 +220,7 @@ def added(form: Added, origin: Origin, tenant: str, stations: Sequence[str] = ()
         tenant,
         form.site,
         "schedule",
-        Number(form.patient_id, form.issuer or ""),
+        patient_of(form),
         placer=own_number(form),
         accession=Number(form.accession) if form.accession else None,
         about_patient=_attributes(form, _PATIENT),
@@ -236,7 +241,7 @@ def edited(
     """
     if form.patient_id is not None:
         issuer = form.issuer if "issuer" in form.model_fields_set else patient.issuer
-        patient = Number(form.patient_id, issuer or "")
+        patient = patient_number(form.patient_id, issuer or "", site)
     about_order: dict[str, Any] = {**_attributes(form, _ORDER), **_code(form)}
     named: dict[str, Any] = dict(numbers)
     if form.accession is not None:

@@ -13,7 +13,16 @@ from contracts.definition import OrderAction
 from libs.hl7.acknowledgement import Fault
 from libs.hl7.message import NULL, Message, Segment
 from services.worklist.attributes import Attributes
-from services.worklist.change import Change, Number, OrderChange, Origin, PatientChange, PatientMerge, StepChange
+from services.worklist.change import (
+    Change,
+    Number,
+    OrderChange,
+    Origin,
+    PatientChange,
+    PatientMerge,
+    StepChange,
+    patient_number,
+)
 from services.worklist.conversion import LostError, moment
 from services.worklist.mapping import Reading, Surroundings
 from services.worklist.place import Place, Scope
@@ -218,7 +227,7 @@ class _Reader:
     def _order(self, scope: Scope, *, counted: bool) -> None:
         made, reading = self._made, self._reading(scope)
         action = self._action(scope)
-        patient = self._number(reading, "PatientID", "IssuerOfPatientID")
+        patient = self._patient_number(reading)
         if patient is None:
             self._missing(reading, "PatientID", "PID-3", "an order needs a patient")
         placer = self._number(reading, "PlacerOrderNumberImagingServiceRequest", "OrderPlacerIdentifierSequence")
@@ -304,7 +313,7 @@ class _Reader:
 
     def _patient(self) -> None:
         reading = self._reading(Scope(self._message, (_by_name(self._message.segments),)))
-        patient = self._number(reading, "PatientID", "IssuerOfPatientID")
+        patient = self._patient_number(reading)
         if patient is None:
             self._missing(reading, "PatientID", "PID-3", "a patient needs an identifier")
             return
@@ -319,7 +328,7 @@ class _Reader:
         for pid, mrg in pairs:
             scope = Scope(self._message, ({"PID": [pid], "MRG": [mrg]}, shared))
             reading = self._reading(scope)
-            kept = self._number(reading, "PatientID", "IssuerOfPatientID")
+            kept = self._patient_number(reading)
             if kept is None:
                 self._missing(reading, "PatientID", "PID-3", "a merge needs who stays")
                 continue
@@ -350,7 +359,12 @@ class _Reader:
         issuer = scope.text(field, Place(segment, number, 4, 0, 1)) or scope.text(
             field, Place(segment, number, 4, 0, 2)
         )
-        return Number(value, issuer or self._sender.surroundings.named.get("node.issuer", ""))
+        issuer = issuer or self._sender.surroundings.named.get("node.issuer", "")
+        return patient_number(value, issuer, self._sender.site)
+
+    def _patient_number(self, reading: Reading) -> Number | None:
+        number = self._number(reading, "PatientID", "IssuerOfPatientID")
+        return None if number is None else patient_number(number.value, number.issuer, self._sender.site)
 
     def _number(self, reading: Reading, keyword: str, issuer: str) -> Number | None:
         values = reading.found(keyword).values

@@ -19,6 +19,7 @@ _NAMED = select(
     orders,
     patients.c.value.label("patient"),
     patients.c.issuer.label("issuer"),
+    patients.c.site.label("patient_site"),
 ).join(patients, patients.c.id == orders.c.patient_id)
 
 
@@ -89,12 +90,13 @@ async def numbers_of(tx: AsyncSession, order_id: int, site: str) -> tuple[str, d
 async def said_of_patients(tx: AsyncSession, tenant: str, numbers: Sequence[Number]) -> dict[Number, Attributes]:
     """Give what is known of patients under their identifiers, or under those that they were merged into."""
     found: dict[Number, Attributes] = {}
-    columns = (patients.c.id, patients.c.value, patients.c.issuer, patients.c.said, patients.c.merged_into)
+    number_of = (patients.c.value, patients.c.issuer, patients.c.site)
+    columns = (patients.c.id, *number_of, patients.c.said, patients.c.merged_into)
     for start in range(0, len(numbers), _AT_A_TIME):
         values = [number.value for number in numbers[start : start + _AT_A_TIME]]
         wanted = select(*columns).where(patients.c.tenant == tenant, patients.c.value.in_(values))
         for row in (await tx.execute(wanted)).all():
-            number, kept = Number(row.value, row.issuer), row
+            number, kept = Number(row.value, row.issuer, row.site), row
             while kept.merged_into is not None:
                 kept = (await tx.execute(select(*columns).where(patients.c.id == kept.merged_into))).one()
             if number in numbers[start : start + _AT_A_TIME]:
@@ -129,14 +131,23 @@ async def messages_of_placers(
     return found
 
 
+def _labelled(table: Any, name: str) -> list[ColumnElement[str]]:
+    """Give a patient's identifier, its issuer and its site under names of their own."""
+    number = table.c
+    return [
+        number.value.label(name),
+        number.issuer.label(f"{name}_issuer"),
+        number.site.label(f"{name}_site"),
+    ]
+
+
 async def list_merges(
     tx: AsyncSession, caller: Principal, *, undone: bool, before: int | None, limit: int
 ) -> Sequence[Row[Any]]:
     """Give merges of patients, the newest first."""
     kept, merged = patients.alias(), patients.alias()
     statement = (
-        select(merges, kept.c.value.label("kept"), kept.c.issuer.label("kept_issuer"))
-        .add_columns(merged.c.value.label("merged"), merged.c.issuer.label("merged_issuer"))
+        select(merges, *_labelled(kept, "kept"), *_labelled(merged, "merged"))
         .join(kept, kept.c.id == merges.c.kept_id)
         .join(merged, merged.c.id == merges.c.merged_id)
     )

@@ -24,8 +24,10 @@ class MergeView(BaseModel):
     tenant: str
     kept: str = Field(description="Patient ID that is kept.")
     kept_issuer: str
+    kept_site: str = Field(description="Whose own it is, where nobody is said to have issued it.")
     merged: str = Field(description="Patient ID that was given up.")
     merged_issuer: str
+    merged_site: str = Field(description="Like `kept_site`.")
     source: str
     merged_at: datetime
     undone_at: datetime | None

@@ -65,12 +65,14 @@ patients = Table(
     Column("tenant", String(63), nullable=False),
     Column("value", String(199), nullable=False),
     Column("issuer", String(199), nullable=False),
+    # Whose own an identifier without an issuer is; empty where there is one.
+    Column("site", String(63), nullable=False),
     # Attributes by keyword, each with the place of the change that said it.
     Column("said", JSON, nullable=False),
     # The patient that this one was merged into; none if it was not.
     Column("merged_into", _row_id, ForeignKey("patients.id"), nullable=True),
     Column("changed_at", Instant, nullable=False),
-    UniqueConstraint("tenant", "value", "issuer", name="patients_business_key"),
+    UniqueConstraint("tenant", "value", "issuer", "site", name="patients_business_key"),
     Index("patients_merged", "merged_into"),
 )
 

@@ -76,7 +76,7 @@ def _writing(router: APIRouter, hand: Hand) -> None:
         place = hand.place(caller, wanted.site)
         use_of(request).concerns(None, place.tenant)
         if not same_patient:
-            await hand.see_person(place.tenant, Number(wanted.patient_id, wanted.issuer or ""), wanted)
+            await hand.see_person(place.tenant, form.patient_of(wanted), wanted)
         made = added(wanted, hand.origin(caller), place.tenant, place.by_modality.get(wanted.modality, ()))
         shown = await hand.do(request, caller, made, form.content(wanted))
         return _with(shown, advice.of_new(wanted, place.known))
@@ -89,7 +89,9 @@ def _writing(router: APIRouter, hand: Hand) -> None:
         row = await hand.find(request, caller, order_id)
         await hand.see_step(row, wanted.step, needed=bool(STEP_FIELDS & wanted.model_fields_set))
         site, numbers = await hand.numbers(row)
-        made = edited(wanted, hand.origin(caller), row.tenant, site, Number(row.patient, row.issuer), numbers)
+        made = edited(
+            wanted, hand.origin(caller), row.tenant, site, Number(row.patient, row.issuer, row.patient_site), numbers
+        )
         if wanted.patient_id is not None and not same_patient:
             await hand.see_person(row.tenant, made.patient, wanted)
         shown = await hand.do(request, caller, made, wanted.model_dump_json(exclude_unset=True).encode())
@@ -107,7 +109,7 @@ def _ending(router: APIRouter, hand: Hand) -> None:
         row = await hand.find(request, caller, order_id)
         await hand.see_step(row, why.step, needed=False, closed=closed)
         site, numbers = await hand.numbers(row)
-        patient = Number(row.patient, row.issuer)
+        patient = Number(row.patient, row.issuer, row.patient_site)
         made = ordered(action, why.step, hand.origin(caller), row.tenant, site, patient, numbers, why.reason or "")
         return await hand.do(request, caller, made, why.model_dump_json().encode())
 

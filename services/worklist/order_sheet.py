@@ -112,8 +112,7 @@ class Importing:
         """Find lines whose Patient ID is known as somebody else."""
         by_tenant: dict[str, dict[Number, Line]] = defaultdict(dict)
         for line in lines:
-            number = Number(line.form.patient_id, line.form.issuer or "")
-            by_tenant[places[line.form.site].tenant].setdefault(number, line)
+            by_tenant[places[line.form.site].tenant].setdefault(form.patient_of(line.form), line)
         flaws = []
         for tenant, those in by_tenant.items():
             forms: dict[Number, Said] = {number: line.form for number, line in those.items()}

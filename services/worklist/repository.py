@@ -67,7 +67,7 @@ def _made(dialect: str) -> _Statements:
     is_open = orders.c.state.in_(OPEN) & orders.c.joined_into.is_(None)
     return _Statements(
         answered=find(dialect, messages, *name, give=(*name, message.outcomes)),
-        patients=find(dialect, patients, patient.tenant, patient.value, patient.issuer),
+        patients=find(dialect, patients, patient.tenant, patient.value, patient.issuer, patient.site),
         patients_by_id=find(dialect, patients, patient.id),
         merged_into=find(dialect, patients, patient.merged_into),
         orders_with=find(dialect, order_numbers, *named, give=(number.order_id,)),
@@ -124,7 +124,7 @@ async def load(tx: AsyncSession, said: Sequence[Change]) -> tuple[list[Patient],
     named = set()
     for change in said:
         numbers = (change.kept, change.merged) if isinstance(change, PatientMerge) else (change.patient,)
-        named |= {(change.tenant, number.value, number.issuer) for number in numbers}
+        named |= {_name(change.tenant, number) for number in numbers}
     rows = await _families(tx, await _patients(tx, named))
     keys = {key for change in said if isinstance(change, OrderChange) for key in _with_counterparts(keys_of(change))}
     ids = await _orders_with(tx, keys)
@@ -137,11 +137,7 @@ async def load(tx: AsyncSession, said: Sequence[Change]) -> tuple[list[Patient],
     more = await _orders_with(tx, floating) - ids
     names |= await _numbers(tx, more)
     entries = await _entries(tx, ids | more, names)
-    mentioned = {
-        (entry.tenant, change.patient.value, change.patient.issuer)
-        for entry in entries
-        for change in entry.changes.values()
-    }
+    mentioned = {_name(entry.tenant, change.patient) for entry in entries for change in entry.changes.values()}
     rows |= await _families(tx, await _patients(tx, mentioned - named))
     return [_patient(row) for row in rows.values()], entries
 
@@ -155,7 +151,11 @@ def _with_counterparts(keys: Iterable[Key]) -> set[Key]:
     return found
 
 
-async def _patients(tx: AsyncSession, named: Collection[tuple[str, str, str]]) -> dict[int, Row[Any]]:
+def _name(tenant: str, number: Number) -> tuple[str, str, str, str]:
+    return tenant, number.value, number.issuer, number.site
+
+
+async def _patients(tx: AsyncSession, named: Collection[tuple[str, str, str, str]]) -> dict[int, Row[Any]]:
     if not named:
         return {}
     return {row.id: row for row in await tx.execute(_statements(tx).patients, of(named))}
@@ -177,7 +177,8 @@ async def _families(tx: AsyncSession, rows: dict[int, Row[Any]]) -> dict[int, Ro
 
 
 def _patient(row: Row[Any]) -> Patient:
-    return Patient(row.id, row.tenant, Number(row.value, row.issuer), body.read_said(row.said), row.merged_into)
+    number = Number(row.value, row.issuer, row.site)
+    return Patient(row.id, row.tenant, number, body.read_said(row.said), row.merged_into)
 
 
 async def _orders_with(tx: AsyncSession, wanted: Collection[Key]) -> set[int]:
@@ -224,6 +225,7 @@ async def save_patients(tx: AsyncSession, those: Iterable[Patient], new: Iterabl
             "tenant": one.tenant,
             "value": one.number.value,
             "issuer": one.number.issuer,
+            "site": one.number.site,
             "said": one.said,
             "merged_into": one.merged_into,
             "changed_at": now,
@@ -269,8 +271,9 @@ async def open_merge(tx: AsyncSession, merge_id: int, tenant: str) -> OpenMerge 
     statement = (
         select(
             merges.c.merged_id, merges.c.kept_id, merges.c.source, merges.c.message, merges.c.merged_at,
-            kept.c.value.label("kept_value"), kept.c.issuer.label("kept_issuer"),
+            kept.c.value.label("kept_value"), kept.c.issuer.label("kept_issuer"), kept.c.site.label("kept_site"),
             merged.c.value.label("merged_value"), merged.c.issuer.label("merged_issuer"),
+            merged.c.site.label("merged_site"),
         )
         .join(kept, kept.c.id == merges.c.kept_id)
         .join(merged, merged.c.id == merges.c.merged_id)
@@ -282,8 +285,8 @@ async def open_merge(tx: AsyncSession, merge_id: int, tenant: str) -> OpenMerge 
     change = PatientMerge(
         Origin(row.source, row.message, 0, row.merged_at),
         tenant,
-        kept=Number(row.kept_value, row.kept_issuer),
-        merged=Number(row.merged_value, row.merged_issuer),
+        kept=Number(row.kept_value, row.kept_issuer, row.kept_site),
+        merged=Number(row.merged_value, row.merged_issuer, row.merged_site),
     )
     return OpenMerge(row.merged_id, row.kept_id, change)
 

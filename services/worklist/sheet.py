@@ -10,7 +10,8 @@ from typing import Final, Literal, TypeAlias
 from pydantic import ValidationError
 
 from services.worklist import likeness
-from services.worklist.form import Added
+from services.worklist.change import Number
+from services.worklist.form import Added, patient_of
 
 #: Most lines that are taken at a time.
 MOST: Final = 20_000
@@ -159,7 +160,7 @@ def _words(kind: str, message: str) -> str:
 def _of_several(lines: Sequence[Line]) -> Iterator[Flaw]:
     """Find lines of which not both can be true."""
     orders: dict[tuple[str, str], Line] = {}
-    patients: dict[tuple[str, str | None], Line] = {}
+    patients: dict[Number, Line] = {}
     for line in lines:
         form = line.form
         if form.order is not None:
@@ -167,6 +168,6 @@ def _of_several(lines: Sequence[Line]) -> Iterator[Flaw]:
             if other.form != form:
                 said = f"is that of line {other.number}, which says something else: an order has one line"
                 yield Flaw(line.number, "order", said)
-        other = patients.setdefault((form.patient_id, form.issuer), line)
+        other = patients.setdefault(patient_of(form), line)
         for field in likeness.differences(likeness.of_form(other.form), likeness.of_form(form)):
             yield Flaw(line.number, field, f"is another one than in line {other.number}, for the same patient_id")

@@ -1,10 +1,14 @@
 """Proof that a service's revisions make exactly the tables that its metadata describes."""
 
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext, MigrationStep
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, inspect, text
 
 from libs.storage.database import Database
@@ -45,6 +49,25 @@ async def assert_migrated(url: str, service: str, metadata: MetaData, package: s
             assert (await session.execute(text("SELECT count(*) FROM alembic_version"))).scalar_one() == 1
     finally:
         await database.close()
+
+
+def upgrade_to(connection: Connection, service: str, revision: str) -> None:
+    """Apply the revisions of a service up to one; the schema is there already."""
+    script = ScriptDirectory(str(files(f"services.{service}") / "migrations"))
+    steps = [
+        MigrationStep.upgrade_from_script(script.revision_map, each)
+        for each in reversed(list(script.iterate_revisions(revision, "base")))
+    ]
+
+    def those(_heads: Any, _context: Any) -> Any:
+        return steps
+
+    with EnvironmentContext(Config(), script, fn=those) as environment:
+        schema = service if connection.dialect.name == "postgresql" else None
+        environment.configure(
+            connection=connection, version_table_schema=schema, transactional_ddl=True, render_as_batch=True
+        )
+        environment.run_migrations()
 
 
 def _differences(connection: Connection, metadata: MetaData) -> list[Any]:

@@ -143,7 +143,7 @@ class Worklist:
             await tx.execute(insert(counters), [{"name": "revision", "value": 0}, {"name": "rows", "value": 10}])
             await tx.execute(
                 insert(patients),
-                {"id": 1, "tenant": "default", "value": "P", "issuer": "", "said": {}, "changed_at": NOW},
+                {"id": 1, "tenant": "default", "value": "P", "issuer": "P", "site": "", "said": {}, "changed_at": NOW},
             )
             await tx.execute(
                 insert(orders),

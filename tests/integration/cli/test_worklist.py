@@ -212,3 +212,16 @@ def test_a_person_links_a_study_and_takes_it_back(worklist: Cli, kivuko: Process
     for said in ("wrong order", "this one", f"unlink {made['id']}", f"{other['id']}, by hand"):
         assert said in shown
     assert worklist("study", "1.2.3").returncode == 1
+
+
+def test_a_merge_is_listed_with_whose_the_identifiers_are_and_can_be_undone(worklist: Cli, kivuko: Process) -> None:
+    head = b"MSH|^~\\&|RIS|HGB|K|K|20261120130000||ADT^A40|M40|P|2.5\r"
+    line = Line(kivuko.addresses["hl7"])
+    assert fields(line.ask(head + b"PID|||70^^^HGB||MBA^ANA\rMRG|71^^^HGM\r"))[1] == "AA"
+    line.close()
+    said = worklist("merges").stdout
+    assert ("70 of HGB" in said, "71 of HGM" in said) == (True, True)
+    [merge] = answer(worklist, "merges")["merges"]
+    assert "Orders of 71 are its own again." in worklist("unmerge", str(merge["id"])).stdout
+    assert worklist("merges").stdout.strip() == "No patients were merged."
+    assert "by " in worklist("merges", "--all").stdout

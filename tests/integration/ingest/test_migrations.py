@@ -1,19 +1,13 @@
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import pytest
-from alembic.config import Config
-from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationStep
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, select, text
+from sqlalchemy import select, text
 
 from libs.storage.database import Database
 from libs.storage.migration import migrate, pending
 from services.ingest.models import metadata, series, studies
 from tests.support.postgresql import PostgreSQL
-from tests.support.schema import assert_migrated
+from tests.support.schema import assert_migrated, upgrade_to
 
 pytestmark = pytest.mark.integration
 
@@ -32,7 +26,7 @@ async def test_what_the_first_release_has_indexed_is_counted_and_completes(datab
         async with database.migrating() as connection:
             if database.dialect == "postgresql":
                 await connection.execute(text('CREATE SCHEMA "ingest"'))
-            await connection.run_sync(_upgrade_to, "0001")
+            await connection.run_sync(upgrade_to, "ingest", "0001")
             # Words of this test alone come into the statements below.
             json = "CAST('{}' AS json)" if database.dialect == "postgresql" else "'{}'"
             for number, due in ((1, "NULL"), (2, "'2026-01-15 10:01:00'"), (3, "NULL")):
@@ -71,21 +65,3 @@ async def test_what_the_first_release_has_indexed_is_counted_and_completes(datab
             assert sorted(tuple(row) for row in found) == [(1, 35, None), (2, 7, True), (3, 0, None)]
     finally:
         await database.close()
-
-
-def _upgrade_to(connection: Connection, revision: str) -> None:
-    script = ScriptDirectory(str(files("services.ingest") / "migrations"))
-    steps = [
-        MigrationStep.upgrade_from_script(script.revision_map, each)
-        for each in reversed(list(script.iterate_revisions(revision, "base")))
-    ]
-
-    def those(_heads: Any, _context: Any) -> Any:
-        return steps
-
-    with EnvironmentContext(Config(), script, fn=those) as environment:
-        schema = "ingest" if connection.dialect.name == "postgresql" else None
-        environment.configure(
-            connection=connection, version_table_schema=schema, transactional_ddl=True, render_as_batch=True
-        )
-        environment.run_migrations()

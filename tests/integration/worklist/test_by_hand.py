@@ -150,6 +150,19 @@ async def test_a_patient_id_that_is_somebody_else_s_is_refused_unless_it_is_said
     assert {item["PatientName"][0] for item in await desk.shown()} == {"ROE^JOHN"}
 
 
+async def test_another_site_s_own_identifiers_are_no_obstacle_unless_the_same_hospital_issued_both(
+    desk: Office,
+) -> None:
+    await desk.post("/orders", JANE)
+    other = {**JANE, "site": "malabo", "patient_name": "ROE^JOHN"}
+    await desk.post("/orders", other)
+    lines = ("bata;9;DOE^J;US;2026-11-21 10:00;", "malabo;9;ROE^R;US;2026-11-21 10:00;")
+    assert (await sheet(desk, *lines))["applied"] == 2
+    assert {item["PatientName"][0] for item in await desk.shown()} == {"DOE^JANE", "ROE^JOHN", "DOE^J", "ROE^R"}
+    await desk.post("/orders", {**JANE, "issuer": "HGB"})
+    assert (await desk.refused("/orders", {**other, "issuer": "HGB"}))["status"] == 409
+
+
 async def test_the_same_number_is_the_same_order_and_a_given_accession_number_names_it(
     desk: Office, database_url: str
 ) -> None:
@@ -263,7 +276,7 @@ async def test_an_order_that_became_a_part_of_another_is_shown_as_that_one_and_c
 async def test_a_patient_id_that_was_merged_into_another_is_that_patient(desk: Office, database_url: str) -> None:
     await desk.post("/orders", JANE)
     hl7 = await make_desk(database_url)
-    await hl7.take(merge(0, Number("4711"), Number("4712")))
+    await hl7.take(merge(0, *(Number(each, site="bata") for each in ("4711", "4712"))))
     await hl7.database.close()
     other = {**JANE, "patient_id": "4712", "patient_name": "ROE^JOHN"}
     assert (await desk.refused("/orders", other))["status"] == 409

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from sqlalchemy import func, select
 
 from libs.storage import database
+from libs.web.principal import Principal
 from services.worklist import listing, repository
 from services.worklist.change import Change, Number
 from services.worklist.models import changes, items, merges, messages, metadata, orders
@@ -18,6 +19,7 @@ from tests.unit.worklist.said import JANE, JOHN, Books, about, merge, order, val
 from tests.unit.worklist.test_any_order import histories
 
 pytestmark = pytest.mark.integration
+PERSON = ("PatientID", "PatientName", "PatientBirthDate")
 CT = {"S1": {"Modality": ("CT",), "ScheduledStationAETitle": ("CT1",)}}
 
 
@@ -34,6 +36,23 @@ async def test_an_order_is_placed_changed_and_cancelled(desk: Desk) -> None:
     assert len({data["study_instance_uid"] for _, data in events}) == 1
     assert [data["revision"] for _, data in events] == sorted(data["revision"] for _, data in events)
     assert await desk.items() == []
+
+
+async def test_the_same_identifier_at_two_sites_is_two_people_s_where_nobody_issued_it(desk: Desk) -> None:
+    here, there = Number("100", site="malabo"), Number("100", site="bata")
+    await desk.take(order(0, placer="P1", patient=here, person={"PatientName": ("DOE^JANE",)}, steps=CT))
+    named = {"PatientName": ("ROE^JOHN",)}
+    await desk.take(order(1, placer="P2", patient=there, person=named, steps=CT, site="bata", source="HIS"))
+    await desk.take(about(2, here, PatientBirthDate=("19800101",)))
+    await desk.take(order(3, "update", placer="P1", patient=here))
+    await desk.take(merge(4, Number("200", site="bata"), there))
+    shown = {row["site"]: [row["attributes"].get(each) for each in PERSON] for row in await desk.items()}
+    assert shown == {"malabo": [["100"], ["DOE^JANE"], ["19800101"]], "bata": [["200"], ["ROE^JOHN"], None]}
+    async with desk.database.reading() as tx:
+        [row] = await listing.list_merges(tx, Principal("night", "admin"), undone=False, before=None, limit=9)
+        assert (row.kept, row.kept_site, row.merged, row.merged_site) == ("200", "bata", "100", "bata")
+    assert await desk.orders.unmerge(row.id, "minsabs", "night", None)
+    assert {row["attributes"]["PatientID"][0] for row in await desk.items()} == {"100"}
 
 
 async def test_many_at_once_share_transactions_and_each_is_an_item(desk: Desk) -> None:

@@ -10,6 +10,8 @@ from tests.unit.worklist.said import JANE, JOHN, Books, about, merge, order
 
 NAMES = st.sampled_from([("DOE^JANE",), ("ROE^JANE",), ()])
 OLD = Number("099", "HIS")
+#: The same identifier as one of them, but of nobody who is known.
+OWN = Number("100", site="malabo")
 STEPS = st.dictionaries(
     st.sampled_from(["", "S1", "S2", "S3"]),
     st.fixed_dictionaries(
@@ -25,7 +27,7 @@ def changes(draw: st.DrawFn, minute: int) -> Change:
     # Several messages have the same stamp: MSH-7 often has no seconds.
     stamp, message = minute // 2, f"m{minute}"
     if kind == "about":
-        patient = draw(st.sampled_from([JANE, JOHN, OLD]))
+        patient = draw(st.sampled_from([JANE, JOHN, OLD, OWN]))
         said = about(stamp, patient, PatientName=draw(NAMES), PatientWeight=(str(minute),))
         return type(said)(
             type(said.origin)("HIS", message, 0, said.origin.stamp), said.tenant, patient, said.about_patient
@@ -53,7 +55,7 @@ def changes(draw: st.DrawFn, minute: int) -> Change:
             st.sampled_from(["schedule", "schedule", "update", "arrive", "start", "complete", "discontinue", "cancel"])
         ),
         **numbers,
-        patient=draw(st.sampled_from([JANE, JANE, JOHN, OLD])),
+        patient=draw(st.sampled_from([JANE, JANE, JOHN, OLD, OWN])),
         about=draw(st.fixed_dictionaries({}, optional=optional)),
         person=draw(
             st.fixed_dictionaries({}, optional={"PatientName": NAMES, "PatientWeight": st.just((str(minute),))})

@@ -1,5 +1,6 @@
 """What each kind of message changes, and why one is refused."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -183,8 +184,27 @@ def test_a_merge_and_an_order_name_the_same_issuer_by_all_that_assigned_it(assig
     merge, _ = interpreted(message([header("ADT^A40"), pid, f"MRG|P2^^^{assigned}"])).changes
     assert isinstance(merge, PatientMerge)
     assert (merge.kept, merge.merged) == (Number("P1", issuer), Number("P2", issuer))
-    (placed,) = interpreted(order(PID=pid)).changes
-    assert placed.patient == merge.kept
+    assert change(order(PID=pid)).patient == merge.kept
+
+
+@pytest.mark.parametrize(
+    ("assigned", "issuer", "number"),
+    [
+        ("", "", Number("P1", site="malabo")),
+        ("", "HGM", Number("P1", "HGM")),
+        ("GQ", "", Number("P1", "GQ")),
+    ],
+)
+def test_an_identifier_without_issuer_is_the_own_of_the_sender_s_site(
+    assigned: str, issuer: str, number: Number
+) -> None:
+    pid = PID.replace("P1^^^HGM", f"P1^^^{assigned}")
+    given = sender(issuer=issuer)
+    merge, update = interpreted(message([header("ADT^A40"), pid, f"MRG|P2^^^{assigned}"]), given).changes
+    assert isinstance(merge, PatientMerge)
+    assert isinstance(update, PatientChange)
+    assert [change(order(PID=pid), given).patient, update.patient] == [number, number]
+    assert (merge.kept, merge.merged) == (number, replace(number, value="P2"))
 
 
 @pytest.mark.parametrize(

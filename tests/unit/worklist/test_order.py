@@ -271,3 +271,19 @@ def test_the_longest_numbers_are_kept(books: Books) -> None:
     patient = Number("1" * 199, "H" * 198)
     assert books.take(order(0, placer="P" * 199, patient=patient, steps={"S" * 64: {}})) == [None]
     assert len(books.items()) == 1
+
+
+def test_an_identifier_that_nobody_issued_is_the_own_of_the_site_where_it_was_said(books: Books) -> None:
+    here, there = Number("100", site="malabo"), Number("100", site="bata")
+    books.take(order(0, placer="P1", patient=here, person={"PatientName": ("DOE^JANE",)}, steps=CT))
+    books.take(
+        order(1, placer="P2", patient=there, person={"PatientName": ("ROE^JOHN",)}, steps=CT, site="bata", source="HIS")
+    )
+    books.take(about(2, there, PatientSex=("M",)))
+    books.take(merge(3, Number("200", site="bata"), there))
+    shown = {
+        item["site"]: [value(item, keyword) for keyword in ("PatientID", "PatientName", "PatientSex")]
+        for item in books.items()
+    }
+    assert shown == {"malabo": ["100", "DOE^JANE", None], "bata": ["200", "ROE^JOHN", "M"]}
+    assert all(item["attributes"]["IssuerOfPatientID"] == [] for item in books.items())
