@@ -40,6 +40,12 @@ def test_a_frame_without_an_end_gives_nothing() -> None:
     assert frames.pending == 13
 
 
+def test_a_frame_that_was_cut_off_takes_no_frame_with_it_that_is_whole() -> None:
+    found, frames = fed(b"\x0bMSH|one\rPID|\x0bMSH|two\x1c\r\x0bBHS|three\x1c\r")
+    assert found == [b"MSH|two", b"BHS|three"]
+    assert frames.oddities == ["truncated"]
+
+
 def test_a_frame_that_was_cut_off_gives_way_to_the_next() -> None:
     found, frames = fed(b"\x0bMSH|one\rPID|", b"\x0bM", b"SH|two\x1c\r")
     assert found == [b"MSH|two"]

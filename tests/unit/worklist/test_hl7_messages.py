@@ -223,6 +223,8 @@ def test_an_identifier_without_issuer_is_the_own_of_the_sender_s_site(
         (message([header("ADT^A40"), PID, "MRG|P1^^^HGM"]), 204, "MRG-1"),
         (message([header("ADT^A40"), PID, "MRG|"]), 101, "MRG-1"),
         (message([header("ADT^A40"), PID]), 101, "MRG"),
+        (message([header("ADT^A40"), "MRG|P1^^^HGM"]), 101, "MRG"),
+        (message([header("ADT^A40"), "PID|||", "MRG|P1^^^HGM"]), 101, "PID-3"),
         (message([header("ADT^A08")]), 101, "PID-3"),
     ],
 )
@@ -230,6 +232,17 @@ def test_what_is_refused(raw: bytes, code: int, place: str) -> None:
     found = interpreted(raw)
     assert found.changes == ()
     assert (found.faults[0].code, found.faults[0].place) == (code, place)
+
+
+def test_a_number_that_is_not_taken_over_is_said_to_be_so() -> None:
+    [fault] = interpreted(order(PID="PID|||P1*").replace(b"P1*", b"P1\xff")).faults
+    assert (fault.place, "not of the character set" in fault.said) == ("PID-3", True)
+    assert "P1" not in fault.said
+
+
+@pytest.mark.parametrize(("written", "issuer"), [("PL1^RIS^1.2^ISO", "RIS"), ("PL1^^1.2^ISO", "1.2"), ("PL1", "")])
+def test_an_order_number_is_of_whoever_gave_it_by_any_name(written: str, issuer: str) -> None:
+    assert change(order(ORC=f"ORC|NW|{written}", OBR="OBR|1|||x")).placer == Number("PL1", issuer)
 
 
 def test_a_message_with_one_order_that_cannot_be_taken_says_nothing_at_all() -> None:
