@@ -32,6 +32,8 @@ class Candidate:
     ----------
     patients
         All identifiers of its patient: a modality may have been told one that was merged since.
+    site
+        Where its order was placed.
     cancelled
         It is not to be done: another one with the same name comes first.
     key
@@ -46,6 +48,7 @@ class Candidate:
     step_id: str
     patients: frozenset[str]
     modality: str
+    site: str
     cancelled: bool = False
     key: str = ""
     former_studies: frozenset[str] = frozenset()
@@ -58,6 +61,25 @@ class Candidate:
     def is_of_accession(self, number: str) -> bool:
         """Tell whether its order has, or had, this accession number."""
         return bool(number) and (number == self.accession or number in self.former_accessions)
+
+
+@dataclass(frozen=True)
+class Performed:
+    """What a performed step says of itself.
+
+    Attributes
+    ----------
+    patient
+        Patient ID (0010,0020) that the modality names; empty if it names none.
+    modality
+        Modality (0008,0060).
+    site
+        Of the modality.
+    """
+
+    patient: str
+    modality: str
+    site: str
 
 
 @dataclass(frozen=True)
@@ -99,8 +121,12 @@ def references(attributes: Attributes) -> tuple[Reference, ...]:
     )
 
 
-def choose(reference: Reference, candidates: Sequence[Candidate], patient: str, modality: str) -> Link | None:
+def choose(reference: Reference, candidates: Sequence[Candidate], performed: Performed) -> Link | None:
     """Choose the item; none, if nothing or more than one fits: a wrong link closes another patient's item.
+
+    A Study Instance UID is trusted by itself, as identifiers change when patients merge. An accession number alone is
+    trusted for the order's patient, and where the modality names none for an order of its own site: others count by
+    themselves, and reach the same numbers. The modality tells steps of one study apart that have no identifier.
 
     Parameters
     ----------
@@ -108,19 +134,16 @@ def choose(reference: Reference, candidates: Sequence[Candidate], patient: str, 
         What the performed step says.
     candidates
         Items of the tenant that have its study, a referenced one, or its accession number.
-    patient
-        Patient ID (0010,0020) that the modality names; empty if it names none. An accession number alone is trusted
-        for that patient only. A Study Instance UID is trusted by itself, as identifiers change when patients merge.
-    modality
-        Modality (0008,0060), which tells steps of one study apart that have no identifier.
     """
+    patient, modality = performed.patient, performed.modality
     of_study = [each for each in candidates if each.is_of_study(reference.study_instance_uid)]
     found = _one(of_study, reference.step_id, modality)
     if found is not None:
         exact = bool(reference.step_id) and found.step_id == reference.step_id
         return Link(found.item_id, "step" if exact else "study", _differ(found.patients, patient))
     same_patient = [each for each in candidates if not _differ(each.patients, patient)]
-    named = [each for each in same_patient if each.is_of_accession(reference.accession)]
+    sure = [each for each in same_patient if patient or each.site == performed.site]
+    named = [each for each in sure if each.is_of_accession(reference.accession)]
     found = _one(named, reference.step_id, modality)
     if found is not None:
         return Link(found.item_id, "accession")
@@ -130,7 +153,7 @@ def choose(reference: Reference, candidates: Sequence[Candidate], patient: str, 
 
 
 def follow(
-    reference: Reference, key: str, by: By, candidates: Sequence[Candidate], patient: str, modality: str
+    reference: Reference, key: str, by: By, candidates: Sequence[Candidate], performed: Performed
 ) -> Link | None:
     """Choose the item instead of one that was taken off, because its order became a part of another one.
 
@@ -143,8 +166,8 @@ def follow(
     """
     same = [each for each in candidates if each.key == key]
     if len(same) == 1:
-        return Link(same[0].item_id, by, _differ(same[0].patients, patient))
-    return choose(reference, candidates, patient, modality)
+        return Link(same[0].item_id, by, _differ(same[0].patients, performed.patient))
+    return choose(reference, candidates, performed)
 
 
 def _one(candidates: Sequence[Candidate], step_id: str, modality: str) -> Candidate | None:

@@ -87,7 +87,7 @@ async def candidates(tx: AsyncSession, tenant: str, references: Collection[Refer
     rows = await tx.execute(
         select(
             *(items.c.id, items.c.step_id, items.c.attributes, items.c.modality, items.c.state, items.c.order_id),
-            *(_O.study_instance_uid, _O.accession, _O.patient_id),
+            *(_O.study_instance_uid, _O.accession, _O.patient_id, _O.site),
         )
         .join(orders, _O.id == items.c.order_id)
         .where(items.c.order_id.in_(ids))
@@ -141,6 +141,7 @@ def _candidate(row: Any, names: frozenset[str], former: Collection[tuple[str, st
         step.text(scheduled, "ScheduledProcedureStepID"),
         names,
         row.modality,
+        row.site,
         row.state == "cancelled",
         row.step_id,
         frozenset(study for study, _ in former),
@@ -215,7 +216,7 @@ async def compare(tx: AsyncSession, patient_ids: Collection[int]) -> int:
 
 def _references() -> Select[Any]:
     return (
-        select(mpps_items, mpps.c.tenant, mpps.c.patient, mpps.c.modality)
+        select(mpps_items, mpps.c.tenant, mpps.c.site, mpps.c.patient, mpps.c.modality)
         .join(mpps, mpps.c.id == mpps_items.c.mpps_id)
         .order_by(mpps_items.c.mpps_id, mpps_items.c.number)
     )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.worklist.link import Candidate, Link, Reference, choose, follow, references
+from services.worklist.link import Candidate, Link, Performed, Reference, choose, follow, references
 from tests.unit.worklist.performed import created, scheduled
 
 pytestmark = pytest.mark.unit
@@ -19,9 +19,13 @@ def item(
     accession: str = "A1",
     patient: str = "100",
     modality: str = "CT",
+    site: str = "malabo",
     **more: Any,
 ) -> Candidate:
-    return Candidate(item_id, study, accession, step_id, frozenset(patient.split()), modality, **more)
+    return Candidate(item_id, study, accession, step_id, frozenset(patient.split()), modality, site, **more)
+
+
+CT = Performed("100", "CT", "malabo")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +59,7 @@ def item(
     ],
 )
 def test_the_item_of_a_step(reference: Reference, items: list[Candidate], expected: Link | None) -> None:
-    assert choose(reference, items, "100", "CT") == expected
+    assert choose(reference, items, CT) == expected
 
 
 words = st.sampled_from(["", "x", "y"])
@@ -68,6 +72,7 @@ candidates = st.lists(
         words,
         st.frozensets(st.sampled_from("xy")),
         words,
+        st.sampled_from(["here", "there"]),
     ),
     max_size=4,
     unique_by=lambda each: each.item_id,
@@ -78,7 +83,7 @@ candidates = st.lists(
 def test_no_link_without_a_study_or_the_patients_accession_number(
     reference: Reference, those: list[Candidate], patient: str, modality: str
 ) -> None:
-    found = choose(reference, those, patient, modality)
+    found = choose(reference, those, Performed(patient, modality, "here"))
     if found is None:
         return
     (chosen,) = (each for each in those if each.item_id == found.item_id)
@@ -87,7 +92,18 @@ def test_no_link_without_a_study_or_the_patients_accession_number(
         assert reference.accession
         assert chosen.accession == reference.accession
         assert same
+        assert patient or chosen.site == "here"
     assert found.contradicts == (not same)
+
+
+@pytest.mark.parametrize(
+    ("site", "patient", "expected"),
+    [("malabo", "", Link(1, "accession")), ("bata", "", None), ("bata", "100", Link(1, "accession"))],
+)
+def test_an_accession_number_of_another_site_is_trusted_for_the_named_patient_only(
+    site: str, patient: str, expected: Link | None
+) -> None:
+    assert choose(Reference("1.9", "A1"), [item(1, site=site)], Performed(patient, "CT", "malabo")) == expected
 
 
 def test_a_sequence_is_read() -> None:
@@ -117,15 +133,15 @@ def test_a_sequence_is_read() -> None:
 def test_what_was_cancelled_and_what_had_another_name(
     reference: Reference, items: list[Candidate], expected: Link | None
 ) -> None:
-    assert choose(reference, items, "100", "CT") == expected
+    assert choose(reference, items, CT) == expected
 
 
 def test_the_step_that_was_taken_off_is_followed_by_its_name_in_the_order() -> None:
     named = Reference("1.1", "", "OLD")
     both = [item(1, step_id="N1", key="long name 1"), item(2, step_id="N2", key="long name 2", patient="200")]
-    assert follow(named, "long name 1", "step", both, "100", "CT") == Link(1, "step")
-    assert follow(named, "long name 2", "accession", both, "100", "CT") == Link(2, "accession", contradicts=True)
-    assert follow(named, "other", "step", both, "100", "CT") is None
-    assert follow(named, "other", "step", both[:1], "100", "CT") == Link(1, "study")
+    assert follow(named, "long name 1", "step", both, CT) == Link(1, "step")
+    assert follow(named, "long name 2", "accession", both, CT) == Link(2, "accession", contradicts=True)
+    assert follow(named, "other", "step", both, CT) is None
+    assert follow(named, "other", "step", both[:1], CT) == Link(1, "study")
     twice = [item(1, key="same"), item(2, step_id="OLD", key="same")]
-    assert follow(named, "same", "accession", twice, "100", "CT") == Link(2, "step")
+    assert follow(named, "same", "accession", twice, CT) == Link(2, "step")

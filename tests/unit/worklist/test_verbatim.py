@@ -13,8 +13,13 @@ from tests.unit.worklist.hl7_reading import interpreted, sender
 
 pytestmark = pytest.mark.unit
 
-#: What is built in gives no text that nothing but a message says another value.
-OWN = {"AdmissionID": {"from": ["PV1-19.1"], "default": "V0"}, "InstitutionName": {"from": ["ORC-17.2"]}}
+#: What is built in gives no text that nothing but a message says another value, nor takes one that something else says
+#: before the message.
+OWN = {
+    "AdmissionID": {"from": ["PV1-19.1"], "default": "V0"},
+    "InstitutionName": {"from": ["ORC-17.2"]},
+    "InstitutionalDepartmentName": {"from": ["site.name", "OBR-21.1"]},
+}
 SHORT = sender({"extends": "default", "set": OWN})
 
 
