@@ -40,6 +40,11 @@ def test_a_frame_without_an_end_gives_nothing() -> None:
     assert frames.pending == 13
 
 
+def test_a_frame_with_nothing_in_it_is_a_frame() -> None:
+    found, frames = fed(b"\x0b\x1c\r\x0bMSH|one\x1c\r")
+    assert (found, frames.oddities) == ([b"", b"MSH|one"], [])
+
+
 def test_a_frame_that_was_cut_off_takes_no_frame_with_it_that_is_whole() -> None:
     found, frames = fed(b"\x0bMSH|one\rPID|\x0bMSH|two\x1c\r\x0bBHS|three\x1c\r")
     assert found == [b"MSH|two", b"BHS|three"]

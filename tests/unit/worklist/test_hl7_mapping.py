@@ -162,6 +162,11 @@ def test_what_a_site_can_say(mapping: dict[str, Any], expected: Any) -> None:
     assert value("PatientComments", order(), mapping) == expected
 
 
+def test_a_site_can_have_a_measure_wherever_its_unit_stands() -> None:
+    weight = {"PatientWeight": {"from": "OBX-5", "unit": {"from": "OBX-6", "to": "kg"}}}
+    assert value("PatientWeight", order(OBX="OBX|1|NM|WT||72500|g"), weight) == ("72.5",)
+
+
 def test_a_site_can_take_an_attribute_away() -> None:
     assert value("PatientSex", order(), {"PatientSex": None}) is None
 
