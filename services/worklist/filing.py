@@ -34,6 +34,8 @@ class Filing:
     gone: set[int] = field(default_factory=set)
     #: Orders that are parts of others, each with these.
     wholes: dict[int, Sequence[int]] = field(default_factory=dict)
+    #: Patients to whom orders went that were another's.
+    heirs: set[int] = field(default_factory=set)
     events: list[tuple[OrderPlaced | OrderChanged | OrderCancelled, str, str]] = field(default_factory=list)
 
 
@@ -99,10 +101,11 @@ def _file(filing: Filing, ledger: Ledger, entry: Entry, order: Order, desk: Desk
         for step in order.steps
     ]
     changed = _file_items(filing, entry, rows, desk)
+    owner = ledger.patient(entry.tenant, order.patient).id
     columns = {
         "tenant": entry.tenant,
         "site": order.site,
-        "patient_id": ledger.patient(entry.tenant, order.patient).id,
+        "patient_id": owner,
         "placer": order.placer.value if order.placer else None,
         "filler": order.filler.value if order.filler else None,
         "accession": named.accession,
@@ -117,6 +120,8 @@ def _file(filing: Filing, ledger: Ledger, entry: Entry, order: Order, desk: Desk
     }
     if not changed and all(entry.columns.get(name) == value for name, value in columns.items()):
         return
+    if entry.columns and entry.columns["patient_id"] != owner:
+        filing.heirs.add(owner)
     _write(filing, entry, columns, desk)
     now = told.model_copy(update={"revision": desk.next_revision()})
     filing.events.append((telling.event(now, before), entry.tenant, order.site))

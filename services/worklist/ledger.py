@@ -15,6 +15,12 @@ Key: TypeAlias = tuple[str, Literal["placer", "filler", "accession", "floating"]
 #: Longest number, identifier or name of a step that is kept.
 LONGEST = 199
 LONGEST_STEP = 64
+#: What modalities report of items that were performed, or are just now.
+_PERFORMED = ("in-progress", "completed")
+_REUSED = (
+    "it is a new order with the number of another patient's order, which was performed: it would come to that one's "
+    "study; give it a number of its own, or say that the order's patient has changed (XO)"
+)
 
 
 @dataclass
@@ -122,6 +128,10 @@ class Ledger:
         self.new_merges: list[tuple[int, PatientMerge, int, int]] = []
         self.changed_patients: set[int] = set()
         self.touched: set[int] = set()
+        #: Orders that were performed, as far as modalities have said so, or it is added: see `of_others`.
+        self.performed = {
+            each for each, entry in self.entries.items() if any(one.performed in _PERFORMED for one in entry.items)
+        }
 
     # Patients
 
@@ -156,6 +166,8 @@ class Ledger:
         }
         for change in changes:
             said = flaw(change)
+            if said is None and isinstance(change, OrderChange) and self._is_reused(change, forward):
+                said = _REUSED
             if said is None and isinstance(change, PatientMerge):
                 kept, merged = (change.tenant, change.kept), (change.tenant, change.merged)
                 said = objection(kept, merged, forward)
@@ -163,6 +175,37 @@ class Ledger:
                     forward[merged] = kept
             found.append(said)
         return found
+
+    def of_others(self, changes: Iterable[Change]) -> set[int]:
+        """Give orders that new orders name as their own, though they were another patient's until now."""
+        return {
+            entry.id
+            for change in changes
+            if isinstance(change, OrderChange)
+            for entry in self._named(change)
+            if self._owner(entry) != change.patient
+        }
+
+    def _is_reused(self, change: OrderChange, forward: Mapping[tuple[str, Number], tuple[str, Number]]) -> bool:
+        """Tell whether a new order has the number of another patient's that was performed."""
+        patient = root((change.tenant, change.patient), forward)
+        return any(
+            entry.id in self.performed
+            and root((change.tenant, self._owner(entry)), forward) != patient
+            and all(at < place(change.origin) for at in entry.changes)
+            for entry in self._named(change)
+        )
+
+    def _named(self, change: OrderChange) -> list[Entry]:
+        """Give the orders in the tables that a new order names."""
+        if change.action != "schedule":
+            return []
+        named = {key for key in keys_of(change) if key[1] != "accession"}
+        named |= {(tenant, "accession", value, scope) for tenant, kind, value, scope in named if kind == "floating"}
+        return [entry for each in sorted(self._found(named)) if (entry := self.entries[each]).columns]
+
+    def _owner(self, entry: Entry) -> Number:
+        return self.patients[entry.columns["patient_id"]].number
 
     # Changes
 

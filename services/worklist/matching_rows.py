@@ -95,6 +95,13 @@ def local(start: str) -> datetime | None:
         return None
 
 
+async def with_studies(tx: AsyncSession, order_ids: Collection[int]) -> set[int]:
+    """Give those of orders that have studies."""
+    if not order_ids:
+        return set()
+    return set(await tx.scalars(select(studies.c.order_id).where(studies.c.order_id.in_(order_ids))))
+
+
 async def link(tx: AsyncSession, study_id: int, found: Found) -> None:
     """Write down to which order a study belongs."""
     values = {"order_id": found.order_id, "matched_by": found.how, "contradicts": found.contradicts}

@@ -108,8 +108,8 @@ class Meeting:
             await link_rows.move(tx, part, those[0])
         return {each for those in wholes.values() for each in those}
 
-    async def merged(self, tx: AsyncSession, patient_ids: Collection[int]) -> None:
-        """See anew which studies and their orders name different patients, as patients were merged or parted."""
+    async def compare(self, tx: AsyncSession, patient_ids: Collection[int]) -> None:
+        """See anew which studies and orders of patients name different ones, after merges and changes of orders."""
         if patient_ids:
             for row in await matching_rows.matched_of(tx, patient_ids):
                 await self._look_again(tx, row)

@@ -17,7 +17,7 @@ from libs.messaging.outbox import Outbox
 from libs.messaging.verdict import judge
 from libs.storage.database import Database
 from libs.telemetry import log
-from services.worklist import body, repository
+from services.worklist import body, matching_rows, repository
 from services.worklist.change import Change, OrderChange, PatientChange, PatientMerge
 from services.worklist.claim import claim, follow
 from services.worklist.filing import Desk, Zones, file
@@ -171,7 +171,7 @@ class Orders:
             ledger.unmerge(merge.merged_id)
             ledger.settle()
             await self._save(tx, counters, ledger, numbered)
-            await self._merged(tx, {merge.merged_id, merge.kept_id})
+            await self._compare(tx, {merge.merged_id, merge.kept_id})
             await repository.close_merge(tx, merge_id, self._clock(), who, reason)
             await repository.give_back(tx, counters)
         return True
@@ -225,6 +225,7 @@ class Orders:
                 said = {key: _named(one) for key, one in fresh.items()}
                 changes = [change for those in said.values() for change in those if flaw(change) is None]
                 ledger, numbered = await self._open(tx, counters, changes)
+                ledger.performed |= await matching_rows.with_studies(tx, ledger.of_others(changes))
                 rows, outcomes = _applied(ledger, said)
                 answers |= outcomes
                 written, gone = await self._save(tx, counters, ledger, numbered)
@@ -273,19 +274,21 @@ class Orders:
             those = [event for event, whose, _ in filing.events if whose == tenant]
             uids, accessions = ({getattr(one, name) for one in those} for name in _NAMES)
             moved |= await self._meeting.placed(tx, tenant, sorted(uids), sorted(accessions))
-        await self._merged(tx, {each for _, _, *both in ledger.new_merges for each in both})
+        wholes = {each for those in filing.wholes.values() for each in those}
+        heirs = filing.heirs | {ledger.entries[each].columns["patient_id"] for each in wholes}
+        await self._compare(tx, heirs | {each for _, _, *both in ledger.new_merges for each in both})
         await tell(tx, self._outbox, moved, counters, now)
         written = (*filing.new_orders, *filing.old_orders)
         return [(row["tenant"], row["study_instance_uid"], row["accession"]) for row in written], filing.gone
 
-    async def _merged(self, tx: AsyncSession, patient_ids: set[int]) -> None:
-        """See anew what contradicts what, as patients were merged or parted."""
+    async def _compare(self, tx: AsyncSession, patient_ids: set[int]) -> None:
+        """See anew what contradicts what, as patients were merged or parted, or orders went to another."""
         if patient_ids:
-            await self._meeting.merged(tx, patient_ids)
+            await self._meeting.compare(tx, patient_ids)
             count = await compare(tx, patient_ids)
             if count:
                 _LOG.warning(
-                    "performed procedure steps name other patients than their orders, as patients were parted",
+                    "performed procedure steps name other patients than their orders by now",
                     count=count,
                     advice="compare modality and order: see `kivuko worklist steps`",
                 )

@@ -10,6 +10,7 @@ from contracts.envelope import Event
 from contracts.fact import ObjectRef, Source
 from contracts.study import StudyCompleted
 from services.worklist import matching_rows
+from services.worklist.change import OrderChange
 from services.worklist.models import orders, studies
 from tests.integration.worklist.conftest import Desk
 from tests.unit.worklist.said import JOHN, NOON, merge, order
@@ -125,3 +126,57 @@ async def test_an_accession_number_of_very_many_orders_hides_no_study_s_own_and_
         "1.1": (f"P{matching_rows.MOST}", "study-uid", False),
         "1.2": (None, None, False),
     }
+
+
+async def test_an_order_that_goes_to_another_patient_once_its_study_came_is_told(desk: Desk) -> None:
+    await desk.take(order(0, placer="P1", accession="A1", steps=CT))
+    await complete(desk, completed("1.1", AccessionNumber="A1", PatientID="100"))
+    assert await linked(desk) == {"1.1": ("P1", "accession", False)}
+    await desk.take(order(1, "update", placer="P1", patient=JOHN))
+    assert await linked(desk) == {"1.1": ("P1", "accession", True)}
+    await desk.take(order(2, "update", placer="P1"))
+    assert await linked(desk) == {"1.1": ("P1", "accession", False)}
+
+
+async def test_two_orders_of_different_patients_that_become_one_are_told(desk: Desk) -> None:
+    await desk.take(order(0, filler="F1", accession="A1", steps=CT))
+    await complete(desk, completed("1.1", AccessionNumber="A1", PatientID="100"))
+    await desk.take(order(1, placer="P1", patient=JOHN, steps=CT))
+    await desk.take(order(2, "update", placer="P1", filler="F1", patient=JOHN))
+    assert await linked(desk) == {"1.1": ("P1", "accession", True)}
+
+
+@pytest.mark.parametrize(
+    ("again", "result"),
+    [
+        (order(9, placer="P1", patient=JOHN, steps=CT), "refused"),
+        (order(9, accession="A1", patient=JOHN, steps=CT), "refused"),
+        (order(9, placer="P1", steps=CT), "applied"),
+        (order(9, "update", placer="P1", patient=JOHN), "applied"),
+        (order(9, placer="P2", patient=JOHN, steps=CT), "applied"),
+        # It says what was before the order became Jane's.
+        (order(0, placer="P1", patient=JOHN, steps=CT, message="late"), "older"),
+    ],
+)
+async def test_a_number_of_an_order_that_was_performed_is_not_used_again_for_somebody_else(
+    desk: Desk, again: OrderChange, result: str
+) -> None:
+    await desk.take(order(1, placer="P1", accession="A1", steps=CT))
+    await complete(desk, completed("1.1", AccessionNumber="A1", PatientID="100"))
+    before = await desk.items()
+    taken = await desk.take(again)
+    assert [one.result for one in taken.outcomes] == [result]
+    assert ("another patient's order" in taken.outcomes[0].reason) is (result == "refused")
+    if result == "refused":
+        assert await desk.items() == before
+
+
+async def test_a_number_of_an_order_that_nobody_performed_or_of_the_same_patient_can_be_used_again(desk: Desk) -> None:
+    await desk.take(order(0, placer="P1", steps=CT))
+    assert [one.result for one in (await desk.take(order(1, placer="P1", patient=JOHN, steps=CT))).outcomes] == [
+        "applied"
+    ]
+    await complete(desk, completed("1.2", PatientID="200"))
+    # One message says that both are the same, and orders anew.
+    both = (merge(2), order(2, placer="P1", steps=CT, part=1))
+    assert [one.result for one in (await desk.take(*both)).outcomes] == ["applied", "applied"]

@@ -137,6 +137,28 @@ async def test_patients_who_are_merged_do_not_contradict_each_other(room: Room) 
     assert [row["contradicts"] for row in await room.rows(mpps_items)] == [True, True]
 
 
+async def test_an_order_that_goes_to_another_patient_contradicts_its_step(room: Room) -> None:
+    await ordered(room, "S1")
+    await room.create(created(scheduled(step_id="S1")))
+    assert [row["contradicts"] for row in await room.rows(mpps_items)] == [False]
+    await room.desk.take(order(5, "update", placer="P-A1", patient=JOHN))
+    assert [row["contradicts"] for row in await room.rows(mpps_items)] == [True]
+
+
+@pytest.mark.parametrize(
+    ("state", "result"), [(None, "refused"), ("COMPLETED", "refused"), ("DISCONTINUED", "applied")]
+)
+async def test_the_number_of_a_performed_order_is_not_used_again_for_another_patient(
+    room: Room, state: str | None, result: str
+) -> None:
+    await ordered(room, "S1")
+    await room.create(created(scheduled(step_id="S1")))
+    if state is not None:
+        await room.set(ended(state))
+    taken = await room.desk.take(order(5, placer="P-A1", patient=JOHN))
+    assert [one.result for one in taken.outcomes] == [result]
+
+
 async def test_an_accession_number_is_not_enough_for_another_patient(room: Room) -> None:
     await ordered(room, "S1")
     await room.create(created(scheduled("1.2.99", "S1", "A1"), patient="OTHER"))
