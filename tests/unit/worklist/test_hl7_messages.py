@@ -109,6 +109,10 @@ def test_several_procedures_of_one_order_are_its_steps() -> None:
     assert steps == ["1", "2"]
 
 
+def test_the_only_step_of_an_order_needs_no_name() -> None:
+    assert [step.step_id for step in change(order(IPC="IPC|ACC1|RP1|1.2.3||CT")).steps] == [""]
+
+
 @given(st.permutations(["PID", "PV1", "ORC", "TQ1", "OBR", "IPC"]))
 @settings(max_examples=60)
 def test_the_order_of_segments_does_not_matter(names: list[str]) -> None:
