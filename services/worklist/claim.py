@@ -8,7 +8,7 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.worklist import link, step_rows
-from services.worklist.link import Performed, Reference
+from services.worklist.link import Reference
 
 
 async def claim(tx: AsyncSession, written: Iterable[tuple[str, str, str]], now: datetime) -> None:
@@ -33,7 +33,7 @@ async def claim(tx: AsyncSession, written: Iterable[tuple[str, str, str]], now: 
         candidates = await step_rows.candidates(tx, tenant, references)
         claimed = []
         for row, reference in zip(rows, references, strict=True):
-            found = link.choose(reference, candidates, _performed(row))
+            found = link.choose(reference, candidates, step_rows.performed(row))
             if found is not None:
                 await step_rows.link(tx, row.mpps_id, row.number, found)
                 claimed.append(found.item_id)
@@ -58,7 +58,7 @@ async def follow(tx: AsyncSession, gone: Collection[int], now: datetime) -> None
         reference = _reference(row)
         candidates = await step_rows.candidates(tx, row.tenant, [reference])
         left = [each for each in candidates if each.item_id not in gone]
-        found = link.follow(reference, row.key, row.matched_by, left, _performed(row))
+        found = link.follow(reference, row.key, row.matched_by, left, step_rows.performed(row))
         if found is not None:
             await step_rows.link(tx, row.mpps_id, row.number, found)
             changed |= {row.item_id, found.item_id}
@@ -68,7 +68,3 @@ async def follow(tx: AsyncSession, gone: Collection[int], now: datetime) -> None
 
 def _reference(row: Row[Any]) -> Reference:
     return Reference(row.study_instance_uid, row.accession, row.step_id, tuple(row.referenced))
-
-
-def _performed(row: Row[Any]) -> Performed:
-    return Performed(row.patient, row.modality, row.site)

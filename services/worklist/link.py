@@ -10,6 +10,7 @@ from typing import Literal
 
 from services.worklist import step
 from services.worklist.attributes import Attributes
+from services.worklist.match import is_named
 
 By = Literal["step", "study", "accession", "referenced"]
 
@@ -31,7 +32,7 @@ class Candidate:
     Attributes
     ----------
     patients
-        All identifiers of its patient: a modality may have been told one that was merged since.
+        All identifiers of its patient, each with its issuer: a modality may have been told one that was merged since.
     site
         Where its order was placed.
     cancelled
@@ -46,7 +47,7 @@ class Candidate:
     study_instance_uid: str
     accession: str
     step_id: str
-    patients: frozenset[str]
+    patients: frozenset[tuple[str, str]]
     modality: str
     site: str
     cancelled: bool = False
@@ -71,6 +72,8 @@ class Performed:
     ----------
     patient
         Patient ID (0010,0020) that the modality names; empty if it names none.
+    issuer
+        Issuer of Patient ID (0010,0021); empty if it names none, which is no other one.
     modality
         Modality (0008,0060).
     site
@@ -78,8 +81,13 @@ class Performed:
     """
 
     patient: str
+    issuer: str
     modality: str
     site: str
+
+    def is_of_another(self, patients: Collection[tuple[str, str]]) -> bool:
+        """Tell whether it names another patient than the one with these identifiers."""
+        return bool(self.patient) and bool(patients) and not is_named(self.patient, self.issuer, patients)
 
 
 @dataclass(frozen=True)
@@ -135,14 +143,14 @@ def choose(reference: Reference, candidates: Sequence[Candidate], performed: Per
     candidates
         Items of the tenant that have its study, a referenced one, or its accession number.
     """
-    patient, modality = performed.patient, performed.modality
+    modality = performed.modality
     of_study = [each for each in candidates if each.is_of_study(reference.study_instance_uid)]
     found = _one(of_study, reference.step_id, modality)
     if found is not None:
         exact = bool(reference.step_id) and found.step_id == reference.step_id
-        return Link(found.item_id, "step" if exact else "study", _differ(found.patients, patient))
-    same_patient = [each for each in candidates if not _differ(each.patients, patient)]
-    sure = [each for each in same_patient if patient or each.site == performed.site]
+        return Link(found.item_id, "step" if exact else "study", performed.is_of_another(found.patients))
+    same_patient = [each for each in candidates if not performed.is_of_another(each.patients)]
+    sure = [each for each in same_patient if performed.patient or each.site == performed.site]
     named = [each for each in sure if each.is_of_accession(reference.accession)]
     found = _one(named, reference.step_id, modality)
     if found is not None:
@@ -166,7 +174,7 @@ def follow(
     """
     same = [each for each in candidates if each.key == key]
     if len(same) == 1:
-        return Link(same[0].item_id, by, _differ(same[0].patients, performed.patient))
+        return Link(same[0].item_id, by, performed.is_of_another(same[0].patients))
     return choose(reference, candidates, performed)
 
 
@@ -187,7 +195,3 @@ def _only(those: Sequence[Candidate]) -> Candidate | None:
         if len(some) == 1:
             return some[0]
     return None
-
-
-def _differ(known: Collection[str], named: str) -> bool:
-    return bool(known) and bool(named) and named not in known

@@ -212,7 +212,8 @@ class Steps:
             await step_rows.keep_message(tx, mpps_id, caller.calling_aet, now, syntax, data)
             references = link.references(answer.attributes)
             candidates = await step_rows.candidates(tx, caller.tenant, references)
-            performed = link.Performed(step.text(said, "PatientID"), step.text(said, "Modality"), caller.site)
+            patient, issuer = step.text(said, "PatientID"), step.text(said, "IssuerOfPatientID")
+            performed = link.Performed(patient, issuer, step.text(said, "Modality"), caller.site)
             links = [link.choose(each, candidates, performed) for each in references]
             await step_rows.keep_references(tx, mpps_id, references, links)
             await self._follow(tx, mpps_id, now)

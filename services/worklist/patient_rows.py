@@ -36,9 +36,3 @@ async def numbers_of(tx: AsyncSession, patient_ids: Iterable[int]) -> Mapping[in
         for each in wanted
         if each in rows
     }
-
-
-async def names_of(tx: AsyncSession, patient_ids: Iterable[int]) -> Mapping[int, frozenset[str]]:
-    """Give for each of these patients all of its identifiers, without issuers."""
-    numbers = await numbers_of(tx, patient_ids)
-    return {each: frozenset(value for value, _ in those) for each, those in numbers.items()}

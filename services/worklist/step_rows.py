@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select, upda
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.worklist import step
-from services.worklist.link import Candidate, Link, Reference
+from services.worklist.link import Candidate, Link, Performed, Reference
 from services.worklist.models import (
     items,
     mpps,
@@ -19,11 +19,12 @@ from services.worklist.models import (
     orders,
     patients,
 )
-from services.worklist.patient_rows import families, names_of
+from services.worklist.patient_rows import families, numbers_of
 from services.worklist.repository import set_performed
 from services.worklist.step import State
 
 _O = orders.c
+_ISSUER = mpps.c.attributes[("IssuerOfPatientID", 0)].as_string().label("issuer")
 
 
 async def find(tx: AsyncSession, tenant: str, sop_instance_uid: str, *, lock: bool = False) -> Row[Any] | None:
@@ -94,8 +95,8 @@ async def candidates(tx: AsyncSession, tenant: str, references: Collection[Refer
         .order_by(items.c.id)
     )
     those = list(rows)
-    names = await names_of(tx, {row.patient_id for row in those})
-    return [_candidate(row, names[row.patient_id], former.get(row.order_id, set())) for row in those]
+    numbers = await numbers_of(tx, {row.patient_id for row in those})
+    return [_candidate(row, numbers[row.patient_id], former.get(row.order_id, set())) for row in those]
 
 
 async def _orders(tx: AsyncSession, tenant: str, condition: ColumnElement[bool]) -> Sequence[Row[Any]]:
@@ -132,14 +133,14 @@ async def _sharing(tx: AsyncSession, floating: Collection[int]) -> set[tuple[int
     return {(row[0], row[1]) for row in await tx.execute(select(own.order_id, other.order_id).where(same, wanted))}
 
 
-def _candidate(row: Any, names: frozenset[str], former: Collection[tuple[str, str]]) -> Candidate:
+def _candidate(row: Any, numbers: frozenset[tuple[str, str]], former: Collection[tuple[str, str]]) -> Candidate:
     scheduled = next(iter(step.items(row.attributes, "ScheduledProcedureStepSequence")), {})
     return Candidate(
         row.id,
         row.study_instance_uid,
         row.accession,
         step.text(scheduled, "ScheduledProcedureStepID"),
-        names,
+        numbers,
         row.modality,
         row.site,
         row.state == "cancelled",
@@ -196,17 +197,18 @@ async def compare(tx: AsyncSession, patient_ids: Collection[int]) -> int:
     """
     same = [row.id for row in await families(tx, patients.c.id.in_(patient_ids))]
     wanted = (
-        select(mpps_items.c.mpps_id, mpps_items.c.number, mpps_items.c.contradicts, mpps.c.patient, _O.patient_id)
+        select(mpps_items.c.mpps_id, mpps_items.c.number, mpps_items.c.contradicts, _O.patient_id)
+        .add_columns(mpps.c.patient, _ISSUER, mpps.c.modality, mpps.c.site)
         .join(mpps, mpps.c.id == mpps_items.c.mpps_id)
         .join(items, items.c.id == mpps_items.c.item_id)
         .join(orders, _O.id == items.c.order_id)
         .where(_O.patient_id.in_(same))
     )
     rows = list(await tx.execute(wanted))
-    names = await names_of(tx, {row.patient_id for row in rows})
+    numbers = await numbers_of(tx, {row.patient_id for row in rows})
     more = 0
     for row in rows:
-        contradicts = bool(row.patient) and row.patient not in names[row.patient_id]
+        contradicts = performed(row).is_of_another(numbers[row.patient_id])
         if contradicts != row.contradicts:
             reference = (mpps_items.c.mpps_id == row.mpps_id) & (mpps_items.c.number == row.number)
             await tx.execute(update(mpps_items).where(reference).values(contradicts=contradicts))
@@ -214,9 +216,14 @@ async def compare(tx: AsyncSession, patient_ids: Collection[int]) -> int:
     return more
 
 
+def performed(row: Any) -> Performed:
+    """Give what the step of a row says of itself."""
+    return Performed(row.patient, row.issuer or "", row.modality, row.site)
+
+
 def _references() -> Select[Any]:
     return (
-        select(mpps_items, mpps.c.tenant, mpps.c.site, mpps.c.patient, mpps.c.modality)
+        select(mpps_items, mpps.c.tenant, mpps.c.site, mpps.c.patient, _ISSUER, mpps.c.modality)
         .join(mpps, mpps.c.id == mpps_items.c.mpps_id)
         .order_by(mpps_items.c.mpps_id, mpps_items.c.number)
     )

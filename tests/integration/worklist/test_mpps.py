@@ -137,6 +137,16 @@ async def test_patients_who_are_merged_do_not_contradict_each_other(room: Room) 
     assert [row["contradicts"] for row in await room.rows(mpps_items)] == [True, True]
 
 
+async def test_the_same_identifier_of_another_issuer_is_another_patient(room: Room) -> None:
+    await ordered(room, "S1")
+    for uid, issuer in ((MPPS, "ELSE"), (OTHER, "HIS")):
+        await room.create({**created(scheduled(step_id="S1")), "IssuerOfPatientID": (issuer,)}, uid)
+    assert [row["contradicts"] for row in await room.rows(mpps_items)] == [True, False]
+    # Seen anew, and still so.
+    await room.desk.take(merge(1))
+    assert [row["contradicts"] for row in await room.rows(mpps_items)] == [True, False]
+
+
 async def test_an_order_that_goes_to_another_patient_contradicts_its_step(room: Room) -> None:
     await ordered(room, "S1")
     await room.create(created(scheduled(step_id="S1")))

@@ -20,12 +20,22 @@ def item(
     patient: str = "100",
     modality: str = "CT",
     site: str = "malabo",
+    issuer: str = "",
     **more: Any,
 ) -> Candidate:
-    return Candidate(item_id, study, accession, step_id, frozenset(patient.split()), modality, site, **more)
+    return Candidate(
+        item_id,
+        study,
+        accession,
+        step_id,
+        frozenset((each, issuer) for each in patient.split()),
+        modality,
+        site,
+        **more,
+    )
 
 
-CT = Performed("100", "CT", "malabo")
+CT = Performed("100", "", "CT", "malabo")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +80,7 @@ candidates = st.lists(
         st.sampled_from(["1.1", "1.2"]),
         words,
         words,
-        st.frozensets(st.sampled_from("xy")),
+        st.frozensets(st.tuples(st.sampled_from("xy"), st.sampled_from(["", "HGM", "GQ"]))),
         words,
         st.sampled_from(["here", "there"]),
     ),
@@ -79,15 +89,25 @@ candidates = st.lists(
 )
 
 
-@given(st.builds(Reference, st.sampled_from(["1.1", "1.2", "1.3"]), words, words), candidates, words, words)
+@given(
+    st.builds(Reference, st.sampled_from(["1.1", "1.2", "1.3"]), words, words),
+    candidates,
+    words,
+    words,
+    st.sampled_from(["", "HGM"]),
+)
 def test_no_link_without_a_study_or_the_patients_accession_number(
-    reference: Reference, those: list[Candidate], patient: str, modality: str
+    reference: Reference, those: list[Candidate], patient: str, modality: str, issuer: str
 ) -> None:
-    found = choose(reference, those, Performed(patient, modality, "here"))
+    found = choose(reference, those, Performed(patient, issuer, modality, "here"))
     if found is None:
         return
     (chosen,) = (each for each in those if each.item_id == found.item_id)
-    same = not chosen.patients or not patient or patient in chosen.patients
+    same = (
+        not chosen.patients
+        or not patient
+        or any(value == patient and (issuer == known or "" in (issuer, known)) for value, known in chosen.patients)
+    )
     if chosen.study_instance_uid != reference.study_instance_uid:
         assert reference.accession
         assert chosen.accession == reference.accession
@@ -103,7 +123,15 @@ def test_no_link_without_a_study_or_the_patients_accession_number(
 def test_an_accession_number_of_another_site_is_trusted_for_the_named_patient_only(
     site: str, patient: str, expected: Link | None
 ) -> None:
-    assert choose(Reference("1.9", "A1"), [item(1, site=site)], Performed(patient, "CT", "malabo")) == expected
+    assert choose(Reference("1.9", "A1"), [item(1, site=site)], Performed(patient, "", "CT", "malabo")) == expected
+
+
+@pytest.mark.parametrize(("issuer", "contradicts"), [("HGM", False), ("", False), ("GQ", True)])
+def test_the_same_identifier_of_another_issuer_is_another_patient(issuer: str, contradicts: bool) -> None:
+    said = Performed("100", "HGM", "CT", "malabo")
+    those = [item(1, issuer=issuer)]
+    assert choose(Reference("1.1", "A1", "S1"), those, said) == Link(1, "step", contradicts=contradicts)
+    assert choose(Reference("1.9", "A1"), those, said) == (None if contradicts else Link(1, "accession"))
 
 
 def test_a_sequence_is_read() -> None:
