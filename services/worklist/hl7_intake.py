@@ -163,11 +163,14 @@ class Intake:
             _LOG.error("an HL7 message could not be taken, by a defect", node=sender.node, **described(error))
         else:
             answer, faults = verdict(interpretation, taken)
-        metric.MESSAGES.labels(kind=kind if kind in metric.KINDS else "other", outcome=answer).inc()
+        kind = kind if kind in metric.KINDS else "other"
+        metric.MESSAGES.labels(kind=kind, outcome=answer).inc()
         if interpretation.warnings:
             metric.WARNINGS.labels(node=sender.node).inc()
         if answer == "AE":
-            _LOG.warning("HL7 message refused", node=sender.node, type=kind, reason="; ".join(f.place for f in faults))
+            # A caret looks like a part of a name, which no log shows.
+            what, why = kind.replace("^", " "), "; ".join(fault.place or fault.said for fault in faults)
+            _LOG.warning("HL7 message refused", node=sender.node, type=what, reason=why)
         return answer, faults
 
     def _refused(self, raw: bytes, stranger: Known | Stranger, address: str) -> list[bytes]:

@@ -16,6 +16,7 @@ import httpx
 
 from contracts.topics import SERVICES
 from libs.web.server import socket_name
+from tests.support.port import free_port
 from tests.support.process import Program, wait_until
 
 #: The command.
@@ -32,10 +33,11 @@ class Process:
         home.mkdir(parents=True, exist_ok=True)
         environment = {
             "KIVUKO_HOME": str(home),
-            "KIVUKO_DICOM_PORT": "0",
+            # The next life listens where this one did, as senders expect.
+            "KIVUKO_DICOM_PORT": str(free_port()),
+            "KIVUKO_HTTP_PORT": str(free_port()),
             "KIVUKO_WORKLIST_PORT": "0",
             "KIVUKO_HL7_PORT": "0",
-            "KIVUKO_HTTP_PORT": "0",
             "KIVUKO_INGEST_QUIET_SECONDS": str(QUIET_SECONDS),
             **env,
         }
@@ -74,10 +76,6 @@ class Process:
         self._program.start(lambda: len(self._ready_lines()) > already, timeout_s)
         words = self._ready_lines()[-1].split()[1:]
         self.addresses = dict(word.split("=", 1) for word in words if "=" in word)
-        # The next life listens where this one did, as senders expect.
-        for name, setting in (("dicom", "KIVUKO_DICOM_PORT"), ("http", "KIVUKO_HTTP_PORT")):
-            if name in self.addresses:
-                self._program.env[setting] = self.addresses[name].rpartition(":")[2]
 
     def kill(self) -> None:
         """End it as a power cut would."""

@@ -1,6 +1,7 @@
 """Orders over MLLP, from the bytes of a sender to the item and the answer."""
 
 import asyncio
+import json
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -120,6 +121,22 @@ async def test_what_is_refused_is_kept_with_the_reason_and_can_be_sent_again(por
     assert fields(answer)[1] == "AA"
     assert [each["answer"] for each in await port.messages()] == ["AA"]
     assert len(await port.items()) == 1
+
+
+async def test_a_refusal_is_logged_with_kind_and_reason_and_without_values(
+    port: Port, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = message([header("ADT^A40", "M1"), "PID|||P1^^^HGM||Nguema^Ana", "MRG|P2^^^HGM"])
+    inverse = message([header("ADT^A40", "M2"), "PID|||P2^^^HGM||Nguema^Ana", "MRG|P1^^^HGM"])
+    nameless = message([header("ADT^A08", "M3"), "PID|||"])
+    answers = await asked(port, first, inverse, nameless)
+    assert [fields(answer)[1] for answer in answers] == ["AA", "AE", "AE"]
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if "HL7 message refused" in line]
+    assert [(line["type"], line["reason"].partition(" that ")[0]) for line in lines] == [
+        ("ADT A40", "the identifier"),
+        ("ADT A08", "PID-3"),
+    ]
+    assert not any(value in str(lines) for value in ("Nguema", "P1", "P2"))
 
 
 async def test_warnings_are_kept_with_the_message(port: Port) -> None:
