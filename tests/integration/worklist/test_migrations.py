@@ -48,6 +48,8 @@ def _fill(connection: Connection) -> None:
         {**patient, "id": 1, "value": "100", "issuer": "", "said": {**name, **sex}},
         {**patient, "id": 2, "value": "100", "issuer": "HIS", "said": name},
         {**patient, "id": 3, "value": "300", "issuer": "", "said": {}},
+        {**patient, "id": 4, "value": "400", "issuer": "", "said": {}, "merged_into": 1},
+        {**patient, "id": 5, "value": "500", "issuer": "", "said": {}, "merged_into": 4},
     )
     for number, (site, patient_id, _, _) in enumerate(ORDERS):
         change = said(number)
@@ -87,9 +89,11 @@ async def test_an_identifier_that_several_sites_used_becomes_one_of_each(databas
             (1, "100", "", "bata"),
             (2, "100", "HIS", ""),
             (3, "300", "", ""),
+            (4, "400", "", "bata"),
+            (5, "500", "", "bata"),
             (51, "100", "", "malabo"),
         ]
-        names = {row.site: {keyword: values for keyword, (_, values) in row.said.items()} for row in rows}
+        names = {row.site: {name: values for name, (_, values) in row.said.items()} for row in rows if row.said}
         assert names["bata"] == {"PatientName": ["ROE^JOHNNY"], "PatientSex": ["F"]}
         assert names["malabo"] == {"PatientName": ["DOE^JANE"]}
         owners = select(orders.c.placer, orders.c.patient_id, changes.c.patient_id)
@@ -100,7 +104,7 @@ async def test_an_identifier_that_several_sites_used_becomes_one_of_each(databas
     # What was said then, and what is said now, is of the same patient.
     await desk.take(order(9, "update", placer="P0", patient=Number("100", site="malabo"), about={"x": ()}))
     async with desk.database.reading() as tx:
-        assert len((await tx.execute(select(patients.c.id))).all()) == 4
+        assert len((await tx.execute(select(patients.c.id))).all()) == 6
         assert len((await tx.execute(select(orders.c.id))).all()) == len(ORDERS)
     assert [item["attributes"]["PatientName"] for item in await desk.items()] == [["DOE^JANE"]]
     await desk.database.close()

@@ -66,8 +66,14 @@ def _settle(connection: sa.Connection) -> None:
     own = order.tenant == patient.tenant
     only = sa.select(sa.func.min(order.site)).where(own).scalar_subquery()
     count = sa.select(sa.func.count(sa.distinct(order.site))).where(own).scalar_subquery()
-    left = (patient.issuer == "") & (patient.site == "") & (count == 1)
-    connection.execute(sa.update(_PATIENTS).where(left).values(site=only))
+    left = (patient.issuer == "") & (patient.site == "")
+    connection.execute(sa.update(_PATIENTS).where(left, count == 1).values(site=only))
+    # Else that of whom they were merged into, or who was merged into them.
+    other = _PATIENTS.alias().c
+    same = ((other.id == patient.merged_into) | (other.merged_into == patient.id)) & (other.site != "")
+    theirs = sa.select(sa.func.min(other.site)).where(same).scalar_subquery()
+    while connection.execute(sa.update(_PATIENTS).where(left, theirs.is_not(None)).values(site=theirs)).rowcount:
+        pass
 
 
 def _part(connection: sa.Connection, patient: int, site: str) -> None:
