@@ -278,6 +278,13 @@ def test_the_version_follows_from_what_is_done() -> None:
     assert version(one) == version(same) != version(other)
 
 
+def test_two_hospitals_number_is_two_people_where_the_issuer_is_there_or_set_by_the_transform(ct: Path) -> None:
+    content = with_values(ct, PatientID="4711", IssuerOfPatientID="HGM")
+    bata, unsaid = ({**RESEARCH, "set": {"IssuerOfPatientID": said}} for said in ("BATA", ""))
+    made = [after(content, each).PatientID for each in (RESEARCH, RESEARCH, bata, unsaid)]
+    assert (made[0] == made[1], len(set(made))) == (True, 3)
+
+
 def test_tenants_share_nothing(ct: Path) -> None:
     content = ct.read_bytes()
     assert after(content, RESEARCH).PatientID != after(content, RESEARCH, tenant="other").PatientID
