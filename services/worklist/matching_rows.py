@@ -14,7 +14,7 @@ from services.worklist.patient_rows import families, numbers_of
 
 #: Orders that a study is expected of.
 _EXPECTED = ("scheduled", "arrived", "started", "completed")
-#: Most orders that are looked at for a study.
+#: Most orders that are looked at for a study, and most studies for orders that were written together.
 MOST: Final = 200
 #: How far from a study's arrival, in UTC, an order of its patient may start: wider than `match.NEAR` in any time zone.
 _AROUND: Final = NEAR + timedelta(days=1)
@@ -35,12 +35,15 @@ async def keep_study(tx: AsyncSession, values: Mapping[str, Any]) -> Row[Any]:
 async def unmatched_for(
     tx: AsyncSession, tenant: str, uids: Iterable[str], accessions: Iterable[str]
 ) -> Sequence[Row[Any]]:
-    """Give studies that may be those of orders just written: without an order, or with one that no number names."""
-    same = or_(studies.c.study_instance_uid.in_(list(uids)), studies.c.accession.in_(list(accessions)))
-    wanted = and_(
-        studies.c.tenant == tenant, or_(studies.c.order_id.is_(None), studies.c.matched_by == "patient"), same
-    )
-    return (await tx.execute(select(studies).where(wanted))).all()
+    """Give studies that may be those of orders just written: without an order, or with one that no number names.
+
+    Of more than can be looked at those with the orders' own UIDs, and the latest.
+    """
+    named = studies.c.study_instance_uid.in_(list(uids))
+    alone = or_(studies.c.order_id.is_(None), studies.c.matched_by == "patient")
+    wanted = and_(studies.c.tenant == tenant, alone, or_(named, studies.c.accession.in_(list(accessions))))
+    newest = select(studies).where(wanted).order_by(named.desc(), studies.c.id.desc())
+    return (await tx.execute(newest.limit(MOST))).all()
 
 
 async def candidates(tx: AsyncSession, study: Row[Any]) -> list[Candidate]:

@@ -146,6 +146,14 @@ async def test_two_orders_of_different_patients_that_become_one_are_told(desk: D
     assert await linked(desk) == {"1.1": ("P1", "accession", True)}
 
 
+async def test_an_accession_number_of_very_many_studies_hides_no_order_s_own(desk: Desk) -> None:
+    uids = ["1.1", *(f"2.{number}" for number in range(matching_rows.MOST))]
+    await complete(desk, *(completed(uid, AccessionNumber="NONE", PatientID="999") for uid in uids))
+    await desk.take(order(0, placer="P1", accession="NONE", about={"StudyInstanceUID": ("1.1",)}, steps=CT))
+    found = await linked(desk)
+    assert found["1.1"] == ("P1", "study-uid", True)
+
+
 @pytest.mark.parametrize(
     ("again", "result"),
     [
