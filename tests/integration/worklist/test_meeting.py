@@ -110,12 +110,21 @@ async def test_what_stays_alone_is_listed_and_counted_after_its_time(desk: Desk)
     assert await desk.meeting.look(desk.database) == (1, 0)
 
 
-async def test_an_accession_number_of_very_many_orders_hides_no_study_s_own_and_decides_nothing(desk: Desk) -> None:
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> int:
+    """As many as are looked at together, for as long as a test lasts."""
+    monkeypatch.setattr(matching_rows, "MOST", 5)
+    return matching_rows.MOST
+
+
+async def test_an_accession_number_of_very_many_orders_hides_no_study_s_own_and_decides_nothing(
+    desk: Desk, few: int
+) -> None:
     those = [
         order(
             0, placer=f"P{number}", accession="NONE", message=f"m{number}", about={"StudyInstanceUID": (uid,)}, steps=CT
         )
-        for number, uid in enumerate([*(f"2.{each}" for each in range(matching_rows.MOST)), "1.1"])
+        for number, uid in enumerate([*(f"2.{each}" for each in range(few)), "1.1"])
     ]
     for one in those:
         await desk.take(one)
@@ -123,7 +132,7 @@ async def test_an_accession_number_of_very_many_orders_hides_no_study_s_own_and_
         desk, completed("1.1", PatientID="100", AccessionNumber="NONE"), completed("1.2", AccessionNumber="NONE")
     )
     assert await linked(desk) == {
-        "1.1": (f"P{matching_rows.MOST}", "study-uid", False),
+        "1.1": (f"P{few}", "study-uid", False),
         "1.2": (None, None, False),
     }
 
@@ -146,8 +155,8 @@ async def test_two_orders_of_different_patients_that_become_one_are_told(desk: D
     assert await linked(desk) == {"1.1": ("P1", "accession", True)}
 
 
-async def test_an_accession_number_of_very_many_studies_hides_no_order_s_own(desk: Desk) -> None:
-    uids = ["1.1", *(f"2.{number}" for number in range(matching_rows.MOST))]
+async def test_an_accession_number_of_very_many_studies_hides_no_order_s_own(desk: Desk, few: int) -> None:
+    uids = ["1.1", *(f"2.{number}" for number in range(few))]
     await complete(desk, *(completed(uid, AccessionNumber="NONE", PatientID="999") for uid in uids))
     await desk.take(order(0, placer="P1", accession="NONE", about={"StudyInstanceUID": ("1.1",)}, steps=CT))
     found = await linked(desk)

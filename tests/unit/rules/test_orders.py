@@ -105,8 +105,9 @@ async def test_an_accession_number_of_another_site_counts_for_its_patient_only(
 
 @pytest.mark.parametrize(("uid", "found"), [(STUDY, True), ("8.8", False)])
 async def test_an_accession_number_of_very_many_orders_hides_no_study_s_own_and_decides_nothing(
-    scene: Scene, uid: str, found: bool
+    scene: Scene, uid: str, found: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ordered_rows, "MOST", 5)
     await scene.apply(definition(rule("s", "telerad", "study", when='order.code == "OWN"')))
     many = [ordered(uid=f"9.{number}", site="bata", patient_id="200") for number in range(ordered_rows.MOST)]
     # Where it would be looked at last, or first.
