@@ -87,7 +87,7 @@ def make_merge_router(database: Database, orders: Orders) -> APIRouter:
 async def _find(database: Database, caller: Principal, merge_id: int) -> MergeView:
     async with database.reading() as tx:
         rows = await listing.list_merges(tx, caller, undone=True, before=merge_id + 1, limit=1)
-    # A patient belongs to all sites of a tenant: who sees some of them only must not take it apart.
+    # A patient whose issuer is known belongs to all sites of a tenant: who sees some only must not take one apart.
     if not rows or rows[0].id != merge_id or caller.sites is not None:
         raise Problem(
             404,
